@@ -1,0 +1,192 @@
+"""What happened, as facts: code emits events, `logging` words them, metrics count them.
+
+A listener is called in the emitting task, must not block and must not raise; one that raises is reported and skipped.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStarted(Event):
+    node: str
+    version: str
+    admin_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDraining(Event):
+    running: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStopped(Event):
+    handed_back: int
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresStarted(Event):
+    version: str
+    recovered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseLost(Event):
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseBack(Event):
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoopFailed(Event):
+    loop: str
+    error: str
+    retry_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted(Event):
+    job_id: int
+    kind: str
+    attempt: int
+    correlation_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobFinished(Event):
+    """A job reached a final state and its ack has been committed."""
+
+    job_id: int
+    kind: str
+    state: str
+    duration_ms: int
+    error: str | None = None
+    result: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRetrying(Event):
+    job_id: int
+    kind: str
+    attempt: int
+    delay_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StaleAck(Event):
+    """A result came too late: its job belongs to somebody else now, nothing was written."""
+
+    job_id: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobsRescued(Event):
+    node: str
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileArrived(Event):
+    import_name: str
+    name: str
+    size: int
+    load_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFinished(Event):
+    load_id: int
+    import_name: str
+    file: str
+    status: str
+    read: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    superseded: int = 0
+    duration_ms: int = 0
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RollupRefreshed(Event):
+    rollup: str
+    chunks: int
+    groups: int
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotFired(Event):
+    schedule: str
+    due_at: datetime
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotMissed(Event):
+    schedule: str
+    due_at: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationApplied(Event):
+    changed: tuple[str, ...]
+    pending: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationRefused(Event):
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice(Event):
+    """Something an operator should read that has no event of its own."""
+
+    message: str
+    level: str = "warning"
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+Listener = Callable[[Event], None]
+
+
+class Bus:
+    """Hands each event to every listener, in the order they joined."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Add a listener; returns a function that removes it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def emit(self, event: Event) -> None:
+        """Tell every listener; a listener that raises never harms the emitter."""
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception:  # noqa: BLE001 - reported below; the emitter's work goes on
+                traceback.print_exc(file=sys.stderr)

@@ -1,0 +1,179 @@
+"""The connections of one process, by purpose, so that no purpose can starve another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import orjson
+
+from ingestd.errors import ConfigurationError, DatabaseUnreachable, Refused
+
+CONNECT_TIMEOUT_S = 10.0
+STATEMENT_TIMEOUT_S = 60.0
+# What a connection that is gone, going or not there yet raises; OSError covers refused and reset ones.
+OUTAGE: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+)
+
+
+def dump_json(value: object) -> str:
+    """Encode for jsonb, dates and UUIDs included.
+
+    NUL cannot be stored in jsonb, so it becomes U+FFFD. Integers beyond 64 bits fall back to the stdlib encoder.
+    """
+    try:
+        text = orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_NAIVE_UTC).decode()
+    except TypeError:
+        text = json.dumps(value, default=str)
+    return text.replace("\\u0000", "\\ufffd")
+
+
+async def set_codecs(conn: asyncpg.Connection) -> None:
+    """Let json and jsonb travel as Python values."""
+    for name in ("json", "jsonb"):
+        await conn.set_type_codec(name, schema="pg_catalog", encoder=dump_json, decoder=orjson.loads)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSizes:
+    """How many connections each purpose may hold."""
+
+    core: int = 2
+    services: int = 4
+    handlers: int = 18
+
+
+class Database:
+    """The pools of one process.
+
+    `core` serves claim and ack and is never lent; `services` serves loops, pages and the API; `handlers` serves jobs.
+
+    Args:
+        dsn: PostgreSQL connection URL.
+        application_name: shown in pg_stat_activity; a rescuer finds a dead node's backends by it.
+        sizes: connections a purpose.
+        acquire_timeout_s: how long to wait for a free connection, in seconds.
+        max_lifetime_s: a connection idle this long is closed, in seconds.
+        direct_dsn: a URL past any pooler, for LISTEN and session locks; `dsn` if empty.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        application_name: str = "ingestd",
+        sizes: PoolSizes | None = None,
+        acquire_timeout_s: float = 30.0,
+        max_lifetime_s: float = 3600.0,
+        direct_dsn: str = "",
+    ) -> None:
+        self.dsn = dsn
+        self.direct_dsn = direct_dsn or dsn
+        self.application_name = application_name
+        self.sizes = sizes or PoolSizes()
+        self._acquire_timeout_s = acquire_timeout_s
+        self._max_lifetime_s = max_lifetime_s
+        self._pools: dict[str, asyncpg.Pool] = {}
+
+    async def open(self) -> None:
+        """Make the pools; connections are opened when first needed."""
+        for name in ("core", "services", "handlers"):
+            self._pools[name] = await asyncpg.create_pool(
+                self.dsn,
+                min_size=0,
+                max_size=getattr(self.sizes, name),
+                timeout=CONNECT_TIMEOUT_S,
+                command_timeout=None if name == "handlers" else STATEMENT_TIMEOUT_S,
+                max_inactive_connection_lifetime=min(self._max_lifetime_s, 300.0),
+                server_settings={"application_name": f"{self.application_name}:{name}", "timezone": "UTC"},
+                init=set_codecs,
+            )
+
+    async def close(self, timeout_s: float = 5.0) -> None:
+        """Close every pool, forcibly after `timeout_s` seconds."""
+        pools, self._pools = list(self._pools.values()), {}
+        for pool in pools:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await pool.close()
+            except (TimeoutError, *OUTAGE):
+                pool.terminate()
+
+    @asynccontextmanager
+    async def _lend(self, name: str) -> AsyncIterator[asyncpg.Connection]:
+        pool = self._pools[name]
+        async with pool.acquire(timeout=self._acquire_timeout_s) as conn:
+            yield conn
+
+    def core(self) -> Any:
+        """Lend a connection for claim or ack: `async with db.core() as conn`."""
+        return self._lend("core")
+
+    def services(self) -> Any:
+        """Lend a connection to a loop, a page or an API call: `async with db.services() as conn`."""
+        return self._lend("services")
+
+    def handlers(self) -> Any:
+        """Lend a connection to a job: `async with db.handlers() as conn`."""
+        return self._lend("handlers")
+
+    async def connect(self, purpose: str, *, settings: Mapping[str, str] | None = None) -> asyncpg.Connection:
+        """Open a connection outside the pools, past any pooler; the caller closes it."""
+        return await connect(
+            self.direct_dsn, application_name=f"{self.application_name}:{purpose}", settings=dict(settings or {})
+        )
+
+
+async def connect(
+    dsn: str,
+    *,
+    application_name: str = "ingestd",
+    settings: Mapping[str, str] | None = None,
+    timeout_s: float = CONNECT_TIMEOUT_S,
+) -> asyncpg.Connection:
+    """Open one connection with our codecs.
+
+    Raises:
+        ConfigurationError: the URL is malformed.
+        Refused: Postgres refuses the login or the database does not exist.
+        DatabaseUnreachable: nothing answers.
+    """
+    try:
+        conn = await asyncpg.connect(
+            dsn,
+            timeout=timeout_s,
+            server_settings={"application_name": application_name, "timezone": "UTC", **(settings or {})},
+        )
+    except (ValueError, asyncpg.ClientConfigurationError) as error:
+        raise ConfigurationError([f"[database] url: not a PostgreSQL URL ({error})"]) from None
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
+        raise Refused(f"Postgres refuses the connection: {error}") from None
+    except OUTAGE as error:
+        raise DatabaseUnreachable(f"Postgres is not reachable at {describe(dsn)}: {error or type(error).__name__}") from error
+    await set_codecs(conn)
+    return conn
+
+
+def describe(dsn: str) -> str:
+    """The URL without its password, for people."""
+    try:
+        parts = urlsplit(dsn)
+        host = parts.hostname or "the local socket"
+        return f"{host}:{parts.port or 5432}{parts.path}"
+    except ValueError:
+        return "the configured URL"

@@ -1,0 +1,98 @@
+"""One loop owns sleep, wake, stop and error backoff; a duty is only `async def poll() -> delay`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from ingestd.events import Bus, LoopFailed
+
+BACKOFF_FIRST_S = 0.2
+BACKOFF_CAP_S = 15.0
+
+
+@dataclass
+class LoopState:
+    """What is known about a loop from outside.
+
+    Args:
+        last_tick: monotonic seconds of the last pass that ended without error; 0 before the first.
+        failures: passes that raised since the last good one.
+        restarts: passes that raised, ever.
+        error: the last error, or None once a pass went well.
+        expected_s: the longest the loop may sleep between passes, in seconds.
+    """
+
+    last_tick: float = 0.0
+    failures: int = 0
+    restarts: int = 0
+    error: str | None = None
+    expected_s: float = 0.0
+
+
+class Poller:
+    """Runs `poll` again and again until stopped.
+
+    `poll` does one pass and returns the seconds until the next; `wake()` cuts the wait short. An error is counted, reported
+    and retried with backoff and jitter: a loop never dies in silence.
+
+    Args:
+        name: names the task, the log lines and the loop's fact.
+        poll: one pass.
+        bus: where failures are told.
+    """
+
+    def __init__(self, name: str, poll: Callable[[], Awaitable[float]], bus: Bus) -> None:
+        self.name = name
+        self.state = LoopState()
+        self._poll = poll
+        self._bus = bus
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    def wake(self) -> None:
+        """Start the next pass now, or right after the one under way."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End after the pass under way; idempotent."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Poll until `stop` is called."""
+        while not self._stopping:
+            # Cleared before the pass: a wake-up that comes during it starts another one.
+            self._wake.clear()
+            delay = await self._one_pass()
+            self.state.expected_s = max(self.state.expected_s, delay)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(delay, 0)):
+                    await self._wake.wait()
+
+    async def _one_pass(self) -> float:
+        try:
+            delay = await self._poll()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the one place where a loop's errors end
+            self.state.failures += 1
+            self.state.restarts += 1
+            self.state.error = f"{type(error).__name__}: {error}"
+            delay = backoff_s(self.state.failures)
+            self._bus.emit(LoopFailed(self.name, self.state.error, delay))
+            return delay
+        self.state.last_tick = time.monotonic()
+        self.state.failures = 0
+        self.state.error = None
+        return delay
+
+
+def backoff_s(failures: int) -> float:
+    """Seconds to wait after the given number of failures in a row: doubling, capped, with full jitter above half."""
+    ceiling = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2 ** min(failures - 1, 16))
+    return float(ceiling * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
