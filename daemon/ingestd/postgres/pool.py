@@ -111,7 +111,7 @@ class Database:
             try:
                 async with asyncio.timeout(timeout_s):
                     await pool.close()
-            except (TimeoutError, *OUTAGE):
+            except OUTAGE:
                 pool.terminate()
 
     @asynccontextmanager

@@ -1,0 +1,33 @@
+"""What tests share: a retrying assertion, factories, and small readers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def eventually(
+    check: Callable[[], Awaitable[T] | T], *, timeout_s: float = 20.0, every_s: float = 0.03, saying: str = ""
+) -> T:
+    """Call `check` until it returns something true without raising, and return that.
+
+    Raises:
+        AssertionError: it did not become true within `timeout_s` seconds; says what it answered last.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        last: Any
+        try:
+            answer = check()
+            last = await answer if asyncio.iscoroutine(answer) or asyncio.isfuture(answer) else answer
+            if last:
+                return last  # type: ignore[no-any-return]
+        except AssertionError as error:
+            last = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{saying or 'condition'} did not become true in {timeout_s} s; last: {last!r}")
+        await asyncio.sleep(every_s)
