@@ -189,12 +189,12 @@ create table ingestd.job_stat (
     kind       text not null,
     queue_id   integer not null,
     outcome    text not null,
+    bucket     smallint not null,
     n          bigint not null,
-    ms         bigint not null,
-    histogram  bigint[] not null
+    ms         bigint not null
 );
 create index job_stat_minute on ingestd.job_stat (minute, kind);
-comment on column ingestd.job_stat.histogram is 'counts of durations in buckets of 2^k ms, k = 0..23';
+comment on column ingestd.job_stat.bucket is 'k where the duration is at most 2^k ms, 0..23';
 
 create table ingestd.workflow_run (
     id              bigint generated always as identity primary key,

@@ -1,0 +1,66 @@
+"""Putting jobs into the queue, in the caller's transaction where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from ingestd.errors import InvalidInput
+from ingestd.jobs.model import NewJob
+from ingestd.jobs.store import jobs as store
+
+BATCH = 1000
+
+
+async def enqueue(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[int]:
+    """Enqueue jobs and wake the nodes that can run them.
+
+    Args:
+        conn: the jobs become visible with its transaction, or at once without one.
+        jobs: in order; a job whose `unique_key` is open already answers with the id of the one that holds it.
+
+    Returns:
+        One id a job, in order.
+
+    Raises:
+        InvalidInput: a job names a queue that does not exist.
+    """
+    missing = await store.missing_queues(conn, jobs) if any(job.queue for job in jobs) else []
+    if missing:
+        raise InvalidInput(f'there is no queue "{missing[0]}"; declare it as [queues.{missing[0]}] in the configuration')
+    ids: list[int] = []
+    plain: list[NewJob] = []
+    for job in jobs:
+        if job.unique_key is None and len(plain) < BATCH:
+            plain.append(job)
+            continue
+        ids += await _insert(conn, plain)
+        plain = []
+        if job.unique_key is None:
+            plain.append(job)
+        else:
+            ids.append(await _insert_unique(conn, job))
+    return ids + await _insert(conn, plain)
+
+
+async def _insert(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[int]:
+    if not jobs:
+        return []
+    ids = await store.insert_jobs(conn, jobs)
+    if len(ids) != len(jobs):
+        raise InvalidInput("a queue disappeared while jobs were enqueued into it; nothing was enqueued")
+    return ids
+
+
+async def _insert_unique(conn: asyncpg.Connection, job: NewJob) -> int:
+    assert job.unique_key is not None
+    # The holder may finish between our insert and our look: then the insert is free to succeed.
+    for _ in range(10):
+        made = await store.insert_jobs(conn, [job])
+        if made:
+            return made[0]
+        holder = await store.open_with_unique_key(conn, job.unique_key)
+        if holder is not None:
+            return holder
+    raise InvalidInput(f'jobs with unique key "{job.unique_key}" come and go too fast to tell which one holds it')
