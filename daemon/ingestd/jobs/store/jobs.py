@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import asyncpg
 
@@ -42,7 +41,6 @@ left join ingestd.kind k on k.name = n.kind
 where not exists (select from ingestd.queue q where q.name = coalesce(n.queue, k.queue, 'default'))"""
 
 ASK_CANCEL = "update ingestd.job set cancel_asked_at = now() where id = $1 and claim is not null returning id"
-REPRIORITISE = "update ingestd.job set rank = $2 where id = $1 returning id"
 
 
 async def insert_jobs(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[int]:
@@ -88,8 +86,3 @@ async def missing_queues(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> li
 async def ask_cancel(conn: asyncpg.Connection, job_id: int) -> bool:
     """Ask the node that runs a job to cancel it; False if it is not running."""
     return await conn.fetchval(ASK_CANCEL, job_id) is not None
-
-
-def as_record(row: asyncpg.Record | None) -> dict[str, Any] | None:
-    """A row as a plain dict."""
-    return None if row is None else dict(row)
