@@ -50,6 +50,11 @@ with s as (
 )
 update ingestd.job j set parked = parked & ~{PARKED_DEPENDENCY}::smallint from s where j.id = s.job_id returning j.id, j.queue_id"""
 
+# For a step whose job is gone already, so that one lost row never stalls its run.
+CLOSE_STEP = """
+update ingestd.workflow_step set state = 'skipped', reason = $3, finished_at = now()
+where run = $1 and step = $2 and state = 'blocked'"""
+
 FINISH_RUNS = """
 update ingestd.workflow_run r
 set finished_at = now(), state = case when d.failed > 0 then 'failed' when d.cancelled > 0 then 'cancelled'
@@ -89,6 +94,11 @@ async def release_step(conn: asyncpg.Connection, run: int, step: str) -> list[as
     """Let a step's job run."""
     rows: list[asyncpg.Record] = await conn.fetch(RELEASE_STEP, run, step)
     return rows
+
+
+async def close_step(conn: asyncpg.Connection, run: int, step: str, reason: str) -> None:
+    """Mark a blocked step skipped if its job did not do so itself."""
+    await conn.execute(CLOSE_STEP, run, step, reason)
 
 
 async def finish_runs(conn: asyncpg.Connection) -> list[int]:

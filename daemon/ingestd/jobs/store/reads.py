@@ -56,6 +56,10 @@ COUNTS = f"""
 select q.name as queue, {STATE} as state, count(*)::bigint as n, min(j.run_at) filter (where j.claim is null and j.parked = 0) as oldest
 from ingestd.job j join ingestd.queue q on q.id = j.queue_id group by 1, 2 order by 1, 2"""
 
+OLDEST_AGES = """
+select q.name, extract(epoch from now() - min(j.run_at))::float8 as age from ingestd.job j join ingestd.queue q on q.id = j.queue_id
+where j.claim is null and j.parked = 0 and j.run_at <= now() group by 1"""
+
 WORKFLOW_RUNS = """
 select r.id, r.workflow, r.state, r.triggered_by, r.created_at, r.finished_at, r.correlation_id
 from ingestd.workflow_run r where ($1::text is null or r.workflow = $1) and ($2::bigint is null or r.id = $2)
@@ -124,6 +128,11 @@ async def counts(conn: asyncpg.Connection) -> list[asyncpg.Record]:
     """Open jobs by queue and state, with the oldest due moment of those that could run."""
     rows: list[asyncpg.Record] = await conn.fetch(COUNTS)
     return rows
+
+
+async def oldest_ages(conn: asyncpg.Connection) -> dict[str, float]:
+    """Seconds that the oldest due job of each queue has waited."""
+    return {row["name"]: row["age"] for row in await conn.fetch(OLDEST_AGES)}
 
 
 async def workflow_runs(
