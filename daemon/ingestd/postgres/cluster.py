@@ -19,7 +19,7 @@ from ingestd.postgres.place import PORT, Place, sync_folder
 ROLE = "ingestd"
 _INITDB_PATIENCE = 300.0  # seconds
 _LOG_FILES_KEPT = 8  # of 10 MB each
-_TELLING = ("FATAL:", "PANIC:", "ERROR:", "error:", "could not", "HINT:")
+_TELLING = ("FATAL:", "PANIC:", "ERROR:", "error:", "could not", "invalid value", "unrecognized", "HINT:")
 
 _SETTINGS = """\
 # Written by ingestd at every start: changes made here are lost. Settings of your own go into local.conf beside it.
@@ -193,8 +193,10 @@ def launch(place: Place, programs: Path, liveness: int, colliding_pid: int | Non
 def last_words(place: Place) -> IngestdError:
     """The error to raise for a server that ended: what its log says last, and where the rest is."""
     text = _tail(place.start_log)
-    with contextlib.suppress(OSError, ValueError):
-        text += _tail(max(place.log.glob("postgres-*.log")))
+    if not any(word in text for word in _TELLING):
+        with contextlib.suppress(OSError, ValueError):
+            # What stands before its start was said by an earlier server.
+            text = _tail(max(place.log.glob("postgres-*.log"))).rpartition("starting PostgreSQL")[2]
     failure = _failure("the embedded Postgres does not run", text)
     failure.hint = f"its log is in {place.log}"
     return failure
