@@ -102,6 +102,7 @@ class Database:
                 max_inactive_connection_lifetime=min(self._max_lifetime_s, 300.0),
                 server_settings={"application_name": f"{self.application_name}:{name}", "timezone": "UTC"},
                 init=set_codecs,
+                reset=_reset,
             )
 
     async def close(self, timeout_s: float = 5.0) -> None:
@@ -137,6 +138,12 @@ class Database:
         return await connect(
             self.direct_dsn, application_name=f"{self.application_name}:{purpose}", settings=dict(settings or {})
         )
+
+
+async def _reset(conn: asyncpg.Connection) -> None:
+    # RESET ALL leaves a role behind that a handler has set
+    await conn.execute("reset role")
+    await conn.reset()
 
 
 async def connect(

@@ -73,6 +73,9 @@ returning j.id"""
 
 CHECKPOINT = "update ingestd.job set checkpoint = $3 where id = $1 and claim = $2 returning id"
 
+ALREADY = """
+select h.id from unnest($1::bigint[], $2::uuid[]) r(id, claim) join ingestd.history h on h.id = r.id and h.claim = r.claim"""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -165,6 +168,12 @@ async def put_back(conn: asyncpg.Connection, jobs: Sequence[PutBack]) -> set[int
         [_json(j.checkpoint) for j in jobs],
         [_json(j.attempt) for j in jobs],
     )
+    return {row["id"] for row in rows}
+
+
+async def already_acked(conn: asyncpg.Connection, holds: Sequence[tuple[int, UUID]]) -> set[int]:
+    """Which of these (id, claim) stand in history: an ack whose answer was lost had succeeded."""
+    rows = await conn.fetch(ALREADY, [job_id for job_id, _ in holds], [claim for _, claim in holds])
     return {row["id"] for row in rows}
 
 

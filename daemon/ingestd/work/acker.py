@@ -1,0 +1,146 @@
+"""Writes how jobs ended, many in one fenced statement.
+
+A result whose write fails stays here, keeps its claim and is tried again: a finished job is never run twice because Postgres
+was away for a moment. Capacity is given back only after the write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import asyncpg
+
+from ingestd.events import Bus, JobFinished, JobRetrying, StaleAck
+from ingestd.jobs.model import Job, State
+from ingestd.jobs.store import ack as store
+from ingestd.postgres.pool import OUTAGE, Database
+from ingestd.service import Poller
+
+GATHER_S = 0.005
+BATCH = 1000
+IDLE_S = 60.0
+
+
+@dataclass(slots=True)
+class Pending:
+    """A write that waits, and who wants to know when it is done."""
+
+    job: Job
+    write: store.Result | store.PutBack
+    reason: str
+    done: Callable[[], None]
+
+
+class Acker:
+    """Collects endings and writes them in batches.
+
+    Args:
+        db: its pools.
+        bus: where finished jobs are told.
+        on_progress: called after a batch that may have freed other jobs.
+    """
+
+    def __init__(self, db: Database, bus: Bus, on_progress: Callable[[], None]) -> None:
+        self.poller = Poller("acker", self._poll, bus)
+        self._db = db
+        self._bus = bus
+        self._on_progress = on_progress
+        self._waiting: list[Pending] = []
+
+    def submit(self, pending: Pending) -> None:
+        """Have an ending written soon; `pending.done` is called after its commit."""
+        self._waiting.append(pending)
+        self.poller.wake()
+
+    def tell_acked(self, job: Job, result: store.Result) -> None:
+        """Tell of a job that its own transaction, or another process, has acked."""
+        self._bus.emit(JobFinished(job.id, job.kind, _shown(result), result.duration_ms, result.reason, result.result))
+        if _frees_others(job):
+            self._on_progress()
+
+    def tell_stale(self, job: Job) -> None:
+        """Tell of a job whose claim was gone before its ending could be written."""
+        self._bus.emit(StaleAck(job.id, job.kind))
+
+    def pending_ids(self) -> set[int]:
+        """Jobs whose ending is not written yet."""
+        return {pending.job.id for pending in self._waiting}
+
+    async def flush(self) -> None:
+        """Write everything that waits; used by the drain."""
+        while self._waiting:
+            await self._poll()
+
+    async def _poll(self) -> float:
+        if not self._waiting:
+            return IDLE_S
+        await asyncio.sleep(GATHER_S)
+        batch = self._waiting[:BATCH]
+        written = await self._write(batch)
+        # Only now: what is still in the list keeps its claim and its slot.
+        self._waiting = self._waiting[len(batch) :]
+        for pending in batch:
+            self._tell(pending, pending.job.id in written)
+            pending.done()
+        if any(_frees_others(pending.job) or _parks(pending.write) for pending in batch):
+            self._on_progress()
+        return 0.0 if self._waiting else IDLE_S
+
+    async def _write(self, batch: list[Pending]) -> set[int]:
+        results = [pending.write for pending in batch if isinstance(pending.write, store.Result)]
+        returns = [pending.write for pending in batch if isinstance(pending.write, store.PutBack)]
+        async with self._db.core() as conn:
+            written = await self._write_results(conn, results)
+            if returns:
+                written |= await store.put_back(conn, returns)
+            missing = [pending for pending in batch if pending.job.id not in written]
+            if missing:
+                # Perhaps the write before this one committed and only its answer was lost.
+                written |= await store.already_acked(conn, [(p.job.id, p.job.claim) for p in missing])
+        return written
+
+    async def _write_results(self, conn: asyncpg.Connection, results: list[store.Result]) -> set[int]:
+        if not results:
+            return set()
+        try:
+            return await store.ack(conn, results)
+        except OUTAGE:
+            raise
+        except asyncpg.PostgresError as error:
+            if len(results) > 1:
+                # One of them cannot be stored; it must not keep the others.
+                written: set[int] = set()
+                for result in results:
+                    written |= await self._write_results(conn, [result])
+                return written
+            return await store.ack(conn, [_without_payload(results[0], error)])
+
+    def _tell(self, pending: Pending, written: bool) -> None:
+        job, write = pending.job, pending.write
+        if not written:
+            self._bus.emit(StaleAck(job.id, job.kind))
+        elif isinstance(write, store.Result):
+            error = write.reason or (write.error or {}).get("message")
+            self._bus.emit(JobFinished(job.id, job.kind, _shown(write), write.duration_ms, error, write.result))
+        elif write.spent:
+            self._bus.emit(JobRetrying(job.id, job.kind, job.attempt, write.delay.total_seconds(), pending.reason))
+
+
+def _frees_others(job: Job) -> bool:
+    return bool(job.workflow_run or job.key or job.parent_id)
+
+
+def _parks(write: store.Result | store.PutBack) -> bool:
+    # Its children may have finished before it was parked.
+    return isinstance(write, store.PutBack) and write.parked != 0
+
+
+def _shown(result: store.Result) -> str:
+    return "partial" if result.partial and result.state is State.SUCCEEDED else str(result.state)
+
+
+def _without_payload(result: store.Result, error: asyncpg.PostgresError) -> store.Result:
+    reason = f"{result.reason or ''} (its result could not be stored: {error})".strip()
+    return replace(result, result=None, error=None, counts=None, attempt=None, reason=reason)

@@ -1,0 +1,40 @@
+"""What the worker floor knows about the nodes."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from ingestd.facts import Check, Gauge, RoomFacts
+from ingestd.work import store
+
+SILENT_S = 20.0
+
+
+async def gauges(conn: asyncpg.Connection) -> list[Gauge]:
+    """Live nodes and what they hold."""
+    live = [row for row in await store.nodes(conn) if row["state"] in ("starting", "running", "draining")]
+    found = [Gauge("nodes", float(len(live)), "Nodes that are running.")]
+    for row in live:
+        found.append(Gauge("node_jobs_running", float(row["running"]), "Jobs a node holds.", {"node": row["name"]}))
+        found.append(Gauge("loop_lag_seconds", (row["loop_lag_ms"] or 0) / 1000, "Main loop lag.", {"node": row["name"]}))
+    return found
+
+
+async def checks(conn: asyncpg.Connection) -> list[Check]:
+    """Whether every node that should live is heard of."""
+    live = [row for row in await store.nodes(conn) if row["state"] in ("starting", "running", "draining")]
+    silent = [row["name"] for row in live if row["silent_s"] > SILENT_S]
+    return [
+        Check(
+            "nodes",
+            "degraded" if silent else "healthy",
+            f"{len(live)} running" + (f", silent: {', '.join(silent)}" if silent else ""),
+            f"heard of within {SILENT_S:.0f} s",
+            hint="look at that machine; its jobs are rescued when its session is gone" if silent else "",
+        )
+    ]
+
+
+def facts() -> RoomFacts:
+    """The nodes' gauges and checks."""
+    return RoomFacts(gauges=gauges, checks=checks)

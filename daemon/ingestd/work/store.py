@@ -1,0 +1,128 @@
+"""Nodes: their rows, locks and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from ingestd.work.node import NodeIdentity
+
+LOCK = "select pg_try_advisory_lock(hashtextextended('ingestd:node:' || $1, 0))"
+# A node that was taken for dead while it was only cut off comes back under its own id; its old claims are fenced.
+REGISTER = """
+insert into ingestd.node (id, store, name, host, pid, version, state, duties, queues, kinds, lock_key, admin_url)
+values ($1, $2, $3, $4, $5, $6, 'running', $7, $8, $9, hashtextextended('ingestd:node:' || $10, 0), $11)
+on conflict (id) do update set state = 'running', heartbeat_at = now(), ended_at = null,
+    queues = excluded.queues, kinds = excluded.kinds, admin_url = excluded.admin_url"""
+BEAT = "update ingestd.node set heartbeat_at = now(), loop_lag_ms = $2, state = $3 where id = $1 and state <> 'dead' returning id"
+END = "update ingestd.node set state = $2, ended_at = now() where id = $1"
+PEERS = """
+select id, name, host, pid, lock_key, heartbeat_at, extract(epoch from now() - heartbeat_at)::float8 as silent_s
+from ingestd.node where state in ('starting', 'running', 'draining') and id <> $1"""
+# True if nobody holds the node's lock; taken and given back at once.
+LOCK_IS_FREE = """
+select case when pg_try_advisory_lock($1) then pg_advisory_unlock($1) else false end"""
+SERVER_UP_S = "select extract(epoch from now() - pg_postmaster_start_time())::float8"
+BURIED = "select id from ingestd.node where state = 'dead' and exists (select from ingestd.job j where j.node = node.id)"
+PROGRESS = """
+insert into ingestd.node_progress (node, at, started, progress) values ($1, now(), $2, $3)
+on conflict (node) do update set at = now(), started = excluded.started, progress = excluded.progress"""
+FORGET = "delete from ingestd.node where state in ('stopped', 'dead') and ended_at < now() - interval '7 days' returning id"
+NODES = """
+select n.id, n.name, n.host, n.pid, n.version, n.state, n.duties, n.queues, n.admin_url, n.loop_lag_ms, n.started_at, n.heartbeat_at,
+       n.store, extract(epoch from now() - n.heartbeat_at)::float8 as silent_s,
+       (select count(*) from ingestd.job j where j.node = n.id and j.claim is not null) as running
+from ingestd.node n where n.state in ('starting', 'running', 'draining') or n.ended_at > now() - interval '1 day'
+order by n.started_at desc limit 50"""
+LIVE_WORKER = """
+select id from ingestd.node where state = 'running' and store = $1 and 'work' = any (duties)
+  and heartbeat_at > now() - interval '15 seconds' limit 1"""
+
+
+async def take_lock(conn: asyncpg.Connection, node: UUID) -> bool:
+    """Hold the node's session lock: as long as this session lives, so does the node."""
+    return bool(await conn.fetchval(LOCK, str(node)))
+
+
+async def register(
+    conn: asyncpg.Connection,
+    node: NodeIdentity,
+    *,
+    version: str,
+    duties: Sequence[str],
+    queues: Sequence[str],
+    kinds: Sequence[str],
+    admin_url: str | None,
+) -> None:
+    """Enter the node, or bring its row back to life."""
+    await conn.execute(
+        REGISTER,
+        node.id,
+        node.store,
+        node.name,
+        node.host,
+        node.pid,
+        version,
+        list(duties),
+        list(queues),
+        list(kinds),
+        str(node.id),
+        admin_url,
+    )
+
+
+async def beat(conn: asyncpg.Connection, node: UUID, loop_lag_ms: float, state: str) -> bool:
+    """Tell that the node lives; False if somebody has declared it dead meanwhile."""
+    return await conn.fetchval(BEAT, node, loop_lag_ms, state) is not None
+
+
+async def end(conn: asyncpg.Connection, node: UUID, state: str) -> None:
+    """Mark a node stopped or dead."""
+    await conn.execute(END, node, state)
+
+
+async def peers(conn: asyncpg.Connection, me: UUID) -> list[asyncpg.Record]:
+    """Nodes that should be alive, without this one."""
+    rows: list[asyncpg.Record] = await conn.fetch(PEERS, me)
+    return rows
+
+
+async def buried_with_jobs(conn: asyncpg.Connection) -> list[UUID]:
+    """Dead nodes that still hold jobs: their rescue was interrupted or had to skip locked rows."""
+    return [row["id"] for row in await conn.fetch(BURIED)]
+
+
+async def lock_is_free(conn: asyncpg.Connection, lock_key: int) -> bool:
+    """Whether nobody holds a node's session lock at this instant."""
+    return bool(await conn.fetchval(LOCK_IS_FREE, lock_key))
+
+
+async def server_up_s(conn: asyncpg.Connection) -> float:
+    """Seconds since the server was started."""
+    seconds: float = await conn.fetchval(SERVER_UP_S)
+    return seconds
+
+
+async def write_progress(conn: asyncpg.Connection, node: UUID, started: Sequence[int], progress: Mapping[str, Any]) -> None:
+    """Publish what the node is doing."""
+    await conn.execute(PROGRESS, node, list(started), dict(progress))
+
+
+async def forget_nodes(conn: asyncpg.Connection) -> int:
+    """Drop rows of nodes that ended a week ago."""
+    return len(await conn.fetch(FORGET))
+
+
+async def nodes(conn: asyncpg.Connection) -> list[asyncpg.Record]:
+    """Live nodes and those that ended within a day."""
+    rows: list[asyncpg.Record] = await conn.fetch(NODES)
+    return rows
+
+
+async def live_worker(conn: asyncpg.Connection, store: UUID) -> UUID | None:
+    """A node that works on jobs and can reach the store's files, or None."""
+    node: UUID | None = await conn.fetchval(LIVE_WORKER, store)
+    return node
