@@ -66,7 +66,7 @@ class Claimer:
     ) -> None:
         self.poller = Poller("claimer", self._poll, bus)
         self.lanes: dict[int, Lane] = {}
-        self.draining = False
+        self._draining = False
         self._db = db
         self._node = node
         self._kinds = kinds
@@ -82,10 +82,14 @@ class Claimer:
 
     def drain(self) -> None:
         """Claim nothing more."""
-        self.draining = True
+        self._draining = True
+
+    def is_draining(self) -> bool:
+        """Whether nothing more is claimed."""
+        return self._draining
 
     async def _poll(self) -> float:
-        if self.draining:
+        if self.is_draining():
             return 60.0
         async with self._db.core() as conn:
             await self._release_doubtful(conn)
@@ -94,9 +98,10 @@ class Claimer:
             if not free:
                 return POLL_S
             jobs = await self._claim(conn, free)
-            if self.draining:
+            if self.is_draining():
                 # The drain began while the claim was under way: hand over nothing that would only be interrupted.
-                await store.release_claim(conn, self._node.id, jobs[0].claim) if jobs else None
+                if jobs:
+                    await store.release_claim(conn, self._node.id, jobs[0].claim)
                 return 60.0
             for job in jobs:
                 lane = next(lane for lane in self.lanes.values() if lane.name == job.queue)

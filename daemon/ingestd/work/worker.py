@@ -21,7 +21,7 @@ from ingestd.work.context import Context
 from ingestd.work.node import NodeIdentity
 
 REPORT_EVERY_S = 1.0
-RECONCILE_EVERY = 10
+MISSING_LOOKS = 10
 CANCEL_GRACE_S = 5.0
 
 
@@ -167,10 +167,10 @@ class Worker:
         return REPORT_EVERY_S
 
     def _drop_lost(self, running: Mapping[int, Running], held: Mapping[int, Any]) -> None:
-        """A job rescued by others while we were cut off: stop working on it. Twice missed, for an ack may be under way."""
+        """A job rescued by others while we were cut off: stop working on it. Missed for ten seconds, for an ack may be under way."""
         waiting = self.acker.pending_ids()
         for job_id, entry in running.items():
             gone = job_id not in held or held[job_id]["claim"] != entry.job.claim
             entry.missing = entry.missing + 1 if gone and job_id not in waiting and entry.ctx.acked is None else 0
-            if entry.missing >= RECONCILE_EVERY:
+            if entry.missing >= MISSING_LOOKS:
                 self._interrupt(entry, runner.Interrupted.LOST)
