@@ -295,7 +295,9 @@ def _lines(error: ValidationError, model: type[BaseModel], layers: Layers) -> It
             yield f"{place}: {item['ctx']['error']}"
         else:
             message = str(item["ctx"]["error"]) if kind == "value_error" else _plain(item["msg"])
-            subject = f'"{key}"{section}: ' if where else f"[{key}]: "
+            # an error about a whole section, not about one of its keys
+            whole = isinstance(item["input"], Mapping) or not where
+            subject = f"[{'.'.join(map(str, path))}]: " if whole else f'"{key}"{section}: '
             yield f"{place}: {subject}{message}"
 
 

@@ -1,0 +1,202 @@
+"""The root of the configuration, and the checks that need more than one room."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from ingestd.admin.settings import AdminSettings
+from ingestd.app.workflows import WorkflowSettings
+from ingestd.errors import ConfigurationError
+from ingestd.imports.settings import ImportSettings
+from ingestd.jobs.settings import QueueSettings, RetentionSettings, built_in_queues
+from ingestd.rollups.settings import RollupSettings
+from ingestd.schedule.settings import ScheduleSettings
+from ingestd.settings import (
+    ConfigPath,
+    Duration,
+    Layers,
+    Name,
+    Secret,
+    Section,
+    StrList,
+    did_you_mean,
+    parse_duration,
+    read_layers,
+    validate,
+)
+
+Duty = Literal["work", "schedule", "serve"]
+CORE_CONNECTIONS = 6  # claim and ack, listen, heartbeat, and two spare for the moment a broken one is replaced
+SERVICE_CONNECTIONS = 4
+
+
+def default_state_dir() -> Path:
+    """Where the daemon keeps its files if nobody says: systemd's folder, else root's or the user's."""
+    systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if systemd:
+        return Path(systemd)
+    if os.geteuid() == 0:
+        return Path("/var/lib/ingestd")
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "ingestd"
+
+
+class DaemonSettings(Section):
+    """`[daemon]`"""
+
+    state_dir: ConfigPath = Field(default_factory=default_state_dir, description="embedded Postgres, spool and files")
+    environment: str = Field(default="production", max_length=40, description="shown on pages and in logs")
+    handlers: StrList = Field(default_factory=list, description="modules with @job functions, importable from the working directory")
+    duties: list[Duty] = Field(default_factory=lambda: ["work", "schedule", "serve"], description="what this node does")
+    queues: StrList = Field(default_factory=list, description="queues this node works on; empty: all")
+    drain_timeout: Duration = Field(default=parse_duration("90s"), description="how long jobs may go on after SIGTERM")
+    start_timeout: Duration = Field(default=parse_duration("60s"), description="how long to wait for Postgres at the start")
+
+
+class DatabaseSettings(Section):
+    """`[database]`"""
+
+    url: Secret = Field(default=SecretStr(""), description="empty: embedded Postgres")
+    direct_url: Secret = Field(default=SecretStr(""), description="past a pooler, for LISTEN and locks")
+    pool_max: int = Field(default=30, ge=14, le=1000, description="all connections of one node")
+    acquire_timeout: Duration = Field(default=parse_duration("30s"), description="how long to wait for a free connection")
+    max_lifetime: Duration = Field(default=parse_duration("1h"), description="an idle connection older than this is closed")
+
+
+class LogSettings(Section):
+    """`[logs]`"""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(BaseSettings):
+    """The whole configuration of one node."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    daemon: DaemonSettings = Field(default_factory=DaemonSettings)
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    admin: AdminSettings = Field(default_factory=AdminSettings)
+    queues: dict[Name, QueueSettings] = Field(default_factory=dict)
+    imports: dict[Name, ImportSettings] = Field(default_factory=dict)
+    rollups: dict[Name, RollupSettings] = Field(default_factory=dict)
+    schedules: dict[Name, ScheduleSettings] = Field(default_factory=dict)
+    workflows: dict[Name, WorkflowSettings] = Field(default_factory=dict)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
+    logs: LogSettings = Field(default_factory=LogSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `read_layers` merged: the stock environment source stops at the first bad value."""
+        return (init_settings,)
+
+    def all_queues(self) -> dict[str, QueueSettings]:
+        """The built-in queues and the declared ones."""
+        return {**built_in_queues(), **self.queues}
+
+    def slots(self) -> dict[str, int]:
+        """Queue name -> slots of this node."""
+        wanted = self.daemon.queues or list(self.all_queues())
+        return {name: queue.concurrency for name, queue in self.all_queues().items() if name in wanted}
+
+    def handler_connections(self) -> int:
+        """Connections left for handlers: two a loader child are opened by those themselves."""
+        loaders = 2 * self.slots().get("imports", 0)
+        return max(2, min(20, self.database.pool_max - CORE_CONNECTIONS - SERVICE_CONNECTIONS - loaders))
+
+    @property
+    def drain_timeout_s(self) -> float:
+        """Seconds that jobs may go on after SIGTERM."""
+        return self.daemon.drain_timeout.total_seconds()
+
+
+def load(files: Sequence[Path], environ: Mapping[str, str]) -> Settings:
+    """Read, merge and check the configuration.
+
+    Args:
+        files: TOML files, later ones win.
+        environ: the process environment.
+
+    Raises:
+        ConfigurationError: with every problem there is.
+    """
+    return build(read_layers(files, environ))
+
+
+def build(layers: Layers) -> Settings:
+    """Check merged layers.
+
+    Raises:
+        ConfigurationError: with every problem there is.
+    """
+    settings = validate(Settings, layers)
+    problems = list(_cross_checks(settings, layers))
+    if problems:
+        raise ConfigurationError(problems)
+    return settings
+
+
+def _cross_checks(settings: Settings, layers: Layers) -> list[str]:
+    problems: list[str] = []
+
+    def refuse(path: tuple[str, ...], message: str) -> None:
+        problems.append(f"{layers.place(path)}: {message}")
+
+    queues = set(settings.all_queues())
+    for name in settings.daemon.queues:
+        if name not in queues:
+            refuse(("daemon", "queues"), f'"queues" in [daemon]: there is no queue "{name}"{did_you_mean(name, queues)}')
+    known: dict[str, set[str]] = {
+        "import": set(settings.imports),
+        "rollup": set(settings.rollups),
+        "workflow": set(settings.workflows),
+    }
+    for name, schedule in settings.schedules.items():
+        target = schedule.target
+        if target.type in known and target.name not in known[target.type]:
+            refuse(
+                ("schedules", name),
+                f'"{target.type}" in [schedules.{name}]: there is no {target.type} "{target.name}"'
+                f"{did_you_mean(target.name, known[target.type])}",
+            )
+    for name, workflow in settings.workflows.items():
+        for step_name, step in workflow.steps.items():
+            kind, target_name = step.target
+            if kind in known and target_name not in known[kind]:
+                refuse(
+                    ("workflows", name, "steps", step_name),
+                    f'"{kind}" in [workflows.{name}.steps.{step_name}]: there is no {kind} "{target_name}"'
+                    f"{did_you_mean(target_name, known[kind])}",
+                )
+        problems += [f"{layers.place(('workflows', name))}: {problem}" for problem in workflow.problems(name)]
+    needed = CORE_CONNECTIONS + SERVICE_CONNECTIONS + 2 + 2 * settings.slots().get("imports", 0)
+    if settings.database.pool_max < needed:
+        refuse(("database", "pool_max"), f'"pool_max" in [database]: these queues need at least {needed} connections')
+    return problems
+
+
+def warnings(settings: Settings) -> list[str]:
+    """What is allowed but probably not meant."""
+    found = []
+    slots = sum(settings.slots().values())
+    if slots > 4 * settings.handler_connections():
+        found.append(
+            f"{slots} job slots share {settings.handler_connections()} handler connections: jobs may wait for one; raise [database] pool_max"
+        )
+    scanned = {step.target[1] for workflow in settings.workflows.values() for step in workflow.steps.values()}
+    scanned |= {schedule.target.name for schedule in settings.schedules.values() if schedule.target.type == "import"}
+    for name, declared in settings.imports.items():
+        if declared.poll is None and name not in scanned and declared.source != "upload":
+            found.append(f'[imports.{name}] has poll = "off", and no schedule or workflow scans it: only a trigger does')
+    if settings.daemon.drain_timeout > timedelta(hours=1):
+        found.append("[daemon] drain_timeout is over an hour: a service manager will probably kill the daemon before that")
+    return found

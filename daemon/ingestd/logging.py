@@ -1,0 +1,144 @@
+"""How the daemon speaks: structlog set up once, and every event worded here.
+
+JSON lines elsewhere, a console on a terminal. Code emits events; only this module turns them into sentences.
+"""
+
+from __future__ import annotations
+
+import logging as stdlib
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, TextIO
+
+import structlog
+
+from ingestd import events
+from ingestd.events import Event
+
+LEVELS = {"debug": stdlib.DEBUG, "info": stdlib.INFO, "warning": stdlib.WARNING, "error": stdlib.ERROR}
+
+
+def configure(level: str = "info", stream: TextIO | None = None) -> None:
+    """Set up structlog and the standard library's logging to write to one stream.
+
+    Args:
+        level: debug, info, warning or error.
+        stream: stderr if not given; a terminal gets colours, anything else JSON lines.
+    """
+    target = stream or sys.stderr
+    terminal = target.isatty()
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal),
+    ]
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(pad_event_to=44)
+        if terminal
+        else structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
+    )
+    handler = stdlib.StreamHandler(target)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *([] if terminal else [structlog.processors.format_exc_info]),
+                renderer,
+            ],
+        )
+    )
+    root = stdlib.getLogger()
+    root.handlers = [handler]
+    set_level(level)
+    # These tell at info what our own events tell better.
+    for noisy in ("apscheduler", "asyncio", "aiohttp.access"):
+        stdlib.getLogger(noisy).setLevel(stdlib.WARNING)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def set_level(level: str) -> None:
+    """Change the level while running."""
+    stdlib.getLogger().setLevel(LEVELS[level])
+
+
+def word(event: Event) -> tuple[str, str] | None:
+    """The level and sentence of an event; None for one that is not logged."""
+    worder = _WORDS.get(type(event))
+    return worder(event) if worder else None
+
+
+class LogListener:
+    """Writes every event that has words."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger("ingestd")
+
+    def __call__(self, event: Event) -> None:
+        worded = word(event)
+        if worded is None:
+            return
+        level, sentence = worded
+        fields = {key: value for key, value in asdict(event).items() if value is not None and key not in ("result", "message", "level")}
+        details = fields.pop("details", None) or {}
+        self._log.log(LEVELS[level], sentence, event_type=type(event).__name__, **fields, **details)
+
+
+def _load(e: Any) -> tuple[str, str]:
+    counts = (
+        f"read {e.read}: {e.inserted} inserted, {e.updated} updated, {e.unchanged} unchanged, {e.rejected} rejected,"
+        f" {e.superseded} superseded"
+    )
+    tail = f" ({e.reason})" if e.reason else ""
+    match e.status:
+        case "succeeded":
+            return "info", f"loaded {e.file} into {e.import_name}: {counts}"
+        case "partial":
+            return "warning", f"loaded {e.file} into {e.import_name} with rejects: {counts}"
+        case "skipped":
+            return "info", f"skipped {e.file} of {e.import_name}{tail}"
+    return "error", f"loading {e.file} into {e.import_name} failed{tail}"
+
+
+def _finished(e: Any) -> tuple[str, str]:
+    if e.state == "failed":
+        return "error", f"job {e.job_id} {e.kind} failed: {e.error}"
+    return "debug" if e.state == "succeeded" else "info", f"job {e.job_id} {e.kind} {e.state} in {e.duration_ms} ms"
+
+
+def _configuration(e: Any) -> tuple[str, str]:
+    if e.pending:
+        return "warning", f"configuration applied; these need a restart: {', '.join(e.pending)}"
+    return "info", f"configuration applied{': ' + ', '.join(e.changed) if e.changed else ''}"
+
+
+_WORDS: dict[type[Event], Callable[[Any], tuple[str, str]]] = {
+    events.NodeStarted: lambda e: ("info", f"ready{', admin page at ' + e.admin_url if e.admin_url else ''}"),
+    events.NodeDraining: lambda e: ("info", f"draining: {e.running} jobs have up to {e.timeout_s:.0f} s to finish"),
+    events.NodeStopped: lambda e: ("info", f"stopped{f', {e.handed_back} jobs handed back' if e.handed_back else ''}"),
+    events.PostgresStarted: lambda e: ("warning" if e.recovered else "info", f"embedded Postgres {e.version}"),
+    events.DatabaseLost: lambda e: ("error", f"Postgres is gone: {e.error}"),
+    events.DatabaseBack: lambda e: ("info", f"Postgres is back after {e.seconds:.1f} s"),
+    events.LoopFailed: lambda e: ("error", f"loop {e.loop} failed, again in {e.retry_in_s:.1f} s: {e.error}"),
+    events.JobStarted: lambda e: ("debug", f"job {e.job_id} {e.kind} started, attempt {e.attempt}"),
+    events.JobFinished: _finished,
+    events.JobRetrying: lambda e: ("warning", f"job {e.job_id} {e.kind} will be retried in {e.delay_s:.0f} s: {e.reason}"),
+    events.StaleAck: lambda e: ("warning", f"job {e.job_id} {e.kind} belonged to somebody else by then; nothing was written"),
+    events.JobsRescued: lambda e: ("warning", f"rescued {e.count} jobs of node {e.node}: {e.reason}"),
+    events.FileArrived: lambda e: ("info", f"{e.name} arrived for {e.import_name}, {e.size} bytes"),
+    events.LoadFinished: _load,
+    events.RollupRefreshed: lambda e: ("debug", f"rollup {e.rollup} refreshed: {e.groups} groups in {e.duration_ms} ms"),
+    events.SlotFired: lambda e: ("debug", f"schedule {e.schedule} fired its slot of {e.due_at:%Y-%m-%d %H:%M:%S %Z}"),
+    events.SlotMissed: lambda e: ("warning", f"schedule {e.schedule} missed its slot of {e.due_at:%Y-%m-%d %H:%M:%S %Z}: {e.reason}"),
+    events.ConfigurationApplied: _configuration,
+    events.ConfigurationRefused: lambda e: ("error", "configuration refused, the old one stays: " + "; ".join(e.problems)),
+    events.Notice: lambda e: (e.level, e.message),
+}
