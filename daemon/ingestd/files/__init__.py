@@ -1,0 +1,1 @@
+"""Received bytes: copied into a local store while hashed, and known by what they are."""
