@@ -27,6 +27,8 @@ create table ingestd.arrival (
     arrived_at    timestamptz not null default now()
 );
 create unique index arrival_once on ingestd.arrival (import, store, path, size, mtime_ns);
+create index arrival_latest on ingestd.arrival (import, id);
+comment on column ingestd.arrival.path is 'absolute, with what is not UTF-8, control characters and \ escaped; name is relative to the source';
 
 -- One arrival going through into its table.
 create table ingestd.load (
@@ -67,6 +69,8 @@ create table ingestd.load (
 );
 create index load_latest on ingestd.load (import, file_name, id) where status in ('succeeded', 'partial');
 create index load_content on ingestd.load (target, file_id) where status in ('succeeded', 'partial');
+create index load_import on ingestd.load (import, id);
+create index load_arrival on ingestd.load (arrival_id, id);
 create index load_job on ingestd.load (job_id);
 create index load_parent on ingestd.load (job_parent) where job_parent is not null;
 create index load_open on ingestd.load (import, id) where status = 'pending';

@@ -106,9 +106,7 @@ class Intake:
             await store.lock_order(conn, settings.table)
             file_id = await remember(conn, received, self.store.id)
             shown_name = shown(file.name)
-            arrival_id = await store.new_arrival(
-                conn, name, self.store.id, file.path, shown_name, file.stamp, file_id, FOLDER
-            )
+            arrival_id = await store.new_arrival(conn, name, self.store.id, file.path, shown_name, file.stamp, file_id, FOLDER)
             if arrival_id is None:
                 return None
             load_id = await self._new_load(conn, name, settings, arrival_id, file_id, shown_name, received, cause, ByHand())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 from datetime import timedelta
@@ -171,6 +172,11 @@ class ImportSettings(Section):
     def pattern(self) -> Pattern | None:
         """What to look for in the file system; None where files come by hand only."""
         return None if self.source == UPLOAD else Pattern.parse(self.source)
+
+    @property
+    def poll_s(self) -> float:
+        """Seconds between two looks; infinite where the loop does not look at all."""
+        return self.poll.total_seconds() if self.poll is not None else math.inf
 
     @property
     def strict(self) -> bool:

@@ -18,6 +18,7 @@ from ingestd.imports.clearing import clear
 from ingestd.imports.settings import ImportSettings
 from ingestd.imports.sources.folder import Scan, Seen, Settling, in_order, old_enough, scan
 from ingestd.imports.store import arrivals as store
+from ingestd.postgres.pool import OUTAGE
 from ingestd.service import Poller
 
 IDLE_S = 5.0
@@ -67,7 +68,8 @@ class ArrivalWatch:
         self._intake = intake
         self._bus = bus
         self._watched: dict[str, _Watched] = {}
-        self._problems: dict[str, dict[str, str]] = {}
+        self._problems: dict[str, list[str]] = {}
+        self._told: dict[str, dict[str, str]] = {}
         self._stopping = False
         self._lost_next_s = 0.0
 
@@ -81,18 +83,28 @@ class ArrivalWatch:
 
     def problems(self, name: str) -> list[str]:
         """What is wrong with an import's source now, in words."""
-        return list(self._problems.get(name, {}).values())
+        return self._problems.get(name, [])
 
     async def poll(self) -> float:
         """Look at every source that is due; returns the seconds until the next one is."""
         wanted = {name: one for name, one in self._imports().items() if one.pattern and one.poll is not None}
         self._forget(name for name in self._watched if name not in wanted)
+        failure: Exception | None = None
         for name, settings in wanted.items():
             watched = self._watched.get(name)
             if watched is None or watched.settings != settings:
                 watched = self._watched[name] = _Watched(settings, Settling(settings.settle.total_seconds()))
             if watched.next_s <= time.monotonic() and not self._stopping:
-                await self._look(name, watched)
+                # Set first: one source that cannot be looked at must not keep the others from their turn.
+                watched.next_s = time.monotonic() + settings.poll_s
+                try:
+                    await self._look(name, watched)
+                except OUTAGE:
+                    raise
+                except Exception as error:  # noqa: BLE001 - raised again below, after the others
+                    failure = failure or error
+        if failure:
+            raise failure
         await self._settle_lost()
         due = min((watched.next_s for watched in self._watched.values()), default=time.monotonic() + IDLE_S)
         return max(0.01, min(due - time.monotonic(), LOST_EVERY_S))
@@ -108,7 +120,7 @@ class ArrivalWatch:
             found = await asyncio.to_thread(scan, settings.pattern)
             fresh = await self._intake.unknown(name, found.files)
             old = [file for file in fresh if old_enough(file, settle_s)]
-            settled = settling.complete([file for file in fresh if file not in old], time.monotonic())
+            settled = settling.complete([file for file in fresh if not old_enough(file, settle_s)], time.monotonic())
             done.loads += await self._take_all(name, settings, in_order([*old, *settled]), cause, found)
             wait_s = settling.wait_s(time.monotonic())
             taken = len(old) + len(settled)
@@ -126,7 +138,6 @@ class ArrivalWatch:
     async def _look(self, name: str, watched: _Watched) -> None:
         settings = watched.settings
         assert settings.pattern is not None
-        assert settings.poll is not None
         found = await asyncio.to_thread(scan, settings.pattern)
         known = {file.path: file.stamp for file in found.files if watched.known.get(file.path) == file.stamp}
         candidates = [file for file in found.files if file.path not in known]
@@ -142,11 +153,9 @@ class ArrivalWatch:
         self._tell(name, found)
         now_s = time.monotonic()
         wait_s = watched.settling.wait_s(now_s)
-        watched.next_s = now_s + min(settings.poll.total_seconds(), wait_s or settings.poll.total_seconds())
+        watched.next_s = now_s + min(settings.poll_s, settings.poll_s if wait_s is None else wait_s)
 
-    async def _take_all(
-        self, name: str, settings: ImportSettings, files: Iterable[Seen], cause: Cause, found: Scan
-    ) -> list[int]:
+    async def _take_all(self, name: str, settings: ImportSettings, files: Iterable[Seen], cause: Cause, found: Scan) -> list[int]:
         taken = [await self._take(name, settings, file, cause, found) for file in files]
         return [load_id for load_id in taken if load_id is not None]
 
@@ -185,7 +194,7 @@ class ArrivalWatch:
 
     def _tell(self, name: str, found: Scan) -> None:
         """Emit a notice for what is new, once; say as well when a problem is gone."""
-        before = self._problems.get(name, {})
+        before = self._told.get(name, {})
         now = found.problems | {place: text for place, text in found.remarks.items() if place not in found.problems}
         for place, text in now.items():
             if before.get(place) != text:
@@ -194,12 +203,14 @@ class ArrivalWatch:
         for place, text in before.items():
             if place not in now:
                 self._bus.emit(Notice(f"import {name}: no longer: {text}", "info", {"import": name}))
-        self._problems[name] = now
+        self._told[name] = now
+        self._problems[name] = list(found.problems.values())
 
     def _forget(self, names: Iterable[str]) -> None:
         for name in list(names):
             del self._watched[name]
             self._problems.pop(name, None)
+            self._told.pop(name, None)
 
 
 def _without(candidates: list[Seen], fresh: list[Seen]) -> dict[str, Stamp]:

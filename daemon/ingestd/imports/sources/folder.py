@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ingestd.files.identity import Stamp, shown
 from ingestd.imports.sources.pattern import Pattern, ignored
@@ -43,9 +44,9 @@ class Scan:
 def scan(pattern: Pattern) -> Scan:
     """Look at a source once. It blocks: call it in a thread."""
     found = Scan()
-    if not pattern.base.is_dir():
-        what = "is not a folder" if os.path.lexists(pattern.base) else "does not exist"
-        found.problems[shown(str(pattern.base))] = f"folder {shown(str(pattern.base))} {what}"
+    trouble = look_at_folder(pattern.base)
+    if trouble:
+        found.problems[shown(str(pattern.base))] = trouble
         return found
     pending: list[tuple[str, ...]] = [()]
     while pending:
@@ -60,6 +61,20 @@ def scan(pattern: Pattern) -> Scan:
             place = shown(str(folder))
             found.problems[place] = f"cannot read folder {place}: {error.strerror}"
     return found
+
+
+def look_at_folder(folder: Path) -> str | None:
+    """Why a folder cannot be looked into, in words; None if it can."""
+    name = shown(str(folder))
+    try:
+        with os.scandir(folder):
+            return None
+    except FileNotFoundError:
+        return f"folder {name} does not exist"
+    except NotADirectoryError:
+        return f"{name} is not a folder"
+    except OSError as error:
+        return f"cannot read folder {name}: {error.strerror}"
 
 
 def _sort_out(entries: Iterable[os.DirEntry[str]], inside: tuple[str, ...], pattern: Pattern, found: Scan) -> list[str]:
@@ -127,7 +142,7 @@ class Settling:
     def wait_s(self, now_s: float) -> float | None:
         """Seconds until the next file may be complete; None if none is waited for."""
         waits = [first.at + self.settle_s - now_s for first in self._looks.values()]
-        return max(min(waits), 0.01) if waits else None
+        return min((wait for wait in waits if wait > 0), default=None)
 
 
 def in_order(files: Iterable[Seen]) -> list[Seen]:

@@ -60,8 +60,9 @@ join ingestd.arrival a on a.import = $1 and a.store = $2 and a.path = p.path and
 join lateral (select status from ingestd.load where arrival_id = a.id order by id desc limit 1) l on true
 where a.triggered_by = 'folder' and l.status in ('succeeded', 'partial', 'skipped')"""
 LOCK_LOAD = """
-select id, import, target, mode, status, job_id, file_name, priority, tags, notes, metadata, triggered_by, correlation_id
-from ingestd.load where id = $1 for update"""
+select l.id, l.import, l.target, l.mode, l.status, l.job_id, l.file_name, l.priority, l.tags, l.notes, l.metadata,
+       l.correlation_id, f.store
+from ingestd.load l join ingestd.file f on f.id = l.file_id where l.id = $1 for update of l"""
 RESET = """
 update ingestd.load
 set status = 'pending', reason = null, error = null, duplicate_of = null, read = null, inserted = null, updated = null,
@@ -103,16 +104,12 @@ async def lock_order(conn: asyncpg.Connection, target: str) -> None:
     await conn.execute(IN_ORDER, target)
 
 
-async def known(
-    conn: asyncpg.Connection, import_name: str, store: UUID, files: Sequence[tuple[str, Stamp]]
-) -> set[tuple[str, Stamp]]:
+async def known(conn: asyncpg.Connection, import_name: str, store: UUID, files: Sequence[tuple[str, Stamp]]) -> set[tuple[str, Stamp]]:
     """Those of `files` (path, stamp) that have arrived before."""
     return await _look_up(conn, KNOWN, import_name, store, files)
 
 
-async def clearable(
-    conn: asyncpg.Connection, import_name: str, store: UUID, files: Sequence[tuple[str, Stamp]]
-) -> set[tuple[str, Stamp]]:
+async def clearable(conn: asyncpg.Connection, import_name: str, store: UUID, files: Sequence[tuple[str, Stamp]]) -> set[tuple[str, Stamp]]:
     """Those of `files` (path, stamp) that a folder watch took in and that have been loaded or skipped."""
     return await _look_up(conn, CLEARABLE, import_name, store, files)
 
