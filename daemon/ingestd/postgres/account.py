@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import shutil
@@ -99,16 +100,11 @@ def system_account(name: str = SYSTEM_USER) -> Account:
     Raises:
         Refused: there is no such user and none can be made.
     """
-    entry = _entry(name)
-    complaints: list[str] = []
-    for command, *arguments in _WAYS_TO_ADD_A_USER:
-        if entry is not None:
-            break
-        complaints.append(_add_user(command, *arguments, name))
-        # Looked up even after a failure: another process may have made the user in the same moment.
-        entry = _entry(name)
+    entry, reason = _entry(name), ""
+    if entry is None:
+        entry, reason = _make_user(name)
     if entry is None or entry.pw_uid == 0:
-        reason = next((line for line in complaints if line), "neither useradd nor adduser is installed")
+        reason = reason or "it is root itself"
         raise Refused(
             f"Postgres does not run as root, and the system user {name!r} for it cannot be made: {reason}",
             hint=f"make it yourself (useradd --system {name}), run ingestd as an ordinary user, "
@@ -127,6 +123,19 @@ def _entry(name: str) -> pwd.struct_passwd | None:
     with contextlib.suppress(KeyError):
         return pwd.getpwnam(name)
     return None
+
+
+def _make_user(name: str) -> tuple[pwd.struct_passwd | None, str]:
+    """Add the user, one process of ours at a time. Returns its entry, or the reason why there is none."""
+    complaints: list[str] = []
+    with Path("/etc/passwd").open() as one_at_a_time:
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+        for command, *arguments in _WAYS_TO_ADD_A_USER:
+            entry = _entry(name)
+            if entry is not None:
+                return entry, ""
+            complaints.append(_add_user(command, *arguments, name))
+    return _entry(name), next(filter(None, complaints), "neither useradd nor adduser is installed")
 
 
 def _add_user(command: str, *arguments: str) -> str:

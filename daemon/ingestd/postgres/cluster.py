@@ -55,6 +55,7 @@ include_if_exists = 'local.conf'
 _ACCESS = """\
 # Written by ingestd at every start. No TCP, no trust: whoever reaches the socket still needs the password.
 local all all scram-sha-256
+local replication all scram-sha-256
 """
 
 

@@ -166,15 +166,17 @@ class EmbeddedPostgres:
         async with self._turn:
             if self._place is None or self._holders is None:
                 return
-            if self._place.folder.is_dir():
-                async with self._control(self._place):
-                    if self._holders.try_exclusive():
-                        await self._stop(self._place)
-            elif self.postmaster_pid is not None:
-                # Its folder was deleted under it: there is nothing left to shut down in order.
-                os.kill(self.postmaster_pid, signal.SIGQUIT)
-            self._holders.drop()
-            self._holders = self._server = None
+            try:
+                if self._place.folder.is_dir():
+                    async with self._control(self._place):
+                        if self._holders.try_exclusive():
+                            await self._stop(self._place)
+                elif self._server is not None and is_alive(self._server):
+                    # Its folder was deleted under it: there is nothing left to shut down in order.
+                    self._server.send_signal(signal.SIGQUIT)
+            finally:
+                self._holders.drop()
+                self._holders = self._server = None
 
     async def _acquire(self) -> None:
         place = await asyncio.to_thread(find_place, self._settings.data_dir, self._system_dir)
@@ -307,10 +309,10 @@ class EmbeddedPostgres:
     async def _ask(self) -> str | None:
         """Log in once, making the database if there is none yet. Returns what stands in the way, or None."""
         try:
-            connection = await asyncpg.connect(self.dsn, timeout=_LOGIN_PATIENCE)
-        except asyncpg.InvalidCatalogNameError:
-            await self._create_database()
-            return None
+            try:
+                await self._login(DATABASE, "select 1")
+            except asyncpg.InvalidCatalogNameError:
+                await self._login("postgres", f"create database {DATABASE} owner {ROLE}")
         except asyncpg.InvalidAuthorizationSpecificationError as error:
             raise Refused(
                 f"the embedded Postgres does not accept the password in {self._held_place().password}: {error}",
@@ -318,17 +320,16 @@ class EmbeddedPostgres:
             ) from error
         except asyncpg.TooManyConnectionsError:
             return None
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             return str(error) or type(error).__name__
-        await connection.close(timeout=_LOGIN_PATIENCE)
         return None
 
-    async def _create_database(self) -> None:
-        connection = await asyncpg.connect(self._url("postgres"), timeout=_LOGIN_PATIENCE)
+    async def _login(self, database: str, statement: str) -> None:
+        connection = await asyncpg.connect(self._url(database), timeout=_LOGIN_PATIENCE)
         try:
-            await connection.execute(f"create database {DATABASE} owner {ROLE}", timeout=self._settings.start_timeout)
+            await connection.execute(statement, timeout=self._settings.start_timeout)
         finally:
-            await connection.close(timeout=_LOGIN_PATIENCE)
+            connection.terminate()
 
     async def _stop(self, place: Place) -> None:
         """Stop the server, if one runs, and wait for its last process. Runs under the control lock."""
@@ -341,7 +342,9 @@ class EmbeddedPostgres:
             if await _ended(server, patience):
                 break
             self._report(f"Postgres has not stopped within {patience:.0f} s: pressing harder")
-        (await self._end_orphans(place)).drop()
+        # Whatever else is left is not the server: a program that it had started, say.
+        with contextlib.suppress(AlreadyRunning):
+            (await self._end_orphans(place)).drop()
 
     async def _leave_behind(self, earlier: Place) -> None:
         """Stop the server of a deleted state folder, if nobody uses it; its data is kept, since only its owner may judge."""

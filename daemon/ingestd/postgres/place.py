@@ -3,8 +3,8 @@
 An ordinary user's server lives in the data folder itself, which is theirs alone. Where we are root, the server is
 another user: the folder stays root's (0710, the group is the server's), so that a compromised server can neither
 replace the configuration nor plant links for root to follow, and only what the server must write belongs to it. If
-that user cannot get into the folder at all (a checkout under /root), the server lives under /var/lib/ingestd, and a
-file `moved-to` in the data folder says where.
+that user cannot get into the folder at all (a checkout under /root), or another user could move it (a checkout in
+their home), the server lives under /var/lib/ingestd, and a file `moved-to` in the data folder says where.
 """
 
 from __future__ import annotations
@@ -170,9 +170,10 @@ def _reachable_folder(data_dir: Path, system_dir: Path, account: Account) -> Pat
                 hint=f"bring it back, or delete {pointer} to start with an empty database",
             )
         return folder
-    if account.can_enter(data_dir.parent):
+    there = (data_dir / "data").exists()
+    if account.can_enter(data_dir.parent) and (there or _only_root_may_move(data_dir)):
         return data_dir
-    if (data_dir / "data").exists():
+    if there:
         raise Refused(
             f"the embedded Postgres in {data_dir} runs as system user {account.name!r}, which cannot get there",
             hint="give others the right to pass through the folders above it (chmod o+x)",
@@ -185,6 +186,12 @@ def _reachable_folder(data_dir: Path, system_dir: Path, account: Account) -> Pat
     write_whole(folder / "origin", f"{data_dir}\n", mode=0o600)
     write_whole(pointer, f"{folder}\n", mode=0o600)
     return folder
+
+
+def _only_root_may_move(folder: Path) -> bool:
+    """Whether no other user can put something else (a link to /etc, say) where root is about to write."""
+    above = [parent.stat() for parent in folder.parents]
+    return all(found.st_uid == 0 and (not found.st_mode & 0o022 or found.st_mode & stat.S_ISVTX) for found in above)
 
 
 def abandoned_places(place: Place) -> list[Place]:
