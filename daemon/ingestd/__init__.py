@@ -1,3 +1,34 @@
-"""ingestd imports data into Postgres, keeps rollups of it, runs your jobs and watches itself."""
+"""ingestd imports data into Postgres, keeps rollups of it, runs your jobs and watches itself.
+
+The public names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ingestd.jobs.client import Client
+    from ingestd.jobs.decorator import job
+    from ingestd.jobs.model import Discard, Done, Retry, Snooze
+    from ingestd.work.context import Context
 
 __version__ = "0.1.0"
+__all__ = ["Client", "Context", "Discard", "Done", "Retry", "Snooze", "job"]
+
+_HOMES = {
+    "Client": "ingestd.jobs.client",
+    "Context": "ingestd.work.context",
+    "Discard": "ingestd.jobs.model",
+    "Done": "ingestd.jobs.model",
+    "Retry": "ingestd.jobs.model",
+    "Snooze": "ingestd.jobs.model",
+    "job": "ingestd.jobs.decorator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ingestd' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from ingestd.events import Bus, LoopFailed
 
@@ -34,6 +35,29 @@ class LoopState:
     expected_s: float = 0.0
 
 
+class Service(Protocol):
+    """Something the supervisor runs until it is stopped; a `Poller` is one."""
+
+    name: str
+
+    @property
+    def state(self) -> LoopState:
+        """What is known about it from outside."""
+        ...
+
+    def wake(self) -> None:
+        """Do the next pass now."""
+        ...
+
+    def stop(self) -> None:
+        """End after the pass under way."""
+        ...
+
+    async def run(self) -> None:
+        """Run until `stop` is called."""
+        ...
+
+
 class Poller:
     """Runs `poll` again and again until stopped.
 
@@ -48,11 +72,16 @@ class Poller:
 
     def __init__(self, name: str, poll: Callable[[], Awaitable[float]], bus: Bus) -> None:
         self.name = name
-        self.state = LoopState()
+        self._state = LoopState()
         self._poll = poll
         self._bus = bus
         self._wake = asyncio.Event()
         self._stopping = False
+
+    @property
+    def state(self) -> LoopState:
+        """What is known about the loop from outside."""
+        return self._state
 
     def wake(self) -> None:
         """Start the next pass now, or right after the one under way."""
@@ -69,7 +98,7 @@ class Poller:
             # Cleared before the pass: a wake-up that comes during it starts another one.
             self._wake.clear()
             delay = await self._one_pass()
-            self.state.expected_s = max(self.state.expected_s, delay)
+            self._state.expected_s = max(self._state.expected_s, delay)
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(delay, 0)):
                     await self._wake.wait()
@@ -80,15 +109,15 @@ class Poller:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the one place where a loop's errors end
-            self.state.failures += 1
-            self.state.restarts += 1
-            self.state.error = f"{type(error).__name__}: {error}"
-            delay = backoff_s(self.state.failures)
-            self._bus.emit(LoopFailed(self.name, self.state.error, delay))
+            self._state.failures += 1
+            self._state.restarts += 1
+            self._state.error = f"{type(error).__name__}: {error}"
+            delay = backoff_s(self._state.failures)
+            self._bus.emit(LoopFailed(self.name, self._state.error, delay))
             return delay
-        self.state.last_tick = time.monotonic()
-        self.state.failures = 0
-        self.state.error = None
+        self._state.last_tick = time.monotonic()
+        self._state.failures = 0
+        self._state.error = None
         return delay
 
 

@@ -78,6 +78,9 @@ async def start(
 ) -> int:
     """Insert a run with all its steps and jobs in one transaction; the first steps can run at once.
 
+    Args:
+        job_id: the job that waits for the run, as the parent of its steps' jobs.
+
     Returns:
         The run's id.
     """
@@ -90,6 +93,7 @@ async def start(
                 workflow_run=run,
                 step=step.name,
                 triggered_by="workflow",
+                parent_id=job_id,
                 correlation_id=correlation_id or f"workflow-{run}",
             )
             for step in workflow.steps

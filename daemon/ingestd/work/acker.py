@@ -7,6 +7,7 @@ was away for a moment. Capacity is given back only after the write.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,8 @@ from ingestd.service import Poller
 GATHER_S = 0.005
 BATCH = 1000
 IDLE_S = 60.0
+FLUSH_S = 10.0
+RETRY_S = 0.2
 
 
 @dataclass(slots=True)
@@ -48,6 +51,7 @@ class Acker:
         self._bus = bus
         self._on_progress = on_progress
         self._waiting: list[Pending] = []
+        self._turn = asyncio.Lock()
 
     def submit(self, pending: Pending) -> None:
         """Have an ending written soon; `pending.done` is called after its commit."""
@@ -68,12 +72,28 @@ class Acker:
         """Jobs whose ending is not written yet."""
         return {pending.job.id for pending in self._waiting}
 
-    async def flush(self) -> None:
-        """Write everything that waits; used by the drain."""
+    async def flush(self, timeout_s: float = FLUSH_S) -> bool:
+        """Write everything that waits; used by the drain.
+
+        Returns:
+            False if Postgres did not take it in time: those jobs keep their claims and are rescued later.
+        """
+        deadline = time.monotonic() + timeout_s
         while self._waiting:
-            await self._poll()
+            try:
+                await self._poll()
+            except OUTAGE:
+                if time.monotonic() > deadline:
+                    return False
+                await asyncio.sleep(RETRY_S)
+        return True
 
     async def _poll(self) -> float:
+        # The drain's flush and the loop's pass must not take the same batch.
+        async with self._turn:
+            return await self._pass()
+
+    async def _pass(self) -> float:
         if not self._waiting:
             return IDLE_S
         await asyncio.sleep(GATHER_S)

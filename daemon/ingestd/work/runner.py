@@ -11,6 +11,7 @@ from typing import Any
 
 from ingestd.errors import StaleClaim
 from ingestd.jobs.backoff import Backoff
+from ingestd.jobs.client import Client, use_client
 from ingestd.jobs.model import PARKED_CHILDREN, AwaitChildren, Discard, Done, Outcome, Retry, Snooze, State
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store.ack import PutBack, Result
@@ -78,9 +79,10 @@ def _unfit_arguments(spec: HandlerSpec, ctx: Context) -> str | None:
 
 
 async def _execute(spec: HandlerSpec, ctx: Context) -> Any:
-    if spec.executor == "thread":
-        return await asyncio.to_thread(spec.run, ctx, **dict(ctx.job.args))
-    return await spec.run(ctx, **dict(ctx.job.args))
+    with use_client(Client(ctx.db)):
+        if spec.executor == "thread":
+            return await asyncio.to_thread(spec.run, ctx, **dict(ctx.job.args))
+        return await spec.run(ctx, **dict(ctx.job.args))
 
 
 def _ending(ctx: Context, spec: HandlerSpec, value: Any) -> Ending:

@@ -1,0 +1,325 @@
+"""One node, from settings to READY and back: the order in which things start, and the order in which they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg
+
+from ingestd import __version__, logging
+from ingestd.access.roles import Actor
+from ingestd.access.store import record_audit
+from ingestd.admin.server import AdminServer
+from ingestd.admin.state import AdminState, NodeInfo
+from ingestd.app import configuration
+from ingestd.app.control import Control
+from ingestd.app.database import Location, database, locate
+from ingestd.app.rooms import InForce, Rooms
+from ingestd.app.settings import Settings
+from ingestd.app.supervisor import Supervisor
+from ingestd.errors import ConfigurationError, IngestdError, NotFound
+from ingestd.events import (
+    Bus,
+    ConfigurationApplied,
+    ConfigurationRefused,
+    DatabaseBack,
+    Event,
+    NodeDraining,
+    NodeStarted,
+    NodeStopped,
+    Notice,
+    PostgresStarted,
+)
+from ingestd.files.spool import Store
+from ingestd.jobs.registry import HandlerSpec
+from ingestd.jobs.store.partitions import make_partitions
+from ingestd.jobs.store.queues import publish_kinds
+from ingestd.jobs.store.statistics import compact
+from ingestd.jobs.workflow import start as start_workflow
+from ingestd.postgres.migrate import migrate
+from ingestd.postgres.pool import Database, connect
+from ingestd.schedule.store.firing import make_partitions as make_slot_partitions
+from ingestd.service import Poller
+from ingestd.settings import did_you_mean
+from ingestd.work.node import NodeIdentity
+
+UPKEEP_S = 60.0
+POSTGRES_EVERY_S = 1.0
+
+
+@dataclass
+class Options:
+    """How to run one node, besides its settings.
+
+    Args:
+        reload: reads the configuration again; None: SIGHUP has nothing to read.
+        folder: searched for the user's handler modules.
+        handlers: further kinds of jobs.
+        report: told in a few words what takes time during the start.
+        on_ready: called with the admin URL once the node is ready.
+    """
+
+    reload: Callable[[], Settings] | None = None
+    folder: Path = field(default_factory=Path.cwd)
+    handlers: Sequence[HandlerSpec] = ()
+    report: Callable[[str], None] = lambda _: None
+    on_ready: Callable[[App], None] = lambda _: None
+
+
+class App:
+    """One running node.
+
+    Args:
+        settings: its configuration.
+        control: what is asked of it from outside.
+        bus: where events are told.
+        options: see `Options`.
+    """
+
+    def __init__(self, settings: Settings, control: Control, bus: Bus, options: Options | None = None) -> None:
+        self.bus = bus
+        self.rooms: Rooms | None = None
+        self.admin: AdminServer | None = None
+        self._in_force = InForce(settings)
+        self._control = control
+        self._options = options or Options()
+        self._supervisor = Supervisor(bus)
+        self._started_at = datetime.now(UTC)
+        self._state = "starting"
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration in force."""
+        return self._in_force.settings
+
+    @property
+    def db(self) -> Database:
+        """The node's pools."""
+        assert self.rooms is not None, "the node has not started"
+        return self.rooms.db
+
+    async def run(self) -> None:
+        """Start, serve until `control.drain`, drain, stop.
+
+        Raises:
+            IngestdError: the start failed; whatever was started was stopped again.
+        """
+        async with AsyncExitStack() as stack:
+            location = await stack.enter_async_context(locate(self.settings, self._options.report))
+            rooms = await self._build(stack, location)
+            self._tell_ready(rooms)
+            await self._serve(rooms)
+            await self._drain(rooms)
+
+    async def _build(self, stack: AsyncExitStack, location: Location) -> Rooms:
+        """Each thing is taken down again by the line after the one that made it."""
+        settings = self.settings
+        _make_state_dir(settings.daemon.state_dir)
+        store = Store(settings.daemon.state_dir)
+        store.open()
+        await self._migrate(location.direct_dsn)
+
+        node = NodeIdentity(store.id)
+        db = database(settings, location, node.application_name)
+        await db.open()
+        stack.push_async_callback(db.close)
+        stack.push_async_callback(self._supervisor.stop_all)
+        self.rooms = rooms = Rooms(
+            self._in_force, db, store, node, self.bus, self._options.folder, list(self._options.handlers)
+        )
+        rooms.loops = self._supervisor.states  # type: ignore[method-assign]
+        stack.push_async_callback(rooms.listener.close)
+        async with db.services() as conn:
+            await configuration.apply(conn, settings, rooms.registry.specs())
+            await publish_kinds(conn, rooms.registry.specs(), node.id)
+
+        rooms.presence.enter(node.id)
+        stack.callback(rooms.presence.leave, node.id)
+        await rooms.heartbeat.start()
+        stack.push_async_callback(rooms.heartbeat.stop)
+        await rooms.rescuer.poll()
+        stack.callback(self.bus.subscribe(self._on_event))
+
+        if location.embedded is not None:
+            self._supervisor.start(Poller("postgres", self._keep_postgres(location), self.bus))
+        await self._start_duties(stack, rooms)
+        return rooms
+
+    async def _migrate(self, dsn: str) -> None:
+        conn = await connect(dsn, application_name="ingestd:migrate")
+        try:
+            for migration in await migrate(conn):
+                self._options.report(f"applied migration {migration.version:04d}_{migration.name}")
+            await make_partitions(conn)
+            await make_slot_partitions(conn)
+        finally:
+            await conn.close()
+
+    async def _start_duties(self, stack: AsyncExitStack, rooms: Rooms) -> None:
+        duties = self.settings.daemon.duties
+        start = self._supervisor.start
+        start(Poller("listener", rooms.listener.poll, self.bus))
+        start(Poller("rescuer", rooms.rescuer.poll, self.bus))
+        start(Poller("upkeep", self._upkeep, self.bus))
+        start(rooms.promoter)
+        if "work" in duties:
+            await rooms.loaders.start()
+            stack.push_async_callback(rooms.loaders.close)
+            start(rooms.rollups)
+            for service in (rooms.worker.acker.poller, rooms.worker.reporter, rooms.worker.claimer.poller):
+                start(service)
+            start(rooms.watch.poller())
+        if "schedule" in duties:
+            start(rooms.scheduler)
+        if "serve" in duties:
+            self.admin = AdminServer(self._admin_state(rooms), self.settings.admin)
+            rooms.admin_url = await self.admin.start()
+            stack.push_async_callback(self._stop_admin)
+            self._write_port(rooms.admin_url)
+            rooms.heartbeat.register_again()
+
+    def _tell_ready(self, rooms: Rooms) -> None:
+        self._state = "running"
+        self.bus.emit(NodeStarted(rooms.node.name, __version__, rooms.admin_url))
+        self._options.on_ready(self)
+
+    async def _serve(self, rooms: Rooms) -> None:
+        """Obey reloads until somebody asks to drain."""
+        while not self._control.drain.is_set():
+            waits = [
+                asyncio.create_task(event.wait(), name=name)
+                for name, event in (("drain", self._control.drain), ("reload", self._control.reload))
+            ]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+            if self._control.reload.is_set():
+                self._control.reload.clear()
+                await self.reload(rooms)
+
+    async def reload(self, rooms: Rooms) -> None:
+        """Read the configuration again; apply it whole, or keep the old one and say why."""
+        if self._options.reload is None:
+            return
+        try:
+            new = self._options.reload()
+            found = configuration.difference(self.settings, new)
+            # What needs a restart keeps its old value, so that the next reload still tells of it.
+            kept = {name: getattr(self.settings, name) for name in configuration.RESTART_ONLY}
+            merged = new.model_copy(update=kept)
+            async with rooms.db.services() as conn:
+                await configuration.apply(conn, merged, rooms.registry.specs())
+        except ConfigurationError as error:
+            self.bus.emit(ConfigurationRefused(tuple(error.problems)))
+            return
+        except (IngestdError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            self.bus.emit(ConfigurationRefused((str(error),)))
+            return
+        self._in_force.replace(merged)
+        rooms.worker.claimer.resize(merged.slots())
+        logging.set_level(merged.logs.level)
+        self._supervisor.wake_all()
+        self.bus.emit(ConfigurationApplied(found.changed, found.pending))
+
+    async def _drain(self, rooms: Rooms) -> None:
+        """Ready goes red, nothing new starts, jobs finish or are handed back; then the stack takes the rest down."""
+        self._state = "draining"
+        rooms.heartbeat.state = "draining"
+        self.bus.emit(NodeDraining(rooms.worker.running, self.settings.drain_timeout_s))
+        await self._supervisor.stop("arrivals", "slots", "rollups")
+        handed_back = await rooms.worker.drain(self.settings.drain_timeout_s, self._control.force)
+        self.bus.emit(NodeStopped(handed_back))
+
+    async def _stop_admin(self) -> None:
+        if self.admin is not None:
+            await self.admin.stop()
+        with suppress(OSError):
+            (self.settings.daemon.state_dir / "admin.port").unlink(missing_ok=True)
+
+    def _write_port(self, url: str) -> None:
+        (self.settings.daemon.state_dir / "admin.port").write_text(url.rsplit(":", 1)[-1] + "\n", encoding="ascii")
+
+    def _keep_postgres(self, location: Location) -> Callable[[], object]:
+        async def poll() -> float:
+            assert location.embedded is not None
+            if await location.embedded.ensure_running():
+                self.bus.emit(PostgresStarted("was gone and has been started again", recovered=True))
+                self._supervisor.wake_all()
+            return POSTGRES_EVERY_S
+
+        return poll
+
+    async def _upkeep(self) -> float:
+        """Partitions ahead of time and statistics folded, on whatever node comes first."""
+        assert self.rooms is not None
+        async with self.rooms.db.services() as conn:
+            await make_partitions(conn)
+            await make_slot_partitions(conn)
+            await compact(conn)
+        return UPKEEP_S
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, DatabaseBack):
+            self._supervisor.wake_all()
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether the node takes work, and if not, why."""
+        if self._state != "running":
+            return False, self._state
+        assert self.rooms is not None
+        if self.rooms.heartbeat.silent_s > 5.0:
+            return False, f"no heartbeat has reached Postgres for {self.rooms.heartbeat.silent_s:.0f} s"
+        return True, "ready"
+
+    def _admin_state(self, rooms: Rooms) -> AdminState:
+        settings = self.settings
+        return AdminState(
+            db=rooms.db,
+            facts=rooms.facts,
+            bus=self.bus,
+            node=NodeInfo(
+                rooms.node.id, rooms.node.name, __version__, self._started_at, tuple(settings.daemon.duties), rooms.node.store
+            ),
+            registry=rooms.registry,
+            environment=settings.daemon.environment,
+            state_dir=settings.daemon.state_dir,
+            loops=self._supervisor.states,
+            ready=self.ready,
+            started=lambda: self._state != "starting",
+            imports=lambda: self.settings.imports,
+            workflows=lambda: self._in_force.workflows,
+            start_workflow=self.start_workflow,
+        )
+
+    async def start_workflow(self, conn: asyncpg.Connection, actor: Actor, name: str) -> int:
+        """Start a run of a declared workflow, with its audit row.
+
+        Raises:
+            NotFound: there is no such workflow.
+        """
+        declared = self._in_force.workflows.get(name)
+        if declared is None:
+            raise NotFound(f'there is no workflow "{name}"{did_you_mean(name, self._in_force.workflows)}')
+        async with conn.transaction():
+            run = await start_workflow(conn, declared, triggered_by=actor.via, correlation_id=actor.correlation_id)
+            await record_audit(conn, actor, "start", "workflow", name, {"run": run})
+        return run
+
+
+def _make_state_dir(folder: Path) -> None:
+    from ingestd.errors import Refused
+
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"cannot make the state folder {folder}: {error.strerror}", hint="set [daemon] state_dir") from None
+
+
+__all__ = ["App", "Notice", "Options"]

@@ -1,0 +1,73 @@
+"""Applies a configuration to the database, and tells what a reload changes now and what needs a restart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import asyncpg
+
+from ingestd.app.settings import Settings
+from ingestd.app.targets import target_job
+from ingestd.jobs.registry import HandlerSpec
+from ingestd.jobs.store import queues as queue_store
+from ingestd.rollups import declare as rollup_declare
+from ingestd.schedule import declare as schedule_declare
+from ingestd.schedule.declare import CompiledTarget
+from ingestd.schedule.settings import ScheduleTarget
+
+HOT = ("queues", "imports", "rollups", "schedules", "workflows", "retention", "logs")
+RESTART_ONLY = ("daemon", "database", "admin")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What differs between two configurations.
+
+    Args:
+        changed: sections that take effect at once.
+        pending: keys that need a restart.
+    """
+
+    changed: tuple[str, ...]
+    pending: tuple[str, ...]
+
+
+def difference(old: Settings, new: Settings) -> Difference:
+    """Compare two configurations section by section."""
+    changed = tuple(f"[{name}]" for name in HOT if getattr(old, name) != getattr(new, name))
+    pending = tuple(
+        f"[{name}] {key}"
+        for name in RESTART_ONLY
+        for key in type(getattr(old, name)).model_fields
+        if getattr(getattr(old, name), key) != getattr(getattr(new, name), key)
+    )
+    return Difference(changed, pending)
+
+
+async def apply(conn: asyncpg.Connection, settings: Settings, specs: list[HandlerSpec]) -> None:
+    """Make the declared queues, rollups and schedules the ones in service, in one transaction.
+
+    Args:
+        specs: the kinds this node runs, whose defaults a schedule's job takes.
+
+    Raises:
+        ConfigurationError: something declared does not fit the database; nothing was changed.
+    """
+    defaults = {spec.kind: spec for spec in specs}
+
+    def compile_target(target: ScheduleTarget) -> CompiledTarget:
+        job = target_job(target.type, target.name, target.args)
+        spec = defaults.get(job.kind)
+        return CompiledTarget(
+            job.kind,
+            job.args,
+            queue=job.queue or (spec.queue if spec else "default"),
+            priority=spec.priority if spec else 0,
+            max_attempts=spec.max_attempts if spec else 4,
+        )
+
+    async with conn.transaction():
+        for name, queue in settings.all_queues().items():
+            await queue_store.declare_queue(conn, name, queue.concurrency)
+        await rollup_declare.apply(conn, settings.rollups)
+        await schedule_declare.apply(conn, settings.schedules, compile_target)

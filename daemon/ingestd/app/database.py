@@ -1,0 +1,97 @@
+"""Where the database is: the embedded server, or the user's own; found by daemon and command line in the same way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from ingestd.app.settings import CORE_CONNECTIONS, SERVICE_CONNECTIONS, Settings
+from ingestd.errors import DatabaseUnreachable
+from ingestd.postgres.embedded import EmbeddedPostgres, EmbeddedSettings
+from ingestd.postgres.pool import Database, PoolSizes, connect
+
+RETRY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A database that answers.
+
+    Args:
+        dsn: its URL.
+        direct_dsn: its URL past any pooler.
+        embedded: our server, if it is ours.
+    """
+
+    dsn: str
+    direct_dsn: str
+    embedded: EmbeddedPostgres | None
+
+
+@asynccontextmanager
+async def locate(settings: Settings, report: Callable[[str], None] = lambda _: None) -> AsyncIterator[Location]:
+    """Find the database, starting the embedded server where there is no URL, and wait until it answers.
+
+    Args:
+        report: told in a few words what takes time.
+
+    Raises:
+        DatabaseUnreachable: it did not answer within `[daemon] start_timeout`.
+        Refused: it refuses the login.
+        ConfigurationError: the URL is malformed.
+    """
+    url = settings.database.url.get_secret_value()
+    if url:
+        await wait_for(url, settings.daemon.start_timeout.total_seconds(), report)
+        yield Location(url, settings.database.direct_url.get_secret_value() or url, None)
+        return
+    server = EmbeddedPostgres(
+        EmbeddedSettings(settings.daemon.state_dir.absolute() / "postgres", start_timeout=settings.daemon.start_timeout.total_seconds()),
+        report=report,
+    )
+    dsn = await server.acquire()
+    try:
+        yield Location(dsn, dsn, server)
+    finally:
+        await server.release()
+
+
+async def wait_for(url: str, timeout_s: float, report: Callable[[str], None] = lambda _: None) -> None:
+    """Wait until a server answers.
+
+    Raises:
+        DatabaseUnreachable: none did within `timeout_s` seconds.
+    """
+    deadline = time.monotonic() + timeout_s
+    told = False
+    while True:
+        try:
+            conn = await connect(url, timeout_s=max(1.0, min(10.0, deadline - time.monotonic())))
+        except DatabaseUnreachable as error:
+            if time.monotonic() + RETRY_S > deadline:
+                raise DatabaseUnreachable(
+                    f"{error.message} (waited {timeout_s:.0f} s)", hint="is it running, and is [database] url right?"
+                ) from None
+            if not told:
+                report(f"waiting for Postgres: {error.message}")
+                told = True
+            await asyncio.sleep(RETRY_S)
+        else:
+            await conn.close()
+            return
+
+
+def database(settings: Settings, location: Location, application_name: str) -> Database:
+    """The pools of one process, sized by the configuration; still closed."""
+    sizes = PoolSizes(core=CORE_CONNECTIONS - 4, services=SERVICE_CONNECTIONS, handlers=settings.handler_connections())
+    return Database(
+        location.dsn,
+        application_name=application_name,
+        sizes=sizes,
+        acquire_timeout_s=settings.database.acquire_timeout.total_seconds(),
+        max_lifetime_s=settings.database.max_lifetime.total_seconds(),
+        direct_dsn=location.direct_dsn,
+    )

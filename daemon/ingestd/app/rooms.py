@@ -1,0 +1,165 @@
+"""Builds the rooms of one node from its configuration and wires what would otherwise have to import upwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from ingestd import __version__
+from ingestd.app import handlers as app_handlers
+from ingestd.app.settings import Settings
+from ingestd.app.targets import target_job
+from ingestd.events import Bus, Event, LoadFinished
+from ingestd.facts import FactBook
+from ingestd.files.spool import Store
+from ingestd.health.checks import HealthRunner
+from ingestd.imports import facts as import_facts
+from ingestd.imports import handlers as import_handlers
+from ingestd.imports.arrivals import Intake
+from ingestd.imports.loader import LoaderPool
+from ingestd.imports.watch import ArrivalWatch
+from ingestd.jobs import facts as job_facts
+from ingestd.jobs.promoter import Promoter
+from ingestd.jobs.registry import HandlerSpec, Registry
+from ingestd.jobs.workflow import Workflow
+from ingestd.postgres.listen import Listener
+from ingestd.postgres.pool import Database
+from ingestd.rollups import facts as rollup_facts
+from ingestd.rollups import handlers as rollup_handlers
+from ingestd.rollups.loop import RollupLoop
+from ingestd.schedule import facts as schedule_facts
+from ingestd.schedule.scheduler import Scheduler
+from ingestd.schedule.store import firing as slot_store
+from ingestd.service import LoopState, Poller
+from ingestd.work import facts as work_facts
+from ingestd.work.heartbeat import Heartbeat
+from ingestd.work.node import NodeIdentity
+from ingestd.work.presence import Presence
+from ingestd.work.rescuer import Rescuer
+from ingestd.work.worker import Worker
+
+JOB_CHANNEL = "ingestd_job"
+
+
+@dataclass
+class InForce:
+    """The configuration in force. A reload replaces it; rooms ask it at each use."""
+
+    settings: Settings
+    workflows: dict[str, Workflow] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.replace(self.settings)
+
+    def replace(self, settings: Settings) -> None:
+        """Put another configuration in force."""
+        self.settings = settings
+        self.workflows = {name: declared.compile(name, target_job) for name, declared in settings.workflows.items()}
+
+
+class Rooms:
+    """Everything one node consists of, built and wired but not started.
+
+    Args:
+        in_force: the configuration.
+        db: open pools.
+        store: the open store of this state folder.
+        node: who this is.
+        bus: where events are told.
+        folder: searched for the user's handler modules.
+        extra: further kinds of jobs, of the demo.
+    """
+
+    def __init__(
+        self,
+        in_force: InForce,
+        db: Database,
+        store: Store,
+        node: NodeIdentity,
+        bus: Bus,
+        folder: Path,
+        extra: list[HandlerSpec],
+    ) -> None:
+        settings = in_force.settings
+        self.in_force = in_force
+        self.db = db
+        self.node = node
+        self.bus = bus
+        self.facts = FactBook()
+        self.admin_url: str | None = None
+
+        self.intake = Intake(db, store, bus)
+        self.watch = ArrivalWatch(self._imports, self.intake, bus)
+        self.loaders = LoaderPool(
+            db.dsn, size=settings.slots().get("imports", 1) or 1, application_name=node.application_name, bus=bus
+        )
+        self.health = HealthRunner(db, self.facts, lambda: self.loops(), settings.daemon.state_dir)
+        self.registry = Registry(
+            [
+                *import_handlers.handlers(self._imports, store, self.loaders, self.watch),
+                *rollup_handlers.handlers(),
+                *app_handlers.handlers(
+                    lambda: in_force.settings.retention, lambda: in_force.workflows, self._health_report, [_tidy_slots]
+                ),
+                *app_handlers.user_handlers(settings.daemon.handlers, folder),
+                *extra,
+            ]
+        )
+
+        self.promoter = Poller("promoter", Promoter(db, lambda: self.worker.wake()).poll, bus)
+        self.worker = Worker(db, bus, self.registry, node, settings.slots(), self.promoter.wake)
+        self.rollups = RollupLoop(db, bus, self.worker.wake)
+        self.scheduler = Scheduler(db, bus)
+        self.presence = Presence(settings.daemon.state_dir / "nodes")
+        self.rescuer = Rescuer(db, node, self.presence, bus)
+        self.listener = Listener(db, {JOB_CHANNEL: lambda _queue: self._on_job()})
+        self.heartbeat = Heartbeat(
+            db,
+            node,
+            bus,
+            version=__version__,
+            duties=list(settings.daemon.duties),
+            queues=list(settings.slots()),
+            kinds=self.registry.kinds,
+            admin_url=lambda: self.admin_url,
+        )
+        self._collect_facts()
+        bus.subscribe(self._on_event)
+
+    def loops(self) -> Mapping[str, LoopState]:
+        """The node's loops; the app puts its supervisor's answer here."""
+        return {}
+
+    def _imports(self) -> Mapping[str, Any]:
+        return self.in_force.settings.imports
+
+    async def _health_report(self) -> Mapping[str, Any]:
+        report = await self.health.report()
+        return {
+            "status": report.status,
+            "checks": [{"name": check.name, "status": check.status, "value": check.value} for check in report.checks],
+        }
+
+    def _on_job(self) -> None:
+        self.worker.wake()
+        self.promoter.wake()
+
+    def _on_event(self, event: Event) -> None:
+        # Rows have changed: the dirty log has something to say.
+        if isinstance(event, LoadFinished) and event.status in ("succeeded", "partial"):
+            self.rollups.wake()
+
+    def _collect_facts(self) -> None:
+        self.facts.add("jobs", job_facts.facts())
+        self.facts.add("work", work_facts.facts())
+        self.facts.add("imports", import_facts.facts(self._imports, self.bus, self.watch))
+        self.facts.add("rollups", rollup_facts.facts())
+        self.facts.add("schedule", schedule_facts.facts(self.scheduler))
+
+
+async def _tidy_slots(conn: asyncpg.Connection) -> Mapping[str, int]:
+    return {"slot_partitions_made": await slot_store.make_partitions(conn)}
