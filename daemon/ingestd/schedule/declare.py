@@ -1,0 +1,175 @@
+"""Declared schedules into the database: what is new, what changed, what is gone, without losing or doubling a slot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+
+from ingestd.errors import ConfigurationError, InvalidInput
+from ingestd.schedule.firing import Firer
+from ingestd.schedule.rules import parse_rule
+from ingestd.schedule.settings import ScheduleSettings, ScheduleTarget
+from ingestd.schedule.store import declared as store
+from ingestd.schedule.store import firing
+from ingestd.schedule.store.declared import DeclaredRow
+from ingestd.schedule.store.firing import RecordedSlot
+from ingestd.settings import did_you_mean
+
+OWNER = "file"
+REMOVED = "its schedule was removed before it could run"
+DISABLED = "its schedule was disabled before it could run"
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledTarget:
+    """A schedule's target as a job, so that any node can enqueue it.
+
+    Args:
+        priority: -100..100, larger is sooner.
+        key: jobs with the same key run one at a time.
+    """
+
+    kind: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    queue: str = "default"
+    priority: int = 0
+    max_attempts: int = 4
+    key: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+Compile = Callable[[ScheduleTarget], CompiledTarget]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying a configuration changed.
+
+    Args:
+        settled: slots of old rules that were due just then, and are rows now.
+    """
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    settled: tuple[RecordedSlot, ...] = ()
+
+
+async def apply(conn: asyncpg.Connection, schedules: Mapping[str, ScheduleSettings], compile_target: Compile) -> Applied:
+    """Make the declared schedules the ones in service; applying the same ones again changes nothing.
+
+    A schedule whose rule or time zone changed, that is new, enabled again or declared again, has no slots before now. All others
+    keep their place. What the old rule still owed is settled first: run by its own policy, or missed if the schedule goes.
+
+    Args:
+        schedules: by name; those of the configuration that are not among them are removed.
+        compile_target: turns a target into a job.
+
+    Raises:
+        ConfigurationError: a target cannot be compiled, or its queue does not exist.
+    """
+    async with conn.transaction():
+        await store.lock(conn)
+        held = await store.hold_all(conn)
+        queues = await store.queue_ids(conn)
+        jobs = _compile_all(schedules, compile_target, queues)
+        settled, accounted = await _settle(conn, held, schedules)
+        now = await firing.now(conn)
+        rows = [_row(name, settings, jobs[name], queues, held.get(name), now, accounted) for name, settings in schedules.items()]
+        written = await store.save(conn, rows)
+        in_service = {name for name, row in held.items() if row["removed_at"] is None}
+        gone = sorted(name for name in in_service - set(schedules) if held[name]["owner"] == OWNER)
+        await store.remove(conn, gone)
+    return Applied(tuple(sorted(written - in_service)), tuple(sorted(written & in_service)), tuple(gone), tuple(settled))
+
+
+def _compile_all(
+    schedules: Mapping[str, ScheduleSettings], compile_target: Compile, queues: Mapping[str, int]
+) -> dict[str, CompiledTarget]:
+    jobs: dict[str, CompiledTarget] = {}
+    problems: list[str] = []
+    for name, settings in schedules.items():
+        try:
+            job = jobs[name] = compile_target(settings.target)
+        except ConfigurationError as error:
+            problems += error.problems
+            continue
+        except (ValueError, InvalidInput) as error:
+            problems.append(f"[schedules.{name}]: {error}")
+            continue
+        if job.queue not in queues:
+            problems.append(f'[schedules.{name}]: there is no queue "{job.queue}"{did_you_mean(job.queue, queues)}')
+    if problems:
+        raise ConfigurationError(problems)
+    return jobs
+
+
+async def _settle(
+    conn: asyncpg.Connection, held: Mapping[str, asyncpg.Record], schedules: Mapping[str, ScheduleSettings]
+) -> tuple[list[RecordedSlot], dict[str, datetime]]:
+    """Record what schedules owe that end or change here; returns that, and up to where each of all is accounted for."""
+    live = {name: row for name, row in held.items() if row["removed_at"] is None and row["enabled"]}
+    gone = [name for name, row in live.items() if name not in schedules and row["owner"] == OWNER]
+    disabled = [name for name in live if name in schedules and not schedules[name].enabled]
+    changed = [name for name, row in live.items() if name in schedules and schedules[name].enabled and not _same_rule(row, schedules[name])]
+    firer = Firer()
+    settled: list[RecordedSlot] = []
+    if changed:
+        settled += await firer.fire_all(conn, changed)
+    if gone:
+        settled += await firer.write_off(conn, gone, REMOVED)
+    if disabled:
+        settled += await firer.write_off(conn, disabled, DISABLED)
+    accounted = {name: row["accounted_to"] for name, row in held.items()}
+    for slot in settled:
+        accounted[slot.schedule] = max(accounted[slot.schedule], slot.due_at)
+    return settled, accounted
+
+
+def _same_rule(row: asyncpg.Record, settings: ScheduleSettings) -> bool:
+    return (row["rule"], row["timezone"]) == (settings.rule, settings.timezone)
+
+
+def _row(
+    name: str,
+    settings: ScheduleSettings,
+    job: CompiledTarget,
+    queues: Mapping[str, int],
+    old: asyncpg.Record | None,
+    now: datetime,
+    accounted: Mapping[str, datetime],
+) -> DeclaredRow:
+    goes_on = old is not None and old["removed_at"] is None and old["enabled"] and settings.enabled and _same_rule(old, settings)
+    # `now` is when the transaction began; a node that was waited for may have fired since: never look behind what it recorded.
+    since = old["since"] if goes_on and old is not None else max(now, accounted.get(name, now))
+    accounted_to = accounted[name] if goes_on else since
+    # Computed again even where nothing changed: a new release of the time zone data may have moved it.
+    following = parse_rule(settings.rule, settings.timezone).next_after(accounted_to) if settings.enabled else None
+    urgency = job.priority if settings.priority is None else settings.priority
+    target = settings.target
+    return DeclaredRow(
+        name=name,
+        rule=settings.rule,
+        timezone=settings.timezone,
+        spec=settings.model_dump(mode="json", by_alias=True, exclude_none=True),
+        target={"type": target.type, "name": target.name},
+        enabled=settings.enabled,
+        overlap=settings.overlap,
+        catch_up=settings.catch_up,
+        max_catch_up=settings.max_catch_up,
+        start_within=settings.start_within,
+        kind=job.kind,
+        args=dict(job.args),
+        queue_id=queues[job.queue],
+        rank=-urgency,
+        max_attempts=job.max_attempts,
+        key=job.key,
+        tags=[*dict.fromkeys([*job.tags, *settings.tags])],
+        since=since,
+        accounted_to=accounted_to,
+        next_due_at=following,
+    )

@@ -1,0 +1,102 @@
+"""The loop that fires slots: woken by one timer at the next due moment, looking by itself every 15 s besides.
+
+The timer runs by this process's clock and only wakes; whether a slot is due is asked of the database. A clock that is wrong or
+steps, or a timer that is lost, costs seconds of lateness and never a slot.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.date import DateTrigger
+
+from ingestd.events import Bus
+from ingestd.postgres.pool import Database
+from ingestd.schedule.firing import Firer, announce
+from ingestd.schedule.store import firing as store
+from ingestd.service import LoopState, Poller
+
+EVERY_S = 15.0
+# Another node holds what is due: it is about to be fired, unless that node just died.
+HELD_S = 0.25
+_TIMER = "next_slot"
+
+
+class Scheduler:
+    """Fires the slots of all schedules; runs on any number of nodes at once.
+
+    Args:
+        db: its service connections.
+        bus: where fired and missed slots are told.
+    """
+
+    name = "slots"
+
+    def __init__(self, db: Database, bus: Bus) -> None:
+        self._db = db
+        self._bus = bus
+        self._firer = Firer()
+        self._poller = Poller(self.name, self.poll, bus)
+        self._timer = AsyncIOScheduler(timezone=UTC)
+
+    @property
+    def state(self) -> LoopState:
+        """What is known about the loop from outside."""
+        return self._poller.state
+
+    def wake(self) -> None:
+        """Look now: a configuration was applied, or a schedule resumed."""
+        self._poller.wake()
+
+    def stop(self) -> None:
+        """End after the pass under way; idempotent."""
+        self._poller.stop()
+
+    async def run(self) -> None:
+        """Fire slots until `stop` is called."""
+        self._timer.start()
+        try:
+            await self._poller.run()
+        finally:
+            self._timer.shutdown(wait=False)
+
+    async def poll(self) -> float:
+        """One pass: fire what is due, set the timer to the next moment."""
+        async with self._db.services() as conn:
+            done = await self._firer.fire(conn)
+            announce(self._bus, done.recorded, done.problems)
+            if done.more:
+                return 0.0
+            seconds = await store.next_in(conn)
+        if seconds is None:
+            return EVERY_S
+        if seconds <= 0:
+            return HELD_S
+        self._set_timer(seconds)
+        return EVERY_S
+
+    def _set_timer(self, seconds: float) -> None:
+        if not self._timer.running:
+            return
+        self._timer.add_job(
+            self._ring,
+            # A little late rather than a little early: early finds nothing due.
+            DateTrigger(datetime.now(UTC) + timedelta(seconds=min(seconds, 86_400.0) + 0.002), timezone=UTC),
+            id=_TIMER,
+            replace_existing=True,
+            # By default a job whose moment passed a second ago, because the loop was busy, is dropped.
+            misfire_grace_time=None,
+        )
+
+    async def _ring(self) -> None:
+        self._poller.wake()
+
+
+async def fire_once(db: Database, bus: Bus) -> int:
+    """Fire everything that is due now, without a loop; returns how many jobs that enqueued."""
+    firer = Firer()
+    async with db.services() as conn:
+        recorded = await firer.fire_all(conn)
+    announce(bus, recorded)
+    return sum(slot.job_id is not None for slot in recorded)

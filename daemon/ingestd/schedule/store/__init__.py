@@ -1,0 +1,1 @@
+"""All SQL about schedules and slots; one function a statement."""

@@ -1,0 +1,179 @@
+"""The rows of declared schedules: written when a configuration is applied, held and changed by people's actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import asyncpg
+
+from ingestd.postgres.pool import dump_json
+from ingestd.schedule.store.firing import OPEN_JOB
+
+LOCK = "select pg_advisory_xact_lock(hashtextextended('ingestd:schedules', 0))"
+# All of them are held from here to the end of the transaction: a node that fires passes them by and finds a new turn later.
+HOLD_ALL = """
+select name, rule, timezone, enabled, owner, removed_at, since, accounted_to, next_due_at
+from ingestd.schedule order by name for update"""
+QUEUES = "select name, id from ingestd.queue"
+
+# Rewrites a schedule only if something about it differs, so that applying the same configuration again is nothing.
+SAVE = """
+with declared as (
+    select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[],
+                         $9::integer[], $10::interval[], $11::text[], $12::text[], $13::integer[], $14::smallint[], $15::smallint[],
+                         $16::text[], $17::text[], $18::timestamptz[], $19::timestamptz[], $20::timestamptz[])
+        as d(name, rule, timezone, spec, target, enabled, overlap, catch_up, max_catch_up, start_within, kind, args, queue_id, rank,
+             max_attempts, key, tags, since, accounted_to, next_due_at)
+)
+insert into ingestd.schedule as s (name, rule, timezone, spec, target, owner, enabled, overlap, catch_up, max_catch_up, start_within,
+                                   kind, args, queue_id, rank, max_attempts, key, tags, since, accounted_to, next_due_at)
+select name, rule, timezone, spec::jsonb, target::jsonb, 'file', enabled, overlap, catch_up, max_catch_up, start_within, kind,
+       args::jsonb, queue_id, rank, max_attempts, key, array(select jsonb_array_elements_text(d.tags::jsonb)), since, accounted_to,
+       next_due_at
+from declared d
+on conflict (name) do update
+set rule = excluded.rule, timezone = excluded.timezone, spec = excluded.spec, target = excluded.target, owner = excluded.owner,
+    enabled = excluded.enabled, overlap = excluded.overlap, catch_up = excluded.catch_up, max_catch_up = excluded.max_catch_up,
+    start_within = excluded.start_within, kind = excluded.kind, args = excluded.args, queue_id = excluded.queue_id,
+    rank = excluded.rank, max_attempts = excluded.max_attempts, key = excluded.key, tags = excluded.tags, since = excluded.since,
+    accounted_to = excluded.accounted_to, next_due_at = excluded.next_due_at, removed_at = null, problem = null,
+    turn = s.turn + 1, applied_at = now()
+where (s.spec, s.target, s.rule, s.timezone, s.owner, s.enabled, s.kind, s.args, s.queue_id, s.rank, s.max_attempts, s.key, s.tags,
+       s.since, s.next_due_at, s.removed_at)
+    is distinct from
+      (excluded.spec, excluded.target, excluded.rule, excluded.timezone, excluded.owner, excluded.enabled, excluded.kind,
+       excluded.args, excluded.queue_id, excluded.rank, excluded.max_attempts, excluded.key, excluded.tags, excluded.since,
+       excluded.next_due_at, null::timestamptz)
+returning name"""
+
+REMOVE = """
+update ingestd.schedule set removed_at = now(), next_due_at = null, paused_at = null, paused_by = null, turn = turn + 1
+where name = any ($1) and removed_at is null"""
+
+HOLD_ONE = """
+select s.name, s.overlap, s.kind, s.args, s.rank, s.max_attempts, s.key, s.tags, q.name as queue
+from ingestd.schedule s join ingestd.queue q on q.id = s.queue_id
+where s.name = $1 and s.removed_at is null for update of s"""
+# Apart from HOLD_ONE: a statement that waited for the row would still not see the job of the one it waited for.
+FIND_OPEN_JOB = f"select last_job_id from ingestd.schedule where name = $1 and {OPEN_JOB}"
+NAMES = "select name from ingestd.schedule where removed_at is null order by name"
+# A new turn: a node that has planned without knowing of this job must not fire beside it.
+TRIGGERED = "update ingestd.schedule set last_job_id = $2, turn = turn + 1 where name = $1"
+PAUSE = "update ingestd.schedule set paused_at = now(), paused_by = $2 where name = $1 and paused_at is null returning name"
+RESUME = "update ingestd.schedule set paused_at = null, paused_by = null where name = $1 and paused_at is not null returning name"
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredRow:
+    """A schedule as it is written, its target compiled.
+
+    Args:
+        spec: as its owner declared it.
+        target: what it starts, as people call it: `{"type", "name"}`.
+        since: no slots at or before.
+        accounted_to: slots up to here are rows.
+    """
+
+    name: str
+    rule: str
+    timezone: str
+    spec: dict[str, Any]
+    target: dict[str, Any]
+    enabled: bool
+    overlap: str
+    catch_up: str
+    max_catch_up: int
+    start_within: timedelta | None
+    kind: str
+    args: dict[str, Any]
+    queue_id: int
+    rank: int
+    max_attempts: int
+    key: str | None
+    tags: list[str]
+    since: datetime
+    accounted_to: datetime
+    next_due_at: datetime | None
+
+
+async def lock(conn: asyncpg.Connection) -> None:
+    """Let one transaction at a time apply schedules."""
+    await conn.execute(LOCK)
+
+
+async def hold_all(conn: asyncpg.Connection) -> dict[str, asyncpg.Record]:
+    """All schedules ever declared, by name, held until the transaction ends."""
+    return {row["name"]: row for row in await conn.fetch(HOLD_ALL)}
+
+
+async def queue_ids(conn: asyncpg.Connection) -> dict[str, int]:
+    """Ids of the queues, by name."""
+    return {row["name"]: row["id"] for row in await conn.fetch(QUEUES)}
+
+
+async def save(conn: asyncpg.Connection, rows: Sequence[DeclaredRow]) -> set[str]:
+    """Write schedules; returns the names of those that were new or differed."""
+    found = await conn.fetch(
+        SAVE,
+        [row.name for row in rows],
+        [row.rule for row in rows],
+        [row.timezone for row in rows],
+        [dump_json(row.spec) for row in rows],
+        [dump_json(row.target) for row in rows],
+        [row.enabled for row in rows],
+        [row.overlap for row in rows],
+        [row.catch_up for row in rows],
+        [row.max_catch_up for row in rows],
+        [row.start_within for row in rows],
+        [row.kind for row in rows],
+        [dump_json(row.args) for row in rows],
+        [row.queue_id for row in rows],
+        [row.rank for row in rows],
+        [row.max_attempts for row in rows],
+        [row.key for row in rows],
+        [dump_json(row.tags) for row in rows],
+        [row.since for row in rows],
+        [row.accounted_to for row in rows],
+        [row.next_due_at for row in rows],
+    )
+    return {row["name"] for row in found}
+
+
+async def remove(conn: asyncpg.Connection, names: Sequence[str]) -> None:
+    """Take schedules out of service; their slots stay."""
+    await conn.execute(REMOVE, list(names))
+
+
+async def hold_one(conn: asyncpg.Connection, name: str) -> asyncpg.Record | None:
+    """One schedule in service, held until the transaction ends, with the name of its queue."""
+    row: asyncpg.Record | None = await conn.fetchrow(HOLD_ONE, name)
+    return row
+
+
+async def open_job(conn: asyncpg.Connection, name: str) -> int | None:
+    """The schedule's last job, if it is still open; call it in the transaction that holds the schedule."""
+    job_id: int | None = await conn.fetchval(FIND_OPEN_JOB, name)
+    return job_id
+
+
+async def names(conn: asyncpg.Connection) -> list[str]:
+    """Names of the schedules in service."""
+    return [row["name"] for row in await conn.fetch(NAMES)]
+
+
+async def triggered(conn: asyncpg.Connection, name: str, job_id: int) -> None:
+    """Remember the job that was started by hand as the schedule's last."""
+    await conn.execute(TRIGGERED, name, job_id)
+
+
+async def pause(conn: asyncpg.Connection, name: str, by: str) -> bool:
+    """Let slots be skipped from now on; False if they are already."""
+    return await conn.fetchval(PAUSE, name, by) is not None
+
+
+async def resume(conn: asyncpg.Connection, name: str) -> bool:
+    """Let slots fire again; False if it was not paused."""
+    return await conn.fetchval(RESUME, name) is not None

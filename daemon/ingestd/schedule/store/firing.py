@@ -1,0 +1,172 @@
+"""Slots that have come due: read, fire, put off. All of it by the database's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from ingestd.jobs.model import PARKED_KEY
+from ingestd.schedule.slots import Plan
+
+NOW = "select now()"
+
+# The newest first: slots of this moment never wait behind the backlog of a schedule that was down for a month.
+DUE = """
+select name, rule, timezone, catch_up, max_catch_up, start_within, accounted_to, turn, now() as now
+from ingestd.schedule
+where next_due_at <= now() and removed_at is null and enabled and ($2::text[] is null or name = any ($2))
+order by next_due_at desc limit $1"""
+
+# Whether a schedule's last job is still on its way; a workflow's is until its run is over.
+OPEN_JOB = """(exists (select from ingestd.job j where j.id = last_job_id)
+    or exists (select from ingestd.workflow_run r where r.job_id = last_job_id and r.state = 'running'))"""
+
+# One statement, so that a slot's row, its job and the schedule's next moment are there together or not at all.
+# Many nodes may run it for the same slots: a schedule is held by one at a time (the others pass it by), a plan made on an
+# older turn finds nothing to hold, and the unique key of slot stands behind both.
+FIRE = f"""
+with plan as (
+    select * from unnest($1::text[], $2::bigint[], $3::timestamptz[], $4::timestamptz[]) as p(name, turn, accounted_to, next_due_at)
+), held as materialized (
+    select s.name, s.since, s.overlap, s.paused_at, s.last_job_id, s.kind, s.args, s.queue_id, s.rank, s.max_attempts, s.tags, s.key,
+           p.accounted_to, p.next_due_at
+    from plan p join ingestd.schedule s on s.name = p.name
+    where s.turn = p.turn and s.next_due_at <= now() and p.accounted_to <= now() and s.removed_at is null and s.enabled
+    order by s.name for update of s skip locked
+), wanted as (
+    select w.*, h.overlap, h.paused_at, h.last_job_id, h.kind, h.args, h.queue_id, h.rank, h.max_attempts, h.tags,
+           coalesce(h.key, case when h.overlap = 'queue' or (h.overlap = 'skip' and w.in_line) then 'schedule:' || h.name end) as key,
+           row_number() over (partition by w.schedule, w.state <> 'missed' order by w.due_at) as place
+    from unnest($5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::integer[], $12::boolean[])
+         as w(schedule, due_at, state, reason, triggered_by, first_due_at, slots, in_line)
+    join held h on h.name = w.schedule
+    where w.due_at <= now() and w.due_at > h.since
+), judged as materialized (
+    select w.*, case
+        when w.state = 'missed' then null
+        when w.paused_at is not null then 'paused'
+        when w.overlap <> 'skip' or w.in_line then null
+        when w.place > 1 then 'the job of an earlier slot had only just been enqueued'
+        when {OPEN_JOB} then format('job %s of this schedule was still open', w.last_job_id)
+        end as skipped_because
+    from wanted w
+), slots as (
+    insert into ingestd.slot (schedule, due_at, state, reason, job_id, triggered_by, fired_at, first_due_at, slots)
+    select schedule, due_at, case when skipped_because is null then state else 'skipped' end, coalesce(skipped_because, reason),
+           case when runs then nextval(pg_get_serial_sequence('ingestd.job', 'id')) end, triggered_by, case when runs then now() end,
+           first_due_at, slots
+    from (select j.*, j.state <> 'missed' and j.skipped_because is null as runs from judged j) decided
+    order by due_at
+    on conflict (schedule, due_at) do nothing
+    returning schedule, due_at, state, reason, job_id, triggered_by, first_due_at, slots
+), jobs as (
+    insert into ingestd.job (id, kind, queue_id, rank, parked, max_attempts, due_at, args, tags, key, triggered_by, correlation_id,
+                             metadata)
+    select s.job_id, j.kind, j.queue_id, j.rank, case when j.key is null then 0 else {PARKED_KEY} end, j.max_attempts, s.due_at,
+           j.args, j.tags, j.key, s.triggered_by, gen_random_uuid()::text,
+           jsonb_build_object('schedule', s.schedule, 'due_at', s.due_at, 'catch_up', s.triggered_by = 'catch_up')
+    from slots s join judged j on j.schedule = s.schedule and j.due_at = s.due_at
+    where s.job_id is not null order by s.job_id
+    returning queue_id, parked
+), told as (
+    select pg_notify('ingestd_job', queue_id::text) from jobs where parked = 0 group by queue_id
+), moved as (
+    update ingestd.schedule s
+    set accounted_to = h.accounted_to, next_due_at = h.next_due_at, turn = s.turn + 1, problem = null,
+        last_job_id = coalesce((select max(f.job_id) from slots f where f.schedule = s.name), s.last_job_id)
+    from held h where s.name = h.name
+    returning s.name
+)
+select s.*, (select count(*) from told) as told from slots s order by s.due_at, s.schedule"""
+
+PUT_OFF = """
+update ingestd.schedule set problem = $3, next_due_at = now() + $4::interval, turn = turn + 1
+where name = $1 and turn = $2 and removed_at is null and enabled"""
+
+# Seconds to the next due moment of all schedules, below zero if one is over.
+NEXT_IN = """
+select extract(epoch from min(next_due_at) - clock_timestamp())::float8 from ingestd.schedule
+where next_due_at is not null and removed_at is null and enabled"""
+
+MAKE_PARTITION = "select ingestd.make_slot_partition($1)"
+MAKE_PARTITIONS = "select ingestd.make_partitions('ingestd.slot', 'month', $1)"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedSlot:
+    """A slot as it was recorded just now."""
+
+    schedule: str
+    due_at: datetime
+    state: str
+    reason: str | None
+    job_id: int | None
+    triggered_by: str
+    first_due_at: datetime | None
+    slots: int
+
+
+async def now(conn: asyncpg.Connection) -> datetime:
+    """The database's clock."""
+    moment: datetime = await conn.fetchval(NOW)
+    return moment
+
+
+async def due(conn: asyncpg.Connection, limit: int, names: Sequence[str] | None = None) -> list[asyncpg.Record]:
+    """Schedules with a slot that is due, of these names or of all; each row carries the database's clock as `now`."""
+    rows: list[asyncpg.Record] = await conn.fetch(DUE, limit, None if names is None else list(names))
+    return rows
+
+
+async def fire(conn: asyncpg.Connection, plans: Sequence[tuple[str, int, Plan]]) -> list[RecordedSlot]:
+    """Record planned slots, enqueue the jobs of those that run, and move their schedules on.
+
+    Args:
+        plans: name and turn of the schedule that the plan was made for, and the plan.
+
+    Returns:
+        What was recorded, in the order of time; nothing for schedules that belonged to another node just then.
+    """
+    slots = [(name, slot) for name, _, plan in plans for slot in plan.slots]
+    rows = await conn.fetch(
+        FIRE,
+        [name for name, _, _ in plans],
+        [turn for _, turn, _ in plans],
+        [plan.accounted_to for _, _, plan in plans],
+        [plan.next_due_at for _, _, plan in plans],
+        [name for name, _ in slots],
+        [slot.due_at for _, slot in slots],
+        [slot.state for _, slot in slots],
+        [slot.reason for _, slot in slots],
+        [slot.triggered_by for _, slot in slots],
+        [slot.first_due_at for _, slot in slots],
+        [slot.slots for _, slot in slots],
+        [slot.in_line for _, slot in slots],
+    )
+    return [RecordedSlot(**{key: value for key, value in row.items() if key != "told"}) for row in rows]
+
+
+async def put_off(conn: asyncpg.Connection, name: str, turn: int, problem: str, wait: timedelta) -> None:
+    """Look at a schedule again later whose rule cannot be computed; its slots stay unaccounted for until then."""
+    await conn.execute(PUT_OFF, name, turn, problem, wait)
+
+
+async def next_in(conn: asyncpg.Connection) -> float | None:
+    """Seconds until the next slot of any schedule is due, 0 or less if one is; None if none ever will be."""
+    seconds: float | None = await conn.fetchval(NEXT_IN)
+    return seconds
+
+
+async def make_partition(conn: asyncpg.Connection, at: datetime) -> bool:
+    """Make the partition of slots due at this time; False if it was there."""
+    made: bool = await conn.fetchval(MAKE_PARTITION, at)
+    return made
+
+
+async def make_partitions(conn: asyncpg.Connection, ahead: int = 14) -> int:
+    """Make the partitions of the months to come; returns how many were missing."""
+    made: int = await conn.fetchval(MAKE_PARTITIONS, ahead)
+    return made

@@ -1,0 +1,74 @@
+-- Schedules and their slots. What a schedule starts is kept compiled, so that any node can fire it without its configuration.
+--   accounted_to  every slot up to here is a row in ingestd.slot
+--   next_due_at   the first slot behind it; null where there is none (removed, disabled, over)
+--   turn          grows whenever the schedule moves: whoever plans on an older turn changes nothing
+create table ingestd.schedule (
+    name          text primary key check (name ~ '^[a-z][a-z0-9_]{0,62}$'),
+    rule          text not null,
+    timezone      text not null,
+    spec          jsonb not null,
+    target        jsonb not null,
+    owner         text not null default 'file',
+    enabled       boolean not null default true,
+    overlap       text not null default 'skip' check (overlap in ('skip', 'queue', 'allow')),
+    catch_up      text not null default 'latest' check (catch_up in ('none', 'latest', 'all')),
+    max_catch_up  integer not null default 100 check (max_catch_up between 1 and 1000),
+    start_within  interval,
+    kind          text not null,
+    args          jsonb not null default '{}',
+    queue_id      integer not null,
+    rank          smallint not null default 0 check (rank between -100 and 100),
+    max_attempts  smallint not null default 4 check (max_attempts >= 1),
+    key           text,
+    tags          text[] not null default '{}',
+    since         timestamptz not null default now(),
+    accounted_to  timestamptz not null default now(),
+    next_due_at   timestamptz,
+    turn          bigint not null default 0,
+    last_job_id   bigint,
+    problem       text,
+    paused_at     timestamptz,
+    paused_by     text,
+    removed_at    timestamptz,
+    applied_at    timestamptz not null default now()
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+create index schedule_due on ingestd.schedule (next_due_at) where next_due_at is not null;
+comment on column ingestd.schedule.since is 'no slot is computed at or before this moment';
+
+-- One row a slot; missed ones of a long gap share a row (slots, first_due_at). The unique key is what fires a slot at most once.
+create table ingestd.slot (
+    schedule      text not null,
+    due_at        timestamptz not null,
+    state         text not null check (state in ('fired', 'late', 'skipped', 'missed')),
+    reason        text,
+    job_id        bigint,
+    triggered_by  text not null default 'schedule',
+    fired_at      timestamptz,
+    recorded_at   timestamptz not null default now(),
+    first_due_at  timestamptz,
+    slots         integer not null default 1,
+    unique (schedule, due_at),
+    check ((job_id is null) = (state in ('skipped', 'missed')))
+) partition by range (due_at);
+
+-- Makes the partition that a slot of the given time belongs to, if it is missing: needed when a schedule was
+-- down for longer than partitions reach back. Created alone and attached, as make_partitions does.
+create function ingestd.make_slot_partition(at timestamptz) returns boolean
+language plpgsql set timezone = 'UTC' set search_path = pg_catalog as $$
+declare
+    lower_bound timestamptz := date_trunc('month', at);
+    child text := 'slot_' || to_char(lower_bound, 'YYYYMM');
+begin
+    perform pg_advisory_xact_lock(hashtextextended('ingestd:partitions:ingestd.slot', 0));
+    if to_regclass(format('ingestd.%I', child)) is not null then
+        return false;
+    end if;
+    execute format('create table ingestd.%I (like ingestd.slot including defaults including constraints)', child);
+    execute format('alter table ingestd.slot attach partition ingestd.%I for values from (%L) to (%L)',
+                   child, lower_bound, lower_bound + interval '1 month');
+    return true;
+end $$;
+
+revoke execute on function ingestd.make_slot_partition(timestamptz) from public;
+
+select ingestd.make_partitions('ingestd.slot', 'month', 14);
