@@ -1,0 +1,1 @@
+"""Declared aggregations of users' tables, kept equal to their recount."""

@@ -1,0 +1,1 @@
+"""The SQL on our own tables."""
