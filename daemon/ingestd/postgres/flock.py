@@ -15,7 +15,7 @@ _SAY_AGAIN = 10.0  # seconds
 
 
 class FileLock:
-    """One hold on a lock file, shared or exclusive; never inherited by a process that we start.
+    """One hold on a lock file, shared or exclusive; a process that we start has no part in it unless given `handle`.
 
     Args:
         path: the file, made if missing and never removed (a removed lock file would be two locks).
@@ -26,11 +26,6 @@ class FileLock:
         self._path = path
         self._owner = owner
         self._handle: int | None = None
-
-    @property
-    def is_held(self) -> bool:
-        """True while the file is open here; it may be so without a lock on it."""
-        return self._handle is not None
 
     def try_shared(self) -> bool:
         """Hold it together with others, if nobody holds it alone."""
@@ -48,11 +43,17 @@ class FileLock:
             os.close(self._handle)
             self._handle = None
 
-    def hand_over(self) -> int:
-        """Give the open file to the caller, who starts a process with it and closes it: the lock is then that process's."""
+    @property
+    def handle(self) -> int:
+        """The open file, for a process that is started with it and shares the lock."""
         assert self._handle is not None
-        handle, self._handle = self._handle, None
-        return handle
+        return self._handle
+
+    def leave(self) -> None:
+        """Close it without unlocking: processes that were started with it keep the lock for as long as they live."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
 
     @contextlib.asynccontextmanager
     async def exclusive(self, waiting: Callable[[], None]) -> AsyncIterator[None]:

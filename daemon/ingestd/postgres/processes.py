@@ -67,7 +67,9 @@ def colliding_pid(place: Place) -> int | None:
 
 
 def orphans(place: Place, cluster: str) -> list[psutil.Process]:
-    """Processes of a place's server whose postmaster is gone. The log writer is the last to go, and comes last.
+    """Processes of a place's server whose postmaster is gone, and an initdb whose caller is.
+
+    The log writer is the last to go, and comes last.
 
     Args:
         place: the place; it must have no live postmaster.
@@ -95,8 +97,14 @@ def _belongs(process: psutil.Process, place: Place, cluster: str) -> bool:
     with contextlib.suppress(psutil.Error):
         command = process.cmdline()
         titled = " ".join(command).startswith(f"postgres: {cluster}: ")
-        return (titled or _serves(command, place)) and is_alive(process)
+        return (titled or _serves(command, place) or _makes(command, place)) and is_alive(process)
     return False
+
+
+def _makes(command: list[str], place: Place) -> bool:
+    """An initdb's command line. The servers it runs meanwhile end with it."""
+    in_the_making = any(argument.startswith(f"{place.folder}/.initdb-") for argument in command)
+    return in_the_making and Path(command[0]).name == "initdb"
 
 
 def _serves(command: list[str], place: Place) -> bool:
