@@ -1,0 +1,25 @@
+"""The HTTP API, one module a resource."""
+
+from __future__ import annotations
+
+from ingestd.admin.api import health as health_api
+from ingestd.admin.api import imports, jobs, loads, nodes, queues, rollups, schedules, stats, workflows
+from ingestd.admin.routes import Route
+from ingestd.health.checks import HealthRunner
+from ingestd.health.metrics import Metrics
+
+
+def all_routes(health: HealthRunner, metrics: Metrics) -> list[Route]:
+    """Every route of the API, of health and of metrics."""
+    return [
+        *health_api.routes(health, metrics),
+        *jobs.routes(),
+        *queues.routes(),
+        *nodes.routes(),
+        *imports.routes(),
+        *loads.routes(),
+        *rollups.routes(),
+        *schedules.routes(),
+        *workflows.routes(),
+        *stats.routes(),
+    ]

@@ -1,0 +1,86 @@
+"""`/api/v1/queues` and `/api/v1/kinds`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+from aiohttp import web
+
+from ingestd.admin.routes import Call, Route, answer
+from ingestd.errors import NotFound
+from ingestd.jobs.actions import pause_queue, resume_queue
+from ingestd.jobs.store import queues as store
+from ingestd.jobs.store import reads
+
+
+async def read_queues(conn: asyncpg.Connection) -> list[dict[str, Any]]:
+    """All queues with their open jobs by state."""
+    found = {
+        row["name"]: {
+            "name": row["name"],
+            "concurrency": row["concurrency"],
+            "paused": row["paused"],
+            "paused_by": row["paused_by"],
+            "jobs": {},
+            "oldest_age_seconds": 0.0,
+        }
+        for row in await store.queues(conn)
+    }
+    for row in await reads.counts(conn):
+        found[row["queue"]]["jobs"][row["state"]] = row["n"]
+    for name, age in (await reads.oldest_ages(conn)).items():
+        found[name]["oldest_age_seconds"] = round(age, 3)
+    return list(found.values())
+
+
+async def index(call: Call) -> web.Response:
+    """All queues."""
+    async with call.state.reading() as conn:
+        return answer({"items": await read_queues(conn), "next_cursor": None})
+
+
+async def show(call: Call) -> web.Response:
+    """One queue."""
+    async with call.state.reading() as conn:
+        return answer(await _find(conn, call.name))
+
+
+async def _find(conn: asyncpg.Connection, name: str) -> dict[str, Any]:
+    found = next((queue for queue in await read_queues(conn) if queue["name"] == name), None)
+    if found is None:
+        raise NotFound(f'there is no queue "{name}"')
+    return found
+
+
+async def pause(call: Call) -> web.Response:
+    """Stop claiming from a queue."""
+    async with call.state.acting() as conn:
+        await pause_queue(conn, call.actor, call.name)
+        return answer(await _find(conn, call.name))
+
+
+async def resume(call: Call) -> web.Response:
+    """Claim from a queue again."""
+    async with call.state.acting() as conn:
+        await resume_queue(conn, call.actor, call.name)
+        return answer(await _find(conn, call.name))
+
+
+async def kinds(call: Call) -> web.Response:
+    """All kinds of job that a node ever published; `here` tells whether this node runs it."""
+    here = set(call.state.registry.kinds())
+    async with call.state.reading() as conn:
+        items = [dict(row) | {"here": row["name"] in here} for row in await store.kinds(conn)]
+    return answer({"items": items, "next_cursor": None})
+
+
+def routes() -> list[Route]:
+    """These resources' routes."""
+    return [
+        Route("GET", "/api/v1/queues", "read", index, "Queues with their open jobs"),
+        Route("GET", "/api/v1/queues/{name}", "read", show, "One queue"),
+        Route("POST", "/api/v1/queues/{name}/pause", "operate", pause, "Stop claiming from a queue"),
+        Route("POST", "/api/v1/queues/{name}/resume", "operate", resume, "Claim from a queue again"),
+        Route("GET", "/api/v1/kinds", "read", kinds, "Kinds of job and their defaults"),
+    ]

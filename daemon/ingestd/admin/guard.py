@@ -1,0 +1,85 @@
+"""What a request must bring before it is looked at: our Host, and no foreign page behind it."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from ingestd.errors import Refused, UsageError
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Hosts:
+    """The addresses this server answers to: loopback names with its own port, and the public address if one is set.
+
+    A page of another site whose name an attacker points at 127.0.0.1 sends that name as Host, and is refused.
+
+    Args:
+        host: the configured host.
+        port: the port bound.
+        public_url: the configured public address, or empty.
+    """
+
+    def __init__(self, host: str, port: int, public_url: str = "") -> None:
+        self._known = {(name, port) for name in (*LOOPBACK_NAMES, host.lower())}
+        if public := origin(public_url):
+            self._known.add(public)
+
+    def check_host(self, request: web.Request) -> None:
+        """Refuse a request that was made to another name or port.
+
+        Raises:
+            UsageError: no Host, or several.
+            Refused: not ours.
+        """
+        given = request.headers.getall("Host", [])
+        if len(given) != 1:
+            raise UsageError("exactly one Host header is needed")
+        if origin(f"http://{given[0]}") not in self._known and origin(f"https://{given[0]}") not in self._known:
+            raise Refused(
+                f'this server does not answer to the host "{given[0][:200]}"',
+                hint="use the printed address, or set [admin] public_url to the address you use",
+            )
+
+    def check_site(self, request: web.Request) -> None:
+        """Refuse what another site's page makes a browser send.
+
+        Links from anywhere may be followed; everything else must come from our own page or from no page at all.
+
+        Raises:
+            Refused: it comes from another site, or cannot be told apart from that.
+        """
+        site = request.headers.get("Sec-Fetch-Site")
+        if request.method in SAFE_METHODS:
+            navigates = request.headers.get("Sec-Fetch-Mode") == "navigate"
+            if site in ("cross-site", "same-site") and not navigates:
+                raise Refused("a page of another site may not read from here")
+            return
+        if site is not None:
+            allowed = site in ("same-origin", "none")
+        elif (came_from := request.headers.get("Origin")) is not None:
+            allowed = self._is_ours(came_from, request.headers.get("Host", ""))
+        else:  # not a browser of this decade: fine unless it carries something a browser would attach by itself
+            allowed = "Cookie" not in request.headers
+        if not allowed:
+            raise Refused("a page of another site may not act here")
+
+    def _is_ours(self, came_from: str, host: str) -> bool:
+        at = origin(came_from)
+        return at is not None and at in self._known and at in (origin(f"http://{host}"), origin(f"https://{host}"))
+
+
+def origin(url: str) -> tuple[str, int] | None:
+    """Host name and port of a URL, lower case, or None where there is none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    if not parts.hostname or port is None or parts.username is not None or parts.path not in ("", "/"):
+        return None
+    return parts.hostname, port

@@ -1,0 +1,156 @@
+"""Around every request: correlation id, guard, problem documents, security headers, measurement."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import traceback
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from ingestd.access.roles import Via
+from ingestd.admin.guard import Hosts
+from ingestd.admin.identity import Identity
+from ingestd.admin.problems import Problem, Unauthorized, problem_of
+from ingestd.admin.routes import Call, Route
+from ingestd.admin.state import AdminState
+from ingestd.errors import DatabaseUnreachable, Refused, UsageError
+from ingestd.events import Notice
+from ingestd.health.metrics import Metrics
+from ingestd.settings import did_you_mean
+
+CORRELATION = "correlation_id"
+REQUEST_TIMEOUT_S = 30.0
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CSP,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # not "no-referrer": with that, a browser without Sec-Fetch-Site sends "Origin: null" from our own forms
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Server": "ingestd",
+}
+_CORRELATION = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MACHINE_PATHS = ("/api/", "/health", "/metrics", "/static/")
+
+ProblemPage = Callable[[Problem, str], web.Response]
+
+
+@dataclass
+class Surroundings:
+    """What the middleware works with; `hosts` is known once the port is bound."""
+
+    state: AdminState
+    identity: Identity
+    hosts: Hosts
+    metrics: Metrics
+    problem_page: ProblemPage
+
+
+def outermost(around: Surroundings) -> Middleware:
+    """The one middleware: nothing gets past it without its headers, and no error without its document."""
+
+    @web.middleware
+    async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
+        correlation_id = correlation_of(request)
+        request[CORRELATION] = correlation_id
+        began = time.perf_counter()
+        try:
+            around.hosts.check_host(request)
+            around.hosts.check_site(request)
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                response = await handler(request)
+        except asyncio.CancelledError:
+            raise
+        except web.HTTPException as error:
+            response = _explain(around, request, error, correlation_id)
+        except Exception as error:  # noqa: BLE001 - every error becomes a problem document
+            response = _explain(around, request, error, correlation_id)
+        for name, value in HEADERS.items():
+            response.headers[name] = value
+        response.headers["X-Correlation-ID"] = correlation_id
+        response.headers.setdefault("Cache-Control", "no-store")
+        resource = request.match_info.route.resource
+        around.metrics.observe_request(
+            request.method, resource.canonical if resource else "unmatched", response.status, time.perf_counter() - began
+        )
+        return response
+
+    return handle
+
+
+def serve(around: Surroundings, route: Route) -> Handler:
+    """Wrap a route's handler: who asks, may they, and do we understand all of the query."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        via: Via = "api" if request.path.startswith(_MACHINE_PATHS) else "page"
+        actor = around.identity.actor(request, via, request[CORRELATION])
+        if not actor.may(route.permission):
+            if around.identity.takes_token and actor.role == "viewer":
+                raise Unauthorized("this needs the [admin] token", hint="send it as Authorization: Bearer …")
+            raise Refused(
+                f"a {actor.role} may not do this; it needs the permission to {route.permission}",
+                hint="ask as the daemon's own user or root, or with the [admin] token",
+            )
+        return await route.handler(Call(request, around.state, actor, _query(request, route)))
+
+    return handle
+
+
+def _query(request: web.Request, route: Route) -> dict[str, str]:
+    query: dict[str, str] = {}
+    for name, value in request.query.items():
+        if name not in route.query:
+            known = did_you_mean(name, route.query) or (f"; known: {', '.join(route.query)}" if route.query else "")
+            raise UsageError(f'unknown query parameter "{name[:100]}"{known}')
+        if name in query:
+            raise UsageError(f'query parameter "{name}" is given twice')
+        if "\0" in value:
+            raise UsageError(f'query parameter "{name}" holds a NUL character')
+        query[name] = value
+    return query
+
+
+def correlation_of(request: web.Request) -> str:
+    """The caller's correlation id where it is well formed, else a new one."""
+    given = request.headers.get("X-Correlation-ID", "")
+    return given if _CORRELATION.fullmatch(given) else str(uuid.uuid4())
+
+
+def _explain(
+    around: Surroundings, request: web.Request, error: web.HTTPException | Exception, correlation_id: str
+) -> web.StreamResponse:
+    if isinstance(error, web.HTTPException) and error.status < 400:
+        return error
+    problem = problem_of(error)
+    if problem.status >= 500 and not isinstance(error, DatabaseUnreachable) and problem.slug != DatabaseUnreachable.slug:
+        details = {
+            "correlation_id": correlation_id,
+            "method": request.method,
+            "path": request.path,
+            "traceback": "".join(traceback.format_exception(error)),
+        }
+        around.state.bus.emit(Notice(f"request failed: {type(error).__name__}: {error}", "error", details))
+    if _wants_page(request):
+        try:
+            return around.problem_page(problem, correlation_id)
+        except Exception as broken:  # noqa: BLE001 - a page that cannot be drawn must not hide the problem
+            around.state.bus.emit(Notice(f"the problem page failed: {type(broken).__name__}: {broken}", "error"))
+    return problem.response(correlation_id)
+
+
+def _wants_page(request: web.Request) -> bool:
+    if request.path.startswith(_MACHINE_PATHS) or "HX-Request" in request.headers:
+        return False
+    return "text/html" in request.headers.get("Accept", "")

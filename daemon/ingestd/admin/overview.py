@@ -1,0 +1,154 @@
+"""Gathers what the page shows, from the rooms' own reads, in one snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+
+from ingestd.access.roles import Actor
+from ingestd.admin import rows
+from ingestd.admin.charts import Chart, jobs_chart
+from ingestd.admin.rollup_charts import choices_of, rollup_chart_of
+from ingestd.admin.state import AdminState
+from ingestd.admin.store import loaded_lately
+from ingestd.admin.view import JOB_TABS, View
+from ingestd.admin.words import NONE, age, number, short_number
+from ingestd.health.checks import Report
+from ingestd.imports.store.reads import list_loads
+from ingestd.jobs.store import reads, statistics
+from ingestd.rollups.reads import RollupStatus, list_rollups
+from ingestd.schedule.store.reads import list_schedules, recent_slots_of
+from ingestd.work.store import nodes
+
+DAY = timedelta(days=1)
+SPARK = timedelta(minutes=30)
+JOBS_SHOWN = 15
+LOADS_SHOWN = 8
+SLOTS_SHOWN = 30
+WAITING = ("available", "scheduled", "blocked", "retrying")
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One number at the top of the page."""
+
+    label: str
+    value: str
+    note: str
+    unit: str = ""
+    tone: str = ""
+    spark: Sequence[float] = ()
+
+
+async def gather(conn: asyncpg.Connection, state: AdminState, report: Report, view: View, actor: Actor) -> dict[str, Any]:
+    """Everything the templates need."""
+    now = datetime.now(UTC)
+    counts = await reads.counts(conn)
+    rollups = await list_rollups(conn)
+    schedules = await list_schedules(conn)
+    slots = await recent_slots_of(conn, [schedule["name"] for schedule in schedules], SLOTS_SHOWN)
+    open_jobs = {name: sum(row["n"] for row in counts if row["state"] == name) for name in ("running", *WAITING)}
+    waiting = sum(open_jobs[name] for name in WAITING)
+    failed = sum(row["n"] for row in await statistics.totals(conn, DAY) if row["outcome"] == "failed")
+    return {
+        "now": now,
+        "node": state.node,
+        "environment": state.environment,
+        "health": report,
+        "can_act": actor.may("operate"),
+        "view": view.fields(),
+        "query": view.query(),
+        "tiles": await _tiles(conn, now, counts, open_jobs["running"], waiting, failed, rollups),
+        "chart": await _chart(conn, now, rollups, view),
+        "jobs": [rows.job_row(job) for job in await _jobs(conn, view)],
+        "job_tabs": _tabs(view, {"": None, "running": open_jobs["running"], "waiting": waiting, "failed": failed}),
+        "loads": [rows.load_row(load) for load in await list_loads(conn, limit=LOADS_SHOWN)],
+        "imports": sorted(state.imports()),
+        "rollups": [rows.rollup_row(rollup) for rollup in rollups],
+        "schedules": [rows.schedule_row(schedule, slots.get(schedule["name"], [])) for schedule in schedules],
+        "workflows": [await _workflow(conn, name) for name in sorted(state.workflows())],
+        "nodes": [rows.node_row(node, state.node.id) for node in await nodes(conn)],
+    }
+
+
+async def _jobs(conn: asyncpg.Connection, view: View) -> list[dict[str, Any]]:
+    wanted = {"": (None,), "running": ("running",), "failed": ("failed",), "waiting": WAITING}[view.jobs]
+    found: list[dict[str, Any]] = []
+    for state in wanted:
+        found += await reads.list_jobs(conn, reads.JobFilter(state=state), JOBS_SHOWN)
+    if view.jobs == "":
+        # What runs is what one wants to see, however much newer work waits behind it.
+        running = await reads.list_jobs(conn, reads.JobFilter(state="running"), JOBS_SHOWN)
+        found = list({job["id"]: job for job in [*running, *found]}.values())
+    found.sort(key=lambda job: (job["state"] != "running", -job["id"]) if view.jobs == "" else (False, -job["id"]))
+    return found[:JOBS_SHOWN]
+
+
+def _tabs(view: View, counts: Mapping[str, int | None]) -> list[dict[str, Any]]:
+    return [
+        {"label": label, "count": counts[name], "current": name == view.jobs, "query": view.query(jobs=name)}
+        for name, label in JOB_TABS.items()
+    ]
+
+
+async def _tiles(
+    conn: asyncpg.Connection,
+    now: datetime,
+    counts: Sequence[Mapping[str, Any]],
+    running: int,
+    waiting: int,
+    failed: int,
+    rollups: Sequence[RollupStatus],
+) -> list[Tile]:
+    minutes = {row["minute"]: row for row in await statistics.per_minute(conn, SPARK)}
+    start = now.replace(second=0, microsecond=0) - SPARK
+    series = [minutes.get(start + timedelta(minutes=i), {}) for i in range(int(SPARK.total_seconds() // 60) + 1)]
+    done = sum(minute.get("n") or 0 for minute in series)
+    oldest = min((row["oldest"] for row in counts if row["oldest"] is not None), default=None)
+    wait_s = max((now - oldest).total_seconds(), 0) if oldest is not None and oldest <= now else None
+    loaded = await loaded_lately(conn)
+    stale = max((rollup.staleness_seconds for rollup in rollups), default=None)
+    dirty = sum(1 for rollup in rollups if rollup.dirty_ranges)
+    return [
+        Tile("Running", number(running), f"{number(done)} done in 30 min", spark=[float(m.get("n") or 0) for m in series]),
+        Tile("Waiting", short_number(waiting), "nothing is due" if wait_s is None else f"oldest due {age(wait_s)} ago"),
+        Tile(
+            "Failed",
+            number(failed),
+            "within 24 hours",
+            tone="bad" if failed else "",
+            spark=[float(m.get("failed") or 0) for m in series] if failed else (),
+        ),
+        Tile(
+            "Rows loaded",
+            short_number(loaded["rows"]),
+            f"{number(loaded['loads'])} loads in 24 h" + (f", {number(loaded['rejected'])} rejected" if loaded["rejected"] else ""),
+        ),
+        _staleness(stale, dirty, len(rollups)),
+    ]
+
+
+def _staleness(stale: float | None, dirty: int, count: int) -> Tile:
+    if stale is None:
+        return Tile("Rollup staleness", NONE, "no rollups declared")
+    if not dirty:
+        return Tile("Rollup staleness", "0", f"{count} rollups, all current" if count != 1 else "1 rollup, current", unit="s")
+    value, unit = age(stale).split(" ")
+    return Tile("Rollup staleness", value, f"{dirty} of {count} catching up; views stay exact", unit=unit)
+
+
+async def _chart(conn: asyncpg.Connection, now: datetime, rollups: Sequence[RollupStatus], view: View) -> Chart:
+    choices = choices_of(rollups)
+    known = [key for _, options in choices for key, _ in options]
+    key = view.chart if view.chart in known else known[0]
+    chart = await rollup_chart_of(conn, rollups, key) or await jobs_chart(conn, now)
+    return replace(chart, choices=choices, key=key)
+
+
+async def _workflow(conn: asyncpg.Connection, name: str) -> dict[str, Any]:
+    latest = await reads.workflow_runs(conn, name, limit=1)
+    return rows.workflow_row(name, latest[0] if latest else None)

@@ -1,0 +1,160 @@
+"""The registry of routes: what is not entered here, with its permission, is not served."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar, get_args
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel
+
+from ingestd.access.roles import Actor, Permission
+from ingestd.admin.shapes import parse
+from ingestd.admin.state import AdminState
+from ingestd.errors import InvalidInput, NotFound, UsageError
+
+METHODS = ("GET", "POST", "DELETE")
+MAX_LIMIT = 500
+MAX_ID = 2**63 - 1
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Call:
+    """One request to one route, as its handler sees it.
+
+    Args:
+        request: aiohttp's view of it.
+        state: what the server was given.
+        actor: who asks; the route's permission has been checked.
+        query: query parameters, all of them declared by the route.
+    """
+
+    def __init__(self, request: web.Request, state: AdminState, actor: Actor, query: Mapping[str, str]) -> None:
+        self.request = request
+        self.state = state
+        self.actor = actor
+        self.query = query
+
+    @property
+    def name(self) -> str:
+        """The object's name in the path."""
+        return self.request.match_info["name"]
+
+    @property
+    def id(self) -> int:
+        """The object's number in the path.
+
+        Raises:
+            NotFound: it is not a number that an object can have.
+        """
+        text = self.request.match_info["id"]
+        if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) > MAX_ID:
+            raise NotFound(f'"{text}" is not an id')
+        return int(text)
+
+    def limit(self, default: int = 50) -> int:
+        """The page size asked for."""
+        return self.number("limit", default, 1, MAX_LIMIT)
+
+    def number(self, name: str, default: int, low: int, high: int) -> int:
+        """A whole number among the query parameters.
+
+        Raises:
+            UsageError: it is not one, or out of range.
+        """
+        text = self.query.get(name)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit()) or len(text) > 9 or not low <= int(text) <= high:
+            raise UsageError(f'"{name}" must be a number from {low} to {high}')
+        return int(text)
+
+    async def body(self, model: type[M]) -> M:
+        """The JSON object in the request's body; none at all is an empty one.
+
+        Args:
+            model: what it must fit.
+
+        Raises:
+            UsageError: it is not JSON.
+            InvalidInput: it does not fit.
+        """
+        raw = await self.request.read()
+        if raw.strip() and self.request.content_type != "application/json":
+            raise UsageError("send the body as JSON, with Content-Type: application/json")
+        try:
+            data = orjson.loads(raw) if raw.strip() else {}
+        except ValueError as error:
+            raise UsageError(f"the body is not JSON: {error}") from None
+        if not isinstance(data, dict):
+            raise InvalidInput("the body must be a JSON object", pointer="/")
+        return parse(model, data)
+
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method on one path.
+
+    Args:
+        method: HTTP method.
+        path: aiohttp pattern, such as `/api/v1/jobs/{id}`.
+        permission: what the actor's role must carry; there is no default on purpose.
+        handler: answers it.
+        summary: one line for the reference.
+        query: query parameters it understands; any other is refused.
+    """
+
+    method: str
+    path: str
+    permission: Permission
+    handler: Handler
+    summary: str
+    query: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.permission not in get_args(Permission):
+            raise ValueError(f"{self.method} {self.path}: {self.permission!r} is not a permission")
+        if self.method not in METHODS:
+            raise ValueError(f"{self.method} {self.path}: not a method we serve")
+        if self.method != "GET" and self.permission in ("public", "read"):
+            raise ValueError(f"{self.method} {self.path}: what changes something needs more than {self.permission!r}")
+        if not self.summary:
+            raise ValueError(f"{self.method} {self.path}: say in one line what it does")
+
+
+class Routes:
+    """All routes of the server."""
+
+    def __init__(self, routes: Iterable[Route] = ()) -> None:
+        self._routes: dict[tuple[str, str], Route] = {}
+        for route in routes:
+            self.add(route)
+
+    def add(self, route: Route) -> None:
+        """Enter one route.
+
+        Raises:
+            ValueError: its method and path are taken.
+        """
+        key = (route.method, route.path)
+        if key in self._routes:
+            raise ValueError(f"two routes for {route.method} {route.path}")
+        self._routes[key] = route
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._routes.values())
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+
+def answer(data: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A JSON answer; moments become RFC 3339, UUIDs strings."""
+    body = orjson.dumps(data, default=str, option=orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC | orjson.OPT_NON_STR_KEYS)
+    return web.Response(status=status, body=body, content_type="application/json", headers=dict(headers or {}))

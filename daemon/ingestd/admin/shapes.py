@@ -1,0 +1,152 @@
+"""How values leave through the API and the page: ids as text, secrets masked, lists with a cursor."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from ingestd.admin.problems import InvalidBody
+from ingestd.errors import UsageError
+from ingestd.settings import did_you_mean
+
+MASK = "••••••"
+MAX_CURSOR = 400
+_SECRET_NAME = re.compile(
+    r"(?i)(?:^|[_\-. ])(?:pass(?:word|wd|phrase)?|secret|token|api[_-]?key|private[_-]?key|authorization|credentials?|cookie)s?$"
+    r"|^[a-z]+(?:Password|Secret|Token|ApiKey)$"
+)
+_URL_PASSWORD = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^/\s:@]*):[^/\s@]+@")
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def masked(value: Any) -> Any:
+    """The value with everything that looks like a secret replaced: by the name of its key, or as a password in a URL."""
+    if isinstance(value, Mapping):
+        return {key: MASK if item and _SECRET_NAME.search(str(key)) else masked(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(item) for item in value]
+    if isinstance(value, str) and "://" in value:
+        return _URL_PASSWORD.sub(rf"\1:{MASK}@", value)
+    return value
+
+
+def with_text_ids(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The row with those numbers as strings: JavaScript cannot hold all of a 64-bit id."""
+    shown = dict(row)
+    for name in names:
+        if shown.get(name) is not None:
+            shown[name] = str(shown[name])
+    return shown
+
+
+def page_of(
+    items: Sequence[Mapping[str, Any]], limit: int, shape: Callable[[Mapping[str, Any]], dict[str, Any]], query: Mapping[str, str]
+) -> dict[str, Any]:
+    """A page of a list that was read with one row more than shown, which tells whether there is another page.
+
+    Args:
+        items: up to `limit + 1` rows, newest first, each with its `id`.
+        shape: one row as the API shows it.
+        query: the filter, which the cursor is bound to.
+    """
+    shown = list(items[:limit])
+    more = len(items) > limit and bool(shown)
+    return {
+        "items": [shape(item) for item in shown],
+        "next_cursor": write_cursor(query, int(shown[-1]["id"])) if more else None,
+    }
+
+
+def write_cursor(query: Mapping[str, str], last_id: int) -> str:
+    """An opaque mark of where a page ended."""
+    raw = orjson.dumps([_fingerprint(query), last_id])
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def read_cursor(query: Mapping[str, str]) -> int | None:
+    """Where the next page begins: only ids below the returned one.
+
+    Raises:
+        UsageError: the cursor is not one of ours, or of another filter.
+    """
+    text = query.get("cursor")
+    if text is None:
+        return None
+    try:
+        if len(text) > MAX_CURSOR or not text.isascii():
+            raise ValueError(text)
+        mark, last_id = orjson.loads(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
+    except (ValueError, TypeError, binascii.Error):
+        raise UsageError("the cursor is not valid; start again without it") from None
+    if type(last_id) is not int or not 0 < last_id < 2**63:
+        raise UsageError("the cursor is not valid; start again without it")
+    if mark != _fingerprint(query):
+        raise UsageError("the cursor belongs to another filter; start again without it")
+    return last_id
+
+
+def _fingerprint(query: Mapping[str, str]) -> str:
+    filters = sorted((name, value) for name, value in query.items() if name not in ("cursor", "limit"))
+    return hashlib.sha256(orjson.dumps(filters)).hexdigest()[:12]
+
+
+def read_moment(query: Mapping[str, str], name: str) -> datetime | None:
+    """A moment among the query parameters; without a zone it is UTC.
+
+    Raises:
+        UsageError: it is not one.
+    """
+    text = query.get(name)
+    if text is None:
+        return None
+    try:
+        # a "+" of an offset that was not encoded arrives as a space
+        moment = datetime.fromisoformat(text.strip().replace(" ", "+") if text.count(" ") == 1 and "T" in text else text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UsageError(f'"{name}" must be a moment such as 2026-01-31T06:00:00Z') from None
+
+
+def read_word(query: Mapping[str, str], name: str, known: Sequence[str]) -> str | None:
+    """One of the known words among the query parameters.
+
+    Raises:
+        UsageError: it is another.
+    """
+    text = query.get(name)
+    if text is None or text in known:
+        return text
+    near = did_you_mean(text, known) or f"; one of: {', '.join(known)}"
+    raise UsageError(f'"{name}" cannot be "{text[:100]}"{near}')
+
+
+def parse(model: type[M], data: Mapping[str, Any]) -> M:
+    """Read a request's body into `model`.
+
+    Raises:
+        InvalidBody: with every problem and its JSON pointer.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise InvalidBody([_body_problem(model, item) for item in error.errors(include_url=False)]) from None
+
+
+def _body_problem(model: type[BaseModel], item: Any) -> tuple[str, str]:
+    pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in item["loc"])
+    last = str(item["loc"][-1]) if item["loc"] else ""
+    if item["type"] == "extra_forbidden":
+        return pointer, f'unknown member "{last}"{did_you_mean(last, model.model_fields)}'
+    if item["type"] == "missing":
+        return pointer, f'member "{last}" is missing'
+    text = str(item["ctx"]["error"]) if item["type"] == "value_error" else item["msg"].replace("Input should", "must")
+    return pointer, f"{last}: {text}" if last else text

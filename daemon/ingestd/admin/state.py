@@ -1,0 +1,92 @@
+"""What `app` hands to the admin server: everything its handlers may use, and nothing global."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from ingestd.access.roles import Actor
+from ingestd.events import Bus
+from ingestd.facts import FactBook
+from ingestd.jobs.registry import Registry
+from ingestd.postgres.pool import Database
+from ingestd.service import LoopState
+
+READ_TIMEOUT_MS = 10_000
+CONCURRENT_READS = 2
+
+StartWorkflow = Callable[[asyncpg.Connection, Actor, str], Awaitable[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """The daemon process that serves.
+
+    Args:
+        id: its UUID, fresh per start.
+        name: what people call it, usually the host's name.
+        store: the UUID of its folder of files.
+        started_at: when the process started.
+    """
+
+    id: UUID
+    name: str
+    version: str
+    started_at: datetime
+    duties: tuple[str, ...] = ()
+    store: UUID | None = None
+
+
+def _no_loops() -> Mapping[str, LoopState]:
+    return {}
+
+
+@dataclass
+class AdminState:
+    """Everything a handler may use.
+
+    Args:
+        loops: the daemon's loops by name, read at each call.
+        ready: whether the node takes work, and if not, why.
+        started: whether the start has been completed.
+        imports: names of the declared imports.
+        workflows: names of the declared workflows.
+        start_workflow: enqueues a run and records it in the audit log; returns the run's id.
+        state_dir: whose disk is watched.
+    """
+
+    db: Database
+    facts: FactBook
+    bus: Bus
+    node: NodeInfo
+    registry: Registry
+    environment: str = "production"
+    state_dir: Path | None = None
+    loops: Callable[[], Mapping[str, LoopState]] = _no_loops
+    ready: Callable[[], tuple[bool, str]] = lambda: (True, "ready")
+    started: Callable[[], bool] = lambda: True
+    imports: Callable[[], Mapping[str, Any]] = dict
+    workflows: Callable[[], Mapping[str, Any]] = dict
+    start_workflow: StartWorkflow | None = None
+    _reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENT_READS), init=False, repr=False)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[asyncpg.Connection]:
+        """One snapshot to read from. Few at a time: pages share their pool with the daemon's own loops."""
+        async with self._reads, self.db.services() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
+            await conn.execute(f"set local statement_timeout = {READ_TIMEOUT_MS}")
+            yield conn
+
+    @asynccontextmanager
+    async def acting(self) -> AsyncIterator[asyncpg.Connection]:
+        """One transaction for an action and its audit row."""
+        async with self._reads, self.db.services() as conn, conn.transaction():
+            yield conn

@@ -1,0 +1,132 @@
+// Keeps the page live: one request at a time, none while hidden or paused, slower while the daemon does not answer.
+"use strict";
+(() => {
+  const EVERY_MS = 2000, SLOWEST_MS = 15000;
+  const live = document.getElementById("live");
+  if (!live) return;
+  let paused = false, busy = false, failures = 0, last = Date.now(), next = Date.now() + EVERY_MS;
+  let view = new URLSearchParams(location.search);
+
+  // The canvas is not the server's, and what a reader has opened stays open.
+  Object.assign(Idiomorph.defaults.callbacks, {
+    beforeNodeMorphed: (node) => !(node instanceof Element && node.hasAttribute("data-keep")),
+    beforeAttributeUpdated: (name, node) => !(name === "open" && node.tagName === "DETAILS"),
+  });
+
+  // ---- refresh ----
+  async function refresh() {
+    if (busy) return;
+    busy = true;
+    const query = view.toString();
+    try {
+      await htmx.ajax("GET", "/live" + (query ? "?" + query : ""), { target: live, swap: "morph:innerHTML" });
+    } finally {
+      busy = false;
+    }
+  }
+
+  function answered(good) {
+    failures = good ? 0 : failures + 1;
+    if (good) last = Date.now();
+    next = Date.now() + Math.min(EVERY_MS * 2 ** failures, SLOWEST_MS);
+    tell();
+  }
+
+  document.body.addEventListener("htmx:afterRequest", (event) => answered(event.detail.successful));
+  document.body.addEventListener("htmx:afterSettle", () => document.dispatchEvent(new Event("ingestd:drawn")));
+
+  setInterval(() => {
+    if (!paused && !document.hidden && !busy && Date.now() >= next) refresh();
+    tell();
+  }, 250);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) next = 0; });
+
+  // ---- the dot that says how old what you see is ----
+  const button = document.getElementById("live-switch"), text = document.getElementById("live-text");
+  function tell() {
+    const seconds = Math.floor((Date.now() - last) / 1000);
+    const state = paused ? "paused" : failures || seconds > 10 ? "stale" : "on";
+    const age = seconds < 60 ? seconds + " s" : Math.floor(seconds / 60) + " min";
+    const words = { on: "Live", paused: "Paused · " + age + " old", stale: "Not answering · " + age + " old" }[state];
+    if (button.dataset.state !== state) button.dataset.state = state;
+    if (text.textContent !== words) text.textContent = words;
+  }
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    paused = !paused;
+    button.setAttribute("aria-pressed", String(paused));
+    if (!paused) next = 0;
+    tell();
+  });
+
+  // ---- another view, without losing the place ----
+  function show(query) {
+    view = new URLSearchParams(query);
+    const text = view.toString();
+    history.replaceState(null, "", text ? "?" + text : "/");
+    if (busy) next = 0; else refresh();
+  }
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("a[data-view]");
+    if (!link || event.metaKey || event.ctrlKey || event.shiftKey || event.button) return;
+    event.preventDefault();
+    show(new URL(link.href).search);
+  });
+  document.addEventListener("change", (event) => {
+    if (event.target.id !== "chart-pick") return;
+    const query = new URLSearchParams(view);
+    query.set("chart", event.target.value);
+    show(query);
+  });
+
+  // ---- actions: the same forms as without JavaScript, answered in place ----
+  const toast = document.getElementById("toast");
+  let fading = 0;
+  function say(words, bad) {
+    clearTimeout(fading);
+    toast.textContent = words;
+    toast.className = bad ? "on bad" : "on";
+    fading = setTimeout(() => { toast.className = ""; }, bad ? 8000 : 4000);
+  }
+  document.addEventListener("submit", async (event) => {
+    const form = event.target.closest("form[data-act]");
+    if (!form) return;
+    event.preventDefault();
+    const press = form.querySelector("button");
+    press.disabled = true;
+    try {
+      await htmx.ajax("POST", form.getAttribute("action"), { target: live, swap: "morph:innerHTML" });
+    } finally {
+      press.disabled = false;
+    }
+  });
+  document.body.addEventListener("htmx:afterRequest", (event) => {
+    const words = event.detail.xhr?.getResponseHeader("X-Ingestd-Message");
+    if (words) say(words, false);
+    else if (event.detail.requestConfig.verb === "post" && !event.detail.successful) say(reason(event.detail.xhr), true);
+  });
+  function reason(request) {
+    try {
+      return JSON.parse(request.responseText).detail;
+    } catch {
+      return "The daemon does not answer.";
+    }
+  }
+
+  // ---- colours: system, light, dark ----
+  const order = ["system", "light", "dark"], theme = document.getElementById("theme-switch");
+  function colours(name) {
+    if (name === "system") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = name;
+    try { localStorage.setItem("ingestd-theme", name); } catch { /* storage may be closed to us */ }
+    theme.title = "Colours: " + name;
+    theme.setAttribute("aria-label", theme.title);
+    document.dispatchEvent(new Event("ingestd:theme"));
+  }
+  theme.hidden = false;
+  colours(document.documentElement.dataset.theme || "system");
+  theme.addEventListener("click", () => {
+    const now = document.documentElement.dataset.theme || "system";
+    colours(order[(order.indexOf(now) + 1) % order.length]);
+  });
+})();

@@ -1,0 +1,1 @@
+"""How well the daemon is: health checks and metrics over the facts that every room offers."""
