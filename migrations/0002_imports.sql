@@ -51,6 +51,7 @@ create table ingestd.load (
     unchanged     bigint,
     rejected      bigint,
     superseded    bigint,
+    deleted       bigint not null default 0,
     bytes         bigint not null,
     created_table boolean not null default false,
     priority      smallint not null default 0,
@@ -86,7 +87,7 @@ create table ingestd.reject (
 );
 create index reject_load on ingestd.reject (load_id, record);
 comment on column ingestd.reject.record is 'number of the record in the file, the header not counted, from 1';
-comment on column ingestd.reject.code is 'missing_cell extra_cell blank_row bad_value bad_encoding too_long missing_value constraint …';
+comment on column ingestd.reject.code is 'missing_cell extra_cell blank_row end_marker bad_quoting bad_encoding too_long bad_value missing_value constraint';
 
 -- Tables that a load created: only these carry provenance columns.
 create table ingestd.created_table (

@@ -90,7 +90,7 @@ class Converter:
 
     def __init__(self, column: Column, null: Sequence[str], *, as_text: bool = False) -> None:
         self.column = column
-        self.type = None if as_text else arrow_type(column)
+        self.type: Any = None if as_text else arrow_type(column)
         self.as_text = self.type is None
         self._null = pa.array(list(null), pa.string())
         self._open_scale = column.base == "numeric" and column.modifier < 0 and not as_text
@@ -136,7 +136,7 @@ class Converter:
                 return texts, []
             return _without(texts, pc.greater(pc.utf8_length(texts), length))
         texts = pc.if_else(pc.is_in(texts, value_set=self._null), pa.scalar(None, pa.string()), texts)
-        guard = _TEXT_GUARDS.get(self.column.base)
+        guard = _numeric_guard(self.column) or _TEXT_GUARDS.get(self.column.base)
         if guard is not None:
             return _without(texts, pc.invert(pc.match_substring_regex(texts, guard)))
         if any(word in self.column.sql_type for word in ("time", "date", "range")):
@@ -213,6 +213,15 @@ class Converter:
             half = len(texts) // 2
             self._halve(texts.slice(0, half), start, pieces, bad)
             self._halve(texts.slice(half), start + half, pieces, bad)
+
+
+def _numeric_guard(column: Column) -> str | None:
+    """Refuses what Postgres would round to the column's scale."""
+    bounds = column.numeric_bounds
+    if bounds is None or bounds[1] < 0:
+        return None
+    whole, scale = max(bounds[0] - bounds[1], 0), bounds[1]
+    return rf"^[+-]?0*[0-9]{{0,{whole}}}(\.[0-9]{{0,{scale}}}0*)?$" if whole <= 1000 and scale <= 1000 else None
 
 
 def _booleans(texts: Any) -> tuple[Any, list[int]]:

@@ -65,7 +65,10 @@ class ColumnGuess:
         if candidate == "boolean":
             return _all(pc.is_in(pc.utf8_lower(texts), value_set=pa.array(["true", "false"])))
         if candidate == "bigint":
-            return _all(pc.match_substring_regex(texts, _INT))
+            if not _all(pc.match_substring_regex(texts, _INT)):
+                return False
+            self._note_long(texts)  # should the column turn out to be numeric later
+            return True
         if candidate == "numeric":
             return self._numbers(texts)
         if candidate == "uuid":
@@ -77,12 +80,17 @@ class ColumnGuess:
         if not _all(pc.match_substring_regex(texts, _NUMBER)):
             return False
         self._exponent = self._exponent or bool(pc.any(pc.match_substring_regex(texts, "[eE]")).as_py())
-        if (pc.max(pc.binary_length(texts)).as_py() or 0) > _SURELY_DOUBLE_SAFE:
-            digits = pc.replace_substring_regex(texts, r"^-?0*\.?0*|\.|[eE].*$", "")
-            long = texts.filter(pc.greater(pc.binary_length(digits), _SURELY_DOUBLE_SAFE))
-            self._long = self._long or len(long) > 0
-            self._exact_as_double = self._exact_as_double and _all(pc.equal(pc.cast(pc.cast(long, pa.float64()), pa.string()), long))
+        self._note_long(texts)
         return True
+
+    def _note_long(self, texts: Any) -> None:
+        if (pc.max(pc.binary_length(texts)).as_py() or 0) <= _SURELY_DOUBLE_SAFE:
+            return
+        digits = pc.replace_substring_regex(texts, r"^-?0*\.?0*|\.|[eE].*$", "")
+        long = texts.filter(pc.greater(pc.binary_length(digits), _SURELY_DOUBLE_SAFE))
+        self._long = self._long or len(long) > 0
+        back = pc.cast(pc.cast(long, pa.float64()), pa.string())
+        self._exact_as_double = self._exact_as_double and _all(pc.equal(back, long))
 
 
 def infer(slices: Iterable[Sequence[Any]], width: int, null: Sequence[str]) -> list[str]:

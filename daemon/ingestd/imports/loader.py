@@ -1,0 +1,234 @@
+"""A small pool of warm loader processes. The daemon itself never parses a file and never imports Arrow."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from ingestd.errors import DatabaseUnreachable, IngestdError, StaleClaim
+from ingestd.events import Bus, Notice
+from ingestd.imports.request import LoaderDied, LoadOutcome, LoadRequest, LoadTrouble
+
+LOADS_A_PROCESS = 200
+MEMORY_A_PROCESS = 160 << 20
+START_TIMEOUT_S = 60.0
+# The child says every 5 s that its loop turns.
+SILENCE_S = 90.0
+STOP_TIMEOUT_S = 5.0
+LONGEST_LINE = 4 << 20
+_ERRORS: dict[str, type[IngestdError]] = {"stale": StaleClaim, "unreachable": DatabaseUnreachable}
+Progress = Callable[[float, str], None]
+
+
+class LoaderPool:
+    """Runs loads in child processes, each with its own Postgres connection; a child is started when first needed.
+
+    Args:
+        dsn: PostgreSQL URL that children connect to.
+        size: children at most, and loads at once.
+        application_name: of this node; children add `:loader`.
+        bus: told when a child dies.
+    """
+
+    def __init__(self, dsn: str, *, size: int = 2, application_name: str, bus: Bus) -> None:
+        self._dsn = dsn
+        self._name = f"{application_name}:loader"
+        self._bus = bus
+        self._size = size
+        self._idle: asyncio.Queue[_Child | None] = asyncio.Queue()
+        self._children: set[_Child] = set()
+        self._open = False
+
+    async def start(self) -> None:
+        """Be ready for loads; starts no process yet."""
+        self._open = True
+        for _ in range(self._size):
+            self._idle.put_nowait(None)
+
+    async def close(self) -> None:
+        """End all children; a load still under way is rolled back."""
+        self._open = False
+        await asyncio.gather(*(child.stop() for child in tuple(self._children)))
+        self._children.clear()
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the children that live."""
+        return [child.pid for child in self._children]
+
+    async def load(self, request: LoadRequest, on_progress: Progress) -> LoadOutcome:
+        """Run one load in a child; the outcome is committed, together with the completion of its job.
+
+        Cancelling kills the child, and with it the load.
+
+        Args:
+            request: the load.
+            on_progress: called with (fraction done, a few words).
+
+        Raises:
+            LoaderDied: the child ended in the middle; nothing was committed, unless it died after the commit.
+            LoadTrouble: nothing was written; trying again may help.
+            DatabaseUnreachable: Postgres does not answer.
+            StaleClaim: the job belongs to somebody else by now; nothing was written.
+        """
+        if not self._open:
+            raise LoadTrouble("the loader is closed")
+        child = await self._idle.get()
+        keep: _Child | None = None
+        try:
+            if child is None or not child.alive:
+                await self._discard(child)
+                child = await self._start_child()
+            answer = await child.run(request, on_progress)
+            keep = child
+        except LoaderDied as error:
+            self._bus.emit(Notice("loader process died", "error", {"load": request.load_id, "error": error.message}))
+            raise
+        finally:
+            # Also when cancelled: the child may be in the middle of the load, and nobody will read its answer.
+            try:
+                if keep is None or keep.worn:
+                    keep = None
+                    await self._discard(child)
+            finally:
+                self._idle.put_nowait(keep)
+        if isinstance(answer, IngestdError):
+            raise answer
+        return answer
+
+    async def _start_child(self) -> _Child:
+        child = _Child(await _spawn(), self._bus)
+        self._children.add(child)
+        try:
+            await child.greet(self._dsn, self._name)
+        except BaseException:
+            await self._discard(child)
+            raise
+        return child
+
+    async def _discard(self, child: _Child | None) -> None:
+        if child is not None:
+            await child.stop()
+            self._children.discard(child)
+
+
+async def _spawn() -> Process:
+    # -P: a module in the working directory must not pass for one of ours.
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",
+        "-m",
+        "ingestd.imports.child",
+        str(os.getpid()),
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        limit=LONGEST_LINE,
+        env={**os.environ, "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
+    )
+
+
+class _Child:
+    """One loader process and the conversation with it."""
+
+    def __init__(self, process: Process, bus: Bus) -> None:
+        self._process = process
+        self._bus = bus
+        self._loads = 0
+        self._memory = 0
+        self._last_words: deque[str] = deque(maxlen=20)
+        self._listener = asyncio.create_task(self._hear_stderr(), name=f"loader {process.pid} stderr")
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.returncode is None
+
+    @property
+    def worn(self) -> bool:
+        """Whether it should be replaced before the next load."""
+        return not self.alive or self._loads >= LOADS_A_PROCESS or self._memory > MEMORY_A_PROCESS
+
+    async def greet(self, dsn: str, application_name: str) -> None:
+        """Tell it where Postgres is (over stdin: a command line can be read by others) and wait until it is ready."""
+        await self._send({"hello": {"dsn": dsn, "application_name": application_name}})
+        while "ready" not in await self._receive(START_TIMEOUT_S):
+            pass
+
+    async def run(self, request: LoadRequest, on_progress: Progress) -> LoadOutcome | IngestdError:
+        """Run one load: its outcome, or the error it answered with; after either the child is as good as before."""
+        self._loads += 1
+        await self._send({"load": request.to_json()})
+        while True:
+            message = await self._receive(SILENCE_S)
+            self._memory = message.get("memory", self._memory)
+            if "progress" in message:
+                on_progress(*message["progress"])
+            elif "outcome" in message:
+                return LoadOutcome.from_json(message["outcome"])
+            elif "trouble" in message:
+                kind, text = message["trouble"]
+                return _ERRORS.get(kind, LoadTrouble)(text)
+
+    async def stop(self) -> None:
+        """Kill it and see it gone."""
+        if self.alive:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self._process.wait()
+                await self._listener
+        self._listener.cancel()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(orjson.dumps(message) + b"\n")
+            await self._process.stdin.drain()
+        except (ConnectionError, RuntimeError):
+            raise await self._death() from None
+
+    async def _receive(self, silence_s: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(silence_s):
+                line = await self._process.stdout.readline()
+        except TimeoutError:
+            raise LoaderDied(f"the loader process said nothing for {silence_s:g} s and was killed") from None
+        if not line.endswith(b"\n"):
+            raise await self._death()
+        message: dict[str, Any] = orjson.loads(line)
+        return message
+
+    async def _death(self) -> LoaderDied:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self._process.wait()
+                await self._listener
+        code = self._process.returncode
+        how = "still runs but hung up" if code is None else f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+        words = f": {self._last_words[-1]}" if self._last_words else ""
+        return LoaderDied(f"the loader process {how}{words}")
+
+    async def _hear_stderr(self) -> None:
+        assert self._process.stderr is not None
+        while line := await self._process.stderr.readline():
+            text = line.decode("utf-8", "replace").rstrip()
+            self._last_words.append(text[:500])
+            self._bus.emit(Notice("loader process said something", "warning", {"pid": self.pid, "text": text[:500]}))
