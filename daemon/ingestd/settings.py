@@ -99,7 +99,8 @@ def parse_name(value: str) -> str:
     return value
 
 
-def _split_list(value: object) -> object:
+def split_list(value: object) -> object:
+    """Read `a,b` as a list, which is how the environment writes one; anything else stays."""
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.split(",") if part.strip()]
@@ -145,7 +146,7 @@ Duration = Annotated[
 ]
 Priority = Annotated[int, BeforeValidator(parse_priority)]
 Name = Annotated[str, AfterValidator(parse_name)]
-StrList = Annotated[list[str], BeforeValidator(_split_list)]
+StrList = Annotated[list[str], BeforeValidator(split_list)]
 ConfigPath = Annotated[Path, BeforeValidator(_resolve_path)]
 Secret = Annotated[SecretStr, BeforeValidator(_read_secret)]
 

@@ -30,7 +30,7 @@ from ingestd.postgres.listen import Listener
 from ingestd.postgres.pool import Database
 from ingestd.rollups import facts as rollup_facts
 from ingestd.rollups import handlers as rollup_handlers
-from ingestd.rollups.loop import RollupLoop
+from ingestd.rollups.upkeep import Upkeep
 from ingestd.schedule import facts as schedule_facts
 from ingestd.schedule.scheduler import Scheduler
 from ingestd.schedule.store import firing as slot_store
@@ -112,7 +112,7 @@ class Rooms:
 
         self.promoter = Poller("promoter", Promoter(db, lambda: self.worker.wake()).poll, bus)
         self.worker = Worker(db, bus, self.registry, node, settings.slots(), self.promoter.wake)
-        self.rollups = RollupLoop(db, bus, self.worker.wake)
+        self.rollups = Poller("rollups", Upkeep(db).poll, bus)
         self.scheduler = Scheduler(db, bus)
         self.presence = Presence(settings.daemon.state_dir / "nodes")
         self.rescuer = Rescuer(db, node, self.presence, bus)

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ingestd.admin.settings import AdminSettings
@@ -29,10 +29,11 @@ from ingestd.settings import (
     did_you_mean,
     parse_duration,
     read_layers,
+    split_list,
     validate,
 )
 
-Duty = Literal["work", "schedule", "serve"]
+Duties = Annotated[list[Literal["work", "schedule", "serve"]], BeforeValidator(split_list)]
 CORE_CONNECTIONS = 6  # claim and ack, listen, heartbeat, and two spare for the moment a broken one is replaced
 SERVICE_CONNECTIONS = 4
 
@@ -54,7 +55,7 @@ class DaemonSettings(Section):
     state_dir: ConfigPath = Field(default_factory=default_state_dir, description="embedded Postgres, spool and files")
     environment: str = Field(default="production", max_length=40, description="shown on pages and in logs")
     handlers: StrList = Field(default_factory=list, description="modules with @job functions, importable from the working directory")
-    duties: list[Duty] = Field(default_factory=lambda: ["work", "schedule", "serve"], description="what this node does")
+    duties: Duties = Field(default=["work", "schedule", "serve"], description="what this node does")
     queues: StrList = Field(default_factory=list, description="queues this node works on; empty: all")
     drain_timeout: Duration = Field(default=parse_duration("90s"), description="how long jobs may go on after SIGTERM")
     start_timeout: Duration = Field(default=parse_duration("60s"), description="how long to wait for Postgres at the start")
@@ -94,7 +95,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_args: Any, **_kwargs: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what `read_layers` merged: the stock environment source stops at the first bad value."""
         return (init_settings,)

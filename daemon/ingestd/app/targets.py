@@ -7,6 +7,7 @@ from typing import Any
 
 from ingestd.errors import InvalidInput
 from ingestd.jobs.model import NewJob
+from ingestd.rollups.actions import refresh_job
 
 COMMANDS = ("cleanup", "health")
 
@@ -28,7 +29,7 @@ def target_job(kind: str, name: str, args: Mapping[str, Any] | None = None) -> N
         case "import":
             return NewJob("import", {"import": name}, queue="imports")
         case "rollup":
-            return NewJob("refresh", {"rollup": name}, queue="rollups")
+            return refresh_job(name, triggered_by="schedule")
         case "workflow":
             return NewJob("workflow", {"workflow": name}, queue="maintenance")
         case "command":

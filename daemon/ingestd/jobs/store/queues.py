@@ -22,6 +22,9 @@ insert into ingestd.kind (name, queue, priority, max_attempts, published_by)
 select * from unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[], $5::uuid[])
 on conflict (name) do update set queue = excluded.queue, priority = excluded.priority, max_attempts = excluded.max_attempts,
     published_by = excluded.published_by, published_at = now()"""
+PUBLISH_MISSING = """
+insert into ingestd.kind (name, queue, priority, max_attempts) select * from unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[])
+on conflict (name) do nothing"""
 KINDS = "select name, queue, priority, max_attempts, published_at from ingestd.kind order by name"
 KNOWN = "select exists (select from ingestd.kind where name = $1)"
 
@@ -61,6 +64,17 @@ async def publish_kinds(conn: asyncpg.Connection, specs: Sequence[HandlerSpec], 
         [spec.priority for spec in specs],
         [spec.max_attempts for spec in specs],
         [node] * len(specs),
+    )
+
+
+async def publish_missing_kinds(conn: asyncpg.Connection, specs: Sequence[HandlerSpec]) -> None:
+    """Publish kinds that no node has published yet, for a caller that has their code at hand."""
+    await conn.execute(
+        PUBLISH_MISSING,
+        [spec.kind for spec in specs],
+        [spec.queue for spec in specs],
+        [spec.priority for spec in specs],
+        [spec.max_attempts for spec in specs],
     )
 
 

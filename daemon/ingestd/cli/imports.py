@@ -1,0 +1,229 @@
+"""`import`, `imports` and `loads`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import typer
+
+from ingestd.app import inline
+from ingestd.cli.console import Session, Shell, milliseconds, session, strings_for_ids, table
+from ingestd.cli.jobs import parse_option
+from ingestd.errors import InvalidInput, NotFound
+from ingestd.imports import actions
+from ingestd.imports.store import reads
+from ingestd.settings import parse_priority
+
+COUNTS = ("read", "inserted", "updated", "unchanged", "rejected", "superseded")
+FAILED = 1
+WAIT_EVERY_S = 0.1
+
+
+def add_to(app: typer.Typer) -> None:
+    """Enter the commands."""
+
+    @app.command("import")
+    def import_file(
+        ctx: typer.Context,
+        name: str = typer.Argument(..., help="A declared import."),
+        file: Path = typer.Argument(..., help="The file to load."),
+        notes: str = typer.Option("", "--notes"),
+        tag: list[str] = typer.Option([], "--tag", help="May be repeated."),
+        priority: str = typer.Option("", "--priority", help="low, normal, high or -100..100."),
+        metadata: str = typer.Option("", "--metadata", metavar="JSON"),
+        force: bool = typer.Option(False, "--force", help="Load it even if the same content has been loaded."),
+    ) -> int:
+        """Load one file by hand, with or without a running daemon; prints its counts."""
+        shell: Shell = ctx.obj
+        options: dict[str, Any] = {
+            "notes": notes or None,
+            "tags": tag,
+            "priority": parse_option("--priority", parse_priority, priority) if priority else None,
+            "metadata": _metadata(metadata),
+            "force": force,
+        }
+        return shell.run(_import(shell, name, file, options))
+
+    imports = typer.Typer(help="Look at imports.", no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(imports, name="imports")
+
+    @imports.command("list")
+    def list_imports(ctx: typer.Context) -> None:
+        """The declared imports and their last load."""
+        shell: Shell = ctx.obj
+        shell.run(_list_imports(shell))
+
+    @imports.command()
+    def trigger(ctx: typer.Context, name: str) -> None:
+        """Have an import's source scanned now."""
+        shell: Shell = ctx.obj
+        shell.run(_trigger(shell, name))
+
+    loads = typer.Typer(help="Look at loads, their rejects; retry and skip failed ones.", no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(loads, name="loads")
+
+    @loads.command("list")
+    def list_loads(
+        ctx: typer.Context,
+        name: str = typer.Option("", "--import", help="Only of this import."),
+        status: str = typer.Option("", "--status", help="pending succeeded partial failed skipped"),
+        limit: int = typer.Option(20, "--limit", min=1, max=1000),
+    ) -> None:
+        """The newest loads."""
+        shell: Shell = ctx.obj
+        shell.run(_list_loads(shell, name or None, status or None, limit))
+
+    @loads.command()
+    def show(ctx: typer.Context, load_id: int) -> None:
+        """One load with everything known about it."""
+        shell: Shell = ctx.obj
+        shell.run(_show(shell, load_id))
+
+    @loads.command()
+    def rejects(ctx: typer.Context, load_id: int, limit: int = typer.Option(100, "--limit", min=1, max=100_000)) -> None:
+        """The records that did not load, and why."""
+        shell: Shell = ctx.obj
+        shell.run(_rejects(shell, load_id, limit))
+
+    @loads.command()
+    def retry(ctx: typer.Context, load_id: int) -> None:
+        """Load a failed file again."""
+        shell: Shell = ctx.obj
+        shell.run(_act(shell, load_id, "retry"))
+
+    @loads.command()
+    def skip(ctx: typer.Context, load_id: int) -> None:
+        """Give a failed file up, so that those behind it can load."""
+        shell: Shell = ctx.obj
+        shell.run(_act(shell, load_id, "skip"))
+
+
+def _metadata(text: str) -> dict[str, Any] | None:
+    if not text:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"--metadata is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidInput("--metadata must be a JSON object")
+    return value
+
+
+async def _import(shell: Shell, name: str, file: Path, options: dict[str, Any]) -> int:
+    async with session(shell) as opened:
+        settings = opened.settings
+        async with inline.workshop(settings, opened.location, shell.folder) as workshop:
+            load_id = await actions.import_file(workshop.intake, shell.actor, name, settings.imports, file.absolute(), **options)
+            if not await workshop.somebody_works():
+                shell.report("no daemon is running: loading here")
+                await workshop.work()
+            loop = asyncio.get_running_loop()
+            waiting = asyncio.current_task()
+            assert waiting is not None
+            loop.add_signal_handler(signal.SIGTERM, waiting.cancel)
+            done = await _wait_for_load(opened, load_id)
+    shell.answer(strings_for_ids(done), _sentence(done))
+    if done["status"] == "failed":
+        sys.stderr.write(f"ingestd: {done['reason']}\n")
+    return FAILED if done["status"] == "failed" else 0
+
+
+def _sentence(load: dict[str, Any]) -> str:
+    counts = " ".join(f"{name} {load[name] or 0:,}" for name in COUNTS)
+    tail = f" ({load['reason']})" if load["reason"] and load["status"] != "failed" else ""
+    return f"load {load['id']}: {counts} status {load['status']}{tail}"
+
+
+async def _wait_for_load(opened: Session, load_id: int) -> dict[str, Any]:
+    while True:
+        found = await _require(opened.conn, load_id)
+        if found["status"] != "pending":
+            return found
+        if found.get("blocked_by"):
+            raise InvalidInput(
+                f"load {load_id} waits: {found['reason']}",
+                hint=f"ingestd loads retry {found['blocked_by']}, or ingestd loads skip {found['blocked_by']}",
+            )
+        await asyncio.sleep(WAIT_EVERY_S)
+
+
+async def _require(conn: asyncpg.Connection, load_id: int) -> dict[str, Any]:
+    found = await reads.load_detail(conn, load_id)
+    if found is None:
+        raise NotFound(f"there is no load {load_id}")
+    return found
+
+
+async def _list_imports(shell: Shell) -> None:
+    async with session(shell) as opened:
+        declared = opened.settings.imports
+        found = [row | declared[row["name"]].shown() for row in await reads.list_imports(opened.conn, list(declared))]
+    rows = [
+        [row["name"], row["source"], row["table"], row["mode"], row["last_status"], row["last_file"], row["last_finished_at"], row["pending"]]
+        for row in found
+    ]
+    columns = ["name", "source", "table", "mode", "last", "file", "finished", "pending"]
+    shell.answer({"items": strings_for_ids(found)}, table(columns, rows) if found else "no imports are declared")
+
+
+async def _trigger(shell: Shell, name: str) -> None:
+    async with session(shell) as opened:
+        if name not in opened.settings.imports:
+            raise actions.no_such_import(name, opened.settings.imports)
+        job_id = await actions.trigger_import(opened.conn, shell.actor, name)
+    shell.answer({"job_id": str(job_id)}, f"job {job_id}")
+
+
+async def _list_loads(shell: Shell, name: str | None, status: str | None, limit: int) -> None:
+    async with session(shell) as opened:
+        found = await reads.list_loads(opened.conn, import_name=name, status=status, limit=limit)
+    rows = [
+        [
+            str(load["id"]),
+            load["import_name"],
+            load["file"],
+            load["status"],
+            *[load[count] for count in COUNTS],
+            milliseconds(load["duration_ms"]),
+            load["reason"],
+        ]
+        for load in found
+    ]
+    columns = ["id", "import", "file", "status", *COUNTS, "took", "why"]
+    shell.answer({"items": strings_for_ids(found)}, table(columns, rows))
+
+
+async def _show(shell: Shell, load_id: int) -> None:
+    async with session(shell) as opened:
+        found = await _require(opened.conn, load_id)
+    rows = [
+        [name, json.dumps(value, default=str) if isinstance(value, dict | list) else str(value) if isinstance(value, int) else value]
+        for name, value in found.items()
+        if value not in (None, "", [], {})
+    ]
+    shell.answer(strings_for_ids(found), table(["", ""], rows))
+
+
+async def _rejects(shell: Shell, load_id: int, limit: int) -> None:
+    async with session(shell) as opened:
+        await _require(opened.conn, load_id)
+        found = await reads.list_rejects(opened.conn, load_id, limit)
+    rows = [[row["record"], row["column"], row["code"], row["reason"], row["raw"]] for row in found]
+    shell.answer({"items": found}, table(["record", "column", "code", "reason", "raw"], rows) if found else "no rejects")
+
+
+async def _act(shell: Shell, load_id: int, verb: str) -> None:
+    async with session(shell) as opened:
+        if verb == "retry":
+            job_id = await actions.retry_load(opened.conn, shell.actor, load_id)
+            shell.answer({"id": str(load_id), "job_id": str(job_id)}, f"load {load_id} is tried again as job {job_id}")
+        else:
+            await actions.skip_load(opened.conn, shell.actor, load_id)
+            shell.answer({"id": str(load_id), "status": "skipped"}, f"load {load_id} is skipped; the ones behind it go on")
