@@ -72,7 +72,7 @@ async def test_the_view_is_exact_at_once_and_the_table_after_a_refresh_for(hourl
 
 async def test_copy_is_logged(hourly: asyncpg.Connection) -> None:
     await kit.settled(hourly, "hourly")
-    await hourly.execute("create temp table taken as select at + interval '9 days' at, store, amount from sales")
+    await hourly.execute("create temp table taken as select at + interval '9 days' as at, store, amount from sales")
     rows = [tuple(row) for row in await hourly.fetch("select * from taken")]
     await hourly.copy_records_to_table("sales", records=rows, columns=["at", "store", "amount"])
     await kit.exact(hourly, "hourly", kit.recount())

@@ -144,7 +144,7 @@ def averageable(type_name: str) -> bool:
 
 def probe(shape: Shape) -> str:
     """Runs the rollup's expressions over no rows, so that Postgres checks them."""
-    return f"select * from ({shape.aggregate(shape.condition)}) checked limit 0"
+    return f"select count(*) from ({shape.aggregate(shape.condition)} limit 0) checked"
 
 
 def stored_ddl(shape: Shape, table: str) -> list[str]:
@@ -232,7 +232,7 @@ with extent as materialized (
 endless as (
     delete from ingestd.dirty where rollup_id = $1 and (lo = '-infinity' or hi = 'infinity') returning lo, hi, prio, at)
 insert into ingestd.dirty (rollup_id, lo, hi, prio, at)
-select $1, greatest(endless.lo, extent.lo), least(endless.hi, extent.hi), min(prio), min(at)
+select $1, greatest(endless.lo, extent.lo), least(endless.hi, extent.hi), max(prio), min(at)
 from endless, extent
 where extent.lo is not null and greatest(endless.lo, extent.lo) < least(endless.hi, extent.hi) group by 2, 3"""
 
