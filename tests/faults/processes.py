@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterable
 
 import asyncpg
@@ -113,12 +114,9 @@ async def end_backends(conn: asyncpg.Connection, application_name: str) -> int:
 
 
 def _until_gone(pids: Iterable[int]) -> None:
-    processes = []
+    # A zombie is gone to everybody but its parent, which may be a slow one.
+    deadline = time.monotonic() + GONE_S
     for pid in pids:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            processes.append(psutil.Process(pid))
-    for process in processes:
-        # Our own children stay zombies until their Popen is asked; to everybody else they are gone.
-        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-            if process.status() != psutil.STATUS_ZOMBIE and process.ppid() != os.getpid():
-                process.wait(GONE_S)
+        while running(pid):
+            assert time.monotonic() < deadline, f"process {pid} survived SIGKILL"
+            time.sleep(0.005)
