@@ -78,7 +78,7 @@ def plan(rule: Rule, after: datetime, now: datetime, policy: Policy, limit: int 
     Args:
         after: up to where slots are accounted for.
         now: the database's clock.
-        limit: slots to look at; a longer gap is gone through in several plans. At least 2 * max_catch_up.
+        limit: slots to look at; a longer gap is gone through in several plans. Well above max_catch_up.
     """
     ahead = rule.after(after)
     due: list[datetime] = []
@@ -97,7 +97,8 @@ def plan(rule: Rule, after: datetime, now: datetime, policy: Policy, limit: int 
 def _plan_part(due: list[datetime], following: datetime, after: datetime, now: datetime, policy: Policy) -> Plan:
     """The beginning of a gap too long for one plan: what is surely not among the newest is missed, the rest comes again."""
     spare = policy.max_catch_up if policy.catch_up == "all" else 0
-    sure = [slot for slot in due[: len(due) - spare] if now - slot > PROMPT]
+    old = [slot for slot in due if now - slot > PROMPT]
+    sure = old[: max(len(old) - spare, 0)]
     if not sure:
         raise ValueError("a plan must look at more slots than it may hold back")
     reason = _downtime(policy)

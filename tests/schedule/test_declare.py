@@ -1,0 +1,155 @@
+"""Applying a configuration: nothing lost, nothing doubled, whatever changed."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from ingestd.access.roles import Actor
+from ingestd.errors import ConfigurationError
+from ingestd.postgres.pool import connect
+from ingestd.schedule.actions import pause
+from ingestd.schedule.declare import CompiledTarget, apply
+from ingestd.schedule.firing import Firer
+from ingestd.schedule.settings import ScheduleSettings, ScheduleTarget
+from tests.schedule.conftest import backdate, declare, slot_states
+
+ADMIN = Actor("ada", "admin", "cli")
+MINUTE = timedelta(minutes=1)
+
+
+async def test_applying_the_same_schedules_again_changes_nothing(conn: asyncpg.Connection) -> None:
+    written = {"one": {"cron": "0 2 * * *", "timezone": "Europe/Berlin", "args": {"n": 1}}, "two": {"every": "1h"}}
+    first = await declare(conn, written)
+    assert first.added == ("one", "two")
+    before = await conn.fetch("select * from ingestd.schedule order by name")
+    second = await declare(conn, written)
+    assert (second.added, second.changed, second.removed) == ((), (), ())
+    assert await conn.fetch("select * from ingestd.schedule order by name") == before
+
+
+async def test_a_new_schedule_has_no_slots_before_it_was_declared(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "1s"}})
+    assert await conn.fetchval("select since = accounted_to and next_due_at > since from ingestd.schedule")
+    await Firer().fire(conn)
+    assert await conn.fetchval("select count(*) from ingestd.slot where due_at <= (select since from ingestd.schedule)") == 0
+
+
+async def test_changing_anything_but_the_rule_keeps_the_slots_owed(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "1m"}})
+    await backdate(conn, timedelta(minutes=5))
+    since = await conn.fetchval("select since from ingestd.schedule")
+    applied = await declare(conn, {"one": {"every": "1m", "job": "tock", "priority": 5, "catch_up": "all", "overlap": "queue"}})
+    assert applied.changed == ("one",)
+    assert await conn.fetchval("select since from ingestd.schedule") == since
+    await Firer().fire_all(conn)
+    assert len(await slot_states(conn, "one")) == 5
+    assert {row["kind"] for row in await conn.fetch("select kind from ingestd.job")} == {"tock"}
+
+
+async def test_a_changed_rule_settles_what_the_old_one_owed_and_starts_afresh(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "1m"}})
+    await backdate(conn, timedelta(minutes=3))
+    applied = await declare(conn, {"one": {"every": "7m"}})
+    assert applied.changed == ("one",)
+    assert len(applied.settled) == 3
+    assert await conn.fetchval("select count(*) from ingestd.job") == 1  # catch_up = "latest"
+    assert await conn.fetchval("select since > now() - interval '10 seconds' and next_due_at > now() from ingestd.schedule")
+    assert (await Firer().fire(conn)).recorded == []
+
+
+async def test_a_changed_time_zone_is_a_changed_rule(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"cron": "0 2 * * *"}})
+    await backdate(conn, timedelta(minutes=1))
+    await declare(conn, {"one": {"cron": "0 2 * * *", "timezone": "Asia/Kathmandu"}})
+    assert await conn.fetchval("select since > now() - interval '10 seconds' from ingestd.schedule")
+
+
+async def test_a_removed_schedule_fires_no_more_and_its_last_slots_are_missed(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "1s"}, "two": {"every": "1h"}})
+    await backdate(conn, timedelta(seconds=3), "one")
+    applied = await declare(conn, {"two": {"every": "1h"}})
+    assert applied.removed == ("one",)
+    assert set(await slot_states(conn, "one")) == {"missed"}
+    assert "removed" in applied.settled[0].reason  # type: ignore[operator]
+    assert await conn.fetchval("select count(*) from ingestd.job") == 0
+    assert (await Firer().fire(conn)).recorded == []
+
+
+async def test_a_schedule_declared_again_owes_nothing_for_the_time_between(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "1s"}})
+    await declare(conn, {})
+    await conn.execute("update ingestd.schedule set removed_at = now() - interval '1 hour', since = now() - interval '2 hours'")
+    applied = await declare(conn, {"one": {"every": "1s"}})
+    assert applied.added == ("one",)
+    assert applied.settled == ()
+    await Firer().fire(conn)
+    assert await conn.fetchval("select count(*) from ingestd.slot where due_at <= (select since from ingestd.schedule)") == 0
+    assert await conn.fetchval("select since > now() - interval '10 seconds' and removed_at is null from ingestd.schedule")
+
+
+async def test_a_disabled_schedule_has_no_slots_until_it_is_enabled_again(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "1s"}})
+    await backdate(conn, timedelta(seconds=3))
+    applied = await declare(conn, {"one": {"every": "1s", "enabled": False}})
+    assert {slot.state for slot in applied.settled} == {"missed"}
+    owed = len(applied.settled)
+    assert (await Firer().fire(conn)).recorded == []
+    await conn.execute("update ingestd.schedule set since = now() - interval '1 hour', accounted_to = now() - interval '1 hour'")
+    await declare(conn, {"one": {"every": "1s"}})
+    await Firer().fire(conn)
+    assert await conn.fetchval("select count(*) from ingestd.slot where state = 'missed'") == owed
+
+
+async def test_a_pause_survives_a_reload(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "1m"}})
+    await pause(conn, ADMIN, "one")
+    await declare(conn, {"one": {"every": "1m", "tags": ["x"]}})
+    assert await conn.fetchval("select paused_at is not null from ingestd.schedule")
+
+
+async def test_reloading_while_nodes_fire_loses_and_doubles_nothing(dsn: str, conn: asyncpg.Connection) -> None:
+    schedules = {f"s{number}": {"every": "1s", "overlap": "allow"} for number in range(20)}
+    await declare(conn, schedules)
+    await backdate(conn, timedelta(seconds=10))
+    over = asyncio.Event()
+
+    async def node() -> None:
+        own = await connect(dsn)
+        while not over.is_set():
+            await Firer().fire(own)
+        await own.close()
+
+    async def reload() -> None:
+        for turn in range(15):
+            # every second reload changes something that is not the rule
+            await declare(conn, {name: keys | {"tags": [f"t{turn // 2}"]} for name, keys in schedules.items()})
+        over.set()
+
+    await asyncio.gather(node(), node(), reload())
+    bad = await conn.fetchval(
+        """select count(*) from (select due_at - lag(due_at) over (partition by schedule order by due_at) as step from ingestd.slot) g
+           where step <> interval '1 second'"""
+    )
+    jobs, slots = await conn.fetchrow("select (select count(*) from ingestd.job), (select count(*) from ingestd.slot)")
+    assert bad == 0
+    assert jobs == slots >= 200
+
+
+async def test_targets_that_cannot_be_compiled_are_all_named(conn: asyncpg.Connection) -> None:
+    def compile_target(target: ScheduleTarget) -> CompiledTarget:
+        if target.name == "nope":
+            raise ValueError('there is no job "nope"')
+        return CompiledTarget(target.name, queue="importz")
+
+    written = {name: ScheduleSettings(every="1m", job=job) for name, job in [("one", "nope"), ("two", "tick")]}  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError) as caught:
+        await apply(conn, written, compile_target)
+    assert caught.value.problems == [
+        '[schedules.one]: there is no job "nope"',
+        '[schedules.two]: there is no queue "importz", did you mean "imports"?',
+    ]
+    assert await conn.fetchval("select count(*) from ingestd.schedule") == 0
