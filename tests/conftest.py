@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,7 +26,7 @@ def with_database(dsn: str, name: str) -> str:
 
 
 @pytest.fixture(scope="session")
-async def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+async def server_dsn() -> AsyncIterator[str]:
     """URL of a running server."""
     given = os.environ.get("INGESTD_TEST_DATABASE_URL")
     if given:
@@ -32,9 +34,14 @@ async def server_dsn(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         return
     from ingestd.postgres.embedded import EmbeddedPostgres, EmbeddedSettings
 
-    server = EmbeddedPostgres(EmbeddedSettings(data_dir=Path(tmp_path_factory.mktemp("server")) / "postgres"))
+    # Open to pass through: root's server runs as another user, and pytest's own folders are closed to everybody.
+    folder = Path(tempfile.mkdtemp(prefix="ingestd-test-"))
+    folder.chmod(0o711)
+    version = int(os.environ.get("INGESTD_TEST_POSTGRES", "18"))
+    server = EmbeddedPostgres(EmbeddedSettings(data_dir=folder / "postgres", version=version))
     yield await server.acquire()
     await server.release()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

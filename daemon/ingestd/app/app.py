@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from ingestd.app.database import Location, database, locate
 from ingestd.app.rooms import InForce, Rooms
 from ingestd.app.settings import Settings
 from ingestd.app.supervisor import Supervisor
-from ingestd.errors import ConfigurationError, IngestdError, NotFound
+from ingestd.errors import ConfigurationError, IngestdError, NotFound, Refused
 from ingestd.events import (
     Bus,
     ConfigurationApplied,
@@ -32,7 +33,6 @@ from ingestd.events import (
     NodeDraining,
     NodeStarted,
     NodeStopped,
-    Notice,
     PostgresStarted,
 )
 from ingestd.files.spool import Store
@@ -129,9 +129,7 @@ class App:
         await db.open()
         stack.push_async_callback(db.close)
         stack.push_async_callback(self._supervisor.stop_all)
-        self.rooms = rooms = Rooms(
-            self._in_force, db, store, node, self.bus, self._options.folder, list(self._options.handlers)
-        )
+        self.rooms = rooms = Rooms(self._in_force, db, store, node, self.bus, self._options.folder, list(self._options.handlers))
         rooms.loops = self._supervisor.states  # type: ignore[method-assign]
         stack.push_async_callback(rooms.listener.close)
         async with db.services() as conn:
@@ -246,7 +244,7 @@ class App:
     def _write_port(self, url: str) -> None:
         (self.settings.daemon.state_dir / "admin.port").write_text(url.rsplit(":", 1)[-1] + "\n", encoding="ascii")
 
-    def _keep_postgres(self, location: Location) -> Callable[[], object]:
+    def _keep_postgres(self, location: Location) -> Callable[[], Awaitable[float]]:
         async def poll() -> float:
             assert location.embedded is not None
             if await location.embedded.ensure_running():
@@ -284,9 +282,7 @@ class App:
             db=rooms.db,
             facts=rooms.facts,
             bus=self.bus,
-            node=NodeInfo(
-                rooms.node.id, rooms.node.name, __version__, self._started_at, tuple(settings.daemon.duties), rooms.node.store
-            ),
+            node=NodeInfo(rooms.node.id, rooms.node.name, __version__, self._started_at, tuple(settings.daemon.duties), rooms.node.store),
             registry=rooms.registry,
             environment=settings.daemon.environment,
             state_dir=settings.daemon.state_dir,
@@ -314,12 +310,9 @@ class App:
 
 
 def _make_state_dir(folder: Path) -> None:
-    from ingestd.errors import Refused
-
+    # Root's Postgres runs as another user, who must be able to pass through, not to look; what lies inside is closed by itself.
+    mode = 0o711 if os.geteuid() == 0 else 0o700
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
         raise Refused(f"cannot make the state folder {folder}: {error.strerror}", hint="set [daemon] state_dir") from None
-
-
-__all__ = ["App", "Notice", "Options"]

@@ -94,17 +94,13 @@ class Rooms:
 
         self.intake = Intake(db, store, bus)
         self.watch = ArrivalWatch(self._imports, self.intake, bus)
-        self.loaders = LoaderPool(
-            db.dsn, size=settings.slots().get("imports", 1) or 1, application_name=node.application_name, bus=bus
-        )
+        self.loaders = LoaderPool(db.dsn, size=settings.slots().get("imports", 1) or 1, application_name=node.application_name, bus=bus)
         self.health = HealthRunner(db, self.facts, lambda: self.loops(), settings.daemon.state_dir)
         self.registry = Registry(
             [
                 *import_handlers.handlers(self._imports, store, self.loaders, self.watch),
                 *rollup_handlers.handlers(),
-                *app_handlers.handlers(
-                    lambda: in_force.settings.retention, lambda: in_force.workflows, self._health_report, [_tidy_slots]
-                ),
+                *app_handlers.handlers(lambda: in_force.settings.retention, lambda: in_force.workflows, self._health_report, [_tidy_slots]),
                 *app_handlers.user_handlers(settings.daemon.handlers, folder),
                 *extra,
             ]

@@ -48,7 +48,7 @@ def add_to(app: typer.Typer) -> None:
             "metadata": _metadata(metadata),
             "force": force,
         }
-        return shell.run(_import(shell, name, file, options))
+        return shell.run(_import(shell, name, file.absolute(), options))
 
     imports = typer.Typer(help="Look at imports.", no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(imports, name="imports")
@@ -120,7 +120,7 @@ async def _import(shell: Shell, name: str, file: Path, options: dict[str, Any]) 
     async with session(shell) as opened:
         settings = opened.settings
         async with inline.workshop(settings, opened.location, shell.folder) as workshop:
-            load_id = await actions.import_file(workshop.intake, shell.actor, name, settings.imports, file.absolute(), **options)
+            load_id = await actions.import_file(workshop.intake, shell.actor, name, settings.imports, file, **options)
             if not await workshop.somebody_works():
                 shell.report("no daemon is running: loading here")
                 await workshop.work()
@@ -166,7 +166,16 @@ async def _list_imports(shell: Shell) -> None:
         declared = opened.settings.imports
         found = [row | declared[row["name"]].shown() for row in await reads.list_imports(opened.conn, list(declared))]
     rows = [
-        [row["name"], row["source"], row["table"], row["mode"], row["last_status"], row["last_file"], row["last_finished_at"], row["pending"]]
+        [
+            row["name"],
+            row["source"],
+            row["table"],
+            row["mode"],
+            row["last_status"],
+            row["last_file"],
+            row["last_finished_at"],
+            row["pending"],
+        ]
         for row in found
     ]
     columns = ["name", "source", "table", "mode", "last", "file", "finished", "pending"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from ingestd.access.store import record_audit
@@ -38,16 +40,16 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def _list(shell: Shell) -> None:
+    found: list[dict[str, Any]] = []
     async with session(shell) as opened:
-        found = []
         for name, declared in opened.settings.workflows.items():
             last = next(iter(await reads.workflow_runs(opened.conn, name, limit=1)), None)
             found.append({"name": name, "steps": list(declared.steps), "last_run": last})
-    rows = [
-        [one["name"], " → ".join(one["steps"]), str(last["id"]) if last else None, last["state"] if last else None, last and last["created_at"]]
-        for one in found
-        for last in (one["last_run"],)
-    ]
+    rows = []
+    for one in found:
+        last = one["last_run"] or {}
+        run = str(last["id"]) if last else None
+        rows.append([one["name"], " → ".join(one["steps"]), run, last.get("state"), last.get("created_at")])
     columns = ["name", "steps", "last run", "state", "started"]
     shell.answer({"items": strings_for_ids(found)}, table(columns, rows) if found else "no workflows are declared")
 
@@ -68,9 +70,9 @@ async def _show(shell: Shell, run: int) -> None:
         found = await reads.workflow_runs(opened.conn, run=run)
     if not found:
         raise NotFound(f"there is no workflow run {run}")
-    rows = [
-        [step["step"], ", ".join(step["after"]), "partial" if step["partial"] else step["state"], str(step["job_id"]), step["finished_at"], step["reason"]]
-        for step in found[0]["steps"]
-    ]
+    rows = []
+    for step in found[0]["steps"]:
+        state = "partial" if step["partial"] else step["state"]
+        rows.append([step["step"], ", ".join(step["after"]), state, str(step["job_id"]), step["finished_at"], step["reason"]])
     title = f"{found[0]['workflow']} run {run}: {found[0]['state']}"
     shell.answer(strings_for_ids(found[0]), table(["step", "after", "state", "job", "finished", "why"], rows, title=title))

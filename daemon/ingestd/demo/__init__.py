@@ -1,0 +1,1 @@
+"""The demo: the whole product on real data, with nothing configured."""
