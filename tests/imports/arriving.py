@@ -6,20 +6,29 @@ import asyncio
 import ctypes
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ingestd.imports.loader import LoaderPool
 
 from ingestd.access.roles import Actor
 from ingestd.events import Bus, Event, Notice
 from ingestd.files.spool import Store
 from ingestd.imports.arrivals import Intake
+from ingestd.imports.handlers import handlers
 from ingestd.imports.settings import ImportSettings
 from ingestd.imports.watch import ArrivalWatch
+from ingestd.jobs.promoter import Promoter
+from ingestd.jobs.registry import Registry
+from ingestd.jobs.store.queues import publish_kinds
 from ingestd.postgres.pool import Database
+from ingestd.service import Poller
+from ingestd.work.node import NodeIdentity
+from ingestd.work.worker import Worker
 
 OPERATOR = Actor("ana", "operator", "cli")
 MINUTE_NS = 60 * 10**9
@@ -70,6 +79,34 @@ class Inbox:
         os.utime(draft, ns=(when, when))
         path.parent.mkdir(parents=True, exist_ok=True)
         return draft.rename(path)
+
+    @asynccontextmanager
+    async def working(self, *, watching: bool = False) -> AsyncIterator[None]:
+        """Run the loads and imports of this inbox for as long as the block lasts.
+
+        Args:
+            watching: look at the folder all the time as well.
+        """
+        pool = LoaderPool(self.db.dsn, size=2, application_name="ingestd test", bus=self.bus)
+        await pool.start()
+        registry = Registry(handlers(lambda: self.imports, self.store, pool, self.watch))
+        node = NodeIdentity(store=self.store.id)
+        async with self.db.services() as conn:
+            await publish_kinds(conn, registry.specs(), node.id)
+        promoter = Poller("promoter", Promoter(self.db, lambda: worker.wake()).poll, self.bus)  # noqa: PLW0108 - made next
+        worker = Worker(self.db, self.bus, registry, node, {"imports": 2}, promoter.wake)
+        pollers = [worker.claimer.poller, worker.acker.poller, worker.reporter, promoter]
+        if watching:
+            pollers.append(self.watch.poller())
+        tasks = [asyncio.create_task(poller.run(), name=poller.name) for poller in pollers]
+        try:
+            yield
+        finally:
+            await worker.drain(0.0, asyncio.Event())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await pool.close()
 
     def notices(self) -> list[str]:
         """What was told so far."""

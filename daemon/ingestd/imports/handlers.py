@@ -129,15 +129,14 @@ class LoadHandler:
         return Discard(reason)
 
     def _finish(self, ctx: Context, row: asyncpg.Record, outcome: LoadOutcome) -> None:
-        counts = {name: getattr(outcome, name) for name in COUNTS}
-        result = {"load": row["id"], "status": outcome.status, "reason": outcome.reason, **counts}
+        result = {"load": row["id"], "status": outcome.status, "reason": outcome.reason, **outcome.counts}
         ctx.completed_elsewhere(_STATES[outcome.status], result, partial=outcome.status == "partial")
         event = LoadFinished(
             row["id"],
             row["import"],
             row["file_name"],
             outcome.status,
-            **counts,
+            **outcome.counts,
             duration_ms=outcome.duration_ms,
             reason=outcome.reason,
         )
