@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ingestd.imports.loader import LoaderPool
-
 from ingestd.access.roles import Actor
 from ingestd.events import Bus, Event, Notice
 from ingestd.files.spool import Store
 from ingestd.imports.arrivals import Intake
 from ingestd.imports.handlers import handlers
+from ingestd.imports.loader import LoaderPool
 from ingestd.imports.settings import ImportSettings
 from ingestd.imports.watch import ArrivalWatch
 from ingestd.jobs.promoter import Promoter

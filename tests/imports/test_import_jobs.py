@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psutil
 import pytest
 
 from ingestd.events import LoadFinished
@@ -272,6 +273,32 @@ async def test_an_original_left_behind_by_a_crash_after_its_load_is_cleared_by_t
     inbox.declare(after_load="delete")
     await inbox.new_watch().poll()
     assert not path.exists()
+
+
+async def test_a_load_whose_process_dies_on_its_last_attempt_ends_failed_and_can_be_retried(inbox: Inbox, conn: asyncpg.Connection) -> None:
+    inbox.declare(source="upload")
+    path = inbox.root / "big.csv"
+    path.write_text("id,v\n" + "".join(f"{number},{'x' * 60}\n" for number in range(200_000)))
+    load_id = await import_file(inbox.intake, OPERATOR, "readings", inbox.imports, path)
+    await conn.execute("update ingestd.job set max_attempts = 1")
+
+    def kill_the_loader() -> bool:
+        for child in psutil.Process().children():
+            if "ingestd.imports.child" in child.cmdline():
+                child.kill()
+                return True
+        return False
+
+    async with inbox.working():
+        # Not before it is at work: a child that dies while it starts is another story.
+        await eventually(lambda: conn.fetchval("select progress <> '{}' from ingestd.node_progress limit 1"))
+        assert kill_the_loader()
+        (failed,) = await statuses(conn, ["failed"])
+        assert failed["reason"]
+        assert (await ended(conn, failed["job_id"]))["state"] == "failed"
+        await retry_load(conn, OPERATOR, load_id)
+        (load,) = await statuses(conn, ["succeeded"])
+    assert load["inserted"] == await conn.fetchval("select count(*) from readings") == 200_000
 
 
 async def test_a_file_named_by_hand_is_never_deleted(inbox: Inbox, conn: asyncpg.Connection) -> None:
