@@ -1,6 +1,10 @@
 """The test session's Postgres, and a fresh migrated database for each test that asks for one.
 
-`INGESTD_TEST_DATABASE_URL` names a server to use instead of starting one; databases are made and dropped in it.
+Three environment variables change what the tests run on:
+
+- `INGESTD_TEST_DATABASE_URL` names a server to use instead of starting one; databases are made and dropped in it.
+- `INGESTD_TEST_POSTGRES` is the major version to start otherwise: 18, or 16.
+- `INGESTD_REQUIRE_ALL=1` makes a skipped test fail, unless only another user could run it.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -18,6 +22,23 @@ import pytest
 
 from ingestd.postgres.migrate import migrate
 from ingestd.postgres.pool import Database, connect
+
+# What a skip may say where nothing may be left out: the other half of a run as root and as an ordinary user shows it.
+FOR_OTHERS = "only an ordinary user" if os.geteuid() == 0 else "only root"
+# Databases are copied for each test and none has to survive a crash; tests about crashes start servers of their own.
+FORGETFUL = ("fsync = off", "full_page_writes = off", "synchronous_commit = off")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let skips fail where everything that tests need is there."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("INGESTD_REQUIRE_ALL") == "1":
+        reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not reason.startswith(FOR_OTHERS):
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid}: skipped, and INGESTD_REQUIRE_ALL=1 allows no skips: {reason}"
+    return report
 
 
 def with_database(dsn: str, name: str) -> str:
@@ -34,14 +55,22 @@ async def server_dsn() -> AsyncIterator[str]:
         return
     from ingestd.postgres.embedded import EmbeddedPostgres, EmbeddedSettings
 
-    # Open to pass through: root's server runs as another user, and pytest's own folders are closed to everybody.
-    folder = Path(tempfile.mkdtemp(prefix="ingestd-test-"))
+    # Not pytest's own temporary folder: root's server runs as another user, who may not enter that.
+    folder = Path(tempfile.mkdtemp(prefix="ingestd-tests-"))
     folder.chmod(0o711)
     version = int(os.environ.get("INGESTD_TEST_POSTGRES", "18"))
-    server = EmbeddedPostgres(EmbeddedSettings(data_dir=folder / "postgres", version=version))
-    yield await server.acquire()
-    await server.release()
-    shutil.rmtree(folder, ignore_errors=True)
+    server = EmbeddedPostgres(EmbeddedSettings(folder / "postgres", version=version), system_dir=folder / "system")
+    try:
+        url = await server.acquire()
+        conn = await connect(url)
+        for setting in FORGETFUL:
+            await conn.execute(f"alter system set {setting}")
+        await conn.execute("select pg_reload_conf()")
+        await conn.close()
+        yield url
+    finally:
+        await server.release()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
