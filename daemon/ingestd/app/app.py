@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 
@@ -110,11 +111,30 @@ class App:
             IngestdError: the start failed; whatever was started was stopped again.
         """
         async with AsyncExitStack() as stack:
-            location = await stack.enter_async_context(locate(self.settings, self._options.report))
-            rooms = await self._build(stack, location)
+            rooms = await self._unless_drained(self._start(stack))
+            if rooms is None:
+                return
             self._tell_ready(rooms)
             await self._serve(rooms)
             await self._drain(rooms)
+
+    async def _unless_drained(self, start: Coroutine[Any, Any, Rooms]) -> Rooms | None:
+        """Start, or give it up when somebody asks to stop before it is done: it may be waiting for a database."""
+        starting = asyncio.create_task(start, name="start")
+        stopping = asyncio.create_task(self._control.drain.wait(), name="stop")
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                return starting.result()
+            return None
+        finally:
+            stopping.cancel()
+            starting.cancel()
+            await asyncio.gather(starting, stopping, return_exceptions=True)
+
+    async def _start(self, stack: AsyncExitStack) -> Rooms:
+        location = await stack.enter_async_context(locate(self.settings, self._options.report))
+        return await self._build(stack, location)
 
     async def _build(self, stack: AsyncExitStack, location: Location) -> Rooms:
         """Each thing is taken down again by the line after the one that made it."""

@@ -16,11 +16,11 @@ from ingestd.events import Bus
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import Job, NewJob, State
 from ingestd.jobs.store import ack as ack_store
-from ingestd.postgres.pool import Database
+from ingestd.postgres.pool import OUTAGE, Database
 
 
 class NoConnection(IngestdError):
-    """No connection became free in time; the job is handed back without spending an attempt."""
+    """No connection became free in time, or Postgres went away under one; the job is handed back without spending an attempt."""
 
 
 class Context:
@@ -85,7 +85,10 @@ class Context:
             self.acked = result
         except BaseException as error:
             self._opened = self.acked is not None
+            lost = isinstance(error, OUTAGE) and conn.is_closed()
             await lent.__aexit__(type(error), error, error.__traceback__)
+            if lost:
+                raise NoConnection(f"Postgres went away: {error}") from error
             raise
         await lent.__aexit__(None, None, None)
 

@@ -15,7 +15,6 @@ from ingestd.jobs.client import Client, use_client
 from ingestd.jobs.model import PARKED_CHILDREN, AwaitChildren, Discard, Done, Outcome, Retry, Snooze, State
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store.ack import PutBack, Result
-from ingestd.postgres.pool import OUTAGE
 from ingestd.settings import parse_duration
 from ingestd.work.context import Context, NoConnection
 
@@ -135,10 +134,8 @@ def _after_error(ctx: Context, spec: HandlerSpec, error: Exception) -> Ending:
     if isinstance(error, StaleClaim):
         return Ending(None, "its claim is gone")
     if isinstance(error, NoConnection):
-        return _put_back(ctx, HAND_BACK_DELAY, "no connection was free", spent=False)
-    if isinstance(error, OUTAGE) and getattr(error, "__module__", "").startswith("asyncpg"):
-        # Postgres went away under the handler: that is not the job's failure.
-        return _put_back(ctx, HAND_BACK_DELAY, f"Postgres went away: {described['message']}", spent=False)
+        # Not the job's failure: no attempt is spent.
+        return _put_back(ctx, HAND_BACK_DELAY, described["message"], spent=False)
     return _again_or_failed(ctx, spec, None, described["message"], described)
 
 
