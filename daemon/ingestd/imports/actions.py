@@ -11,6 +11,7 @@ import asyncpg
 from ingestd.access.roles import Actor
 from ingestd.access.store import record_audit
 from ingestd.errors import Conflict, NotFound
+from ingestd.files.identity import shown
 from ingestd.imports.arrivals import IMPORT, LOAD, QUEUE, ByHand, Cause, Intake, receive_by_hand, table_key
 from ingestd.imports.settings import ImportSettings
 from ingestd.imports.store import arrivals as store
@@ -56,8 +57,9 @@ async def import_file(
     cause = Cause(_word(actor), correlation_id=actor.correlation_id)
     async with intake.db.services() as conn, conn.transaction():
         load_id = await intake.take_by_hand(conn, name, settings, original, received, by, cause)
-        detail = {"load": load_id, "file": original.name, "size": received.size, "force": force}
+        detail = {"load": load_id, "file": shown(original.name), "size": received.size, "force": force}
         await record_audit(conn, actor, "import", "import", name, detail)
+    intake.tell(name, shown(original.name), received.size, load_id)
     return load_id
 
 

@@ -110,8 +110,12 @@ class Intake:
             if arrival_id is None:
                 return None
             load_id = await self._new_load(conn, name, settings, arrival_id, file_id, shown_name, received, cause, ByHand())
-        self._bus.emit(FileArrived(name, shown_name, received.size, load_id))
+        self.tell(name, shown_name, received.size, load_id)
         return load_id
+
+    def tell(self, name: str, file_name: str, size: int, load_id: int) -> None:
+        """Tell of an arrival, once it has been committed."""
+        self._bus.emit(FileArrived(name, file_name, size, load_id))
 
     async def take_by_hand(
         self, conn: asyncpg.Connection, name: str, settings: ImportSettings, path: Path, received: Received, by: ByHand, cause: Cause

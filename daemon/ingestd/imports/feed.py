@@ -20,6 +20,9 @@ from ingestd.imports.shape import PROVENANCE, Column
 CHUNK = 256 << 10
 IN_FLIGHT = 8
 STALLED_S = 300.0
+# How a binary COPY stream begins and ends.
+_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_TRAILER = b"\xff\xff"
 
 
 class FeedStopped(Exception):
@@ -78,7 +81,6 @@ class Feed:
         self._book = book
         self._on_slice = on_slice
         self._converters = [Converter(column, null, as_text=column.name in lane.as_text) for column in lane.columns]
-        self._encoders: dict[Any, Any] = {}
         self._last_key: list[Any] | None = None
         self._room = threading.Semaphore(IN_FLIGHT)
         self._stopped = threading.Event()
@@ -121,30 +123,13 @@ class Feed:
             loop.call_soon_threadsafe(queue.put_nowait, None)
 
     def _produce(self, put: Callable[[bytes | None], None]) -> None:
-        trailer = b""
+        encoder = _Encoder()
         for part in self._file.slices():
             self.read += part.records
             batch = self._batch(part)
-            encoder, header = self._encoder(batch.schema)
-            if not trailer:
-                put(header)
-                trailer = encoder.finish()
-                encoder, _ = self._encoder(batch.schema, fresh=True)
-            if batch.num_rows:
-                data = encoder.write_batch(batch)
-                for at in range(0, len(data), CHUNK):
-                    put(data[at : at + CHUNK])
+            _put_in_chunks(put, encoder.encode(batch))
             self._on_slice(part.end, self.read)
-        if trailer:
-            put(trailer)
-
-    def _encoder(self, schema: Any, *, fresh: bool = False) -> tuple[Any, bytes]:
-        """The encoder of a schema and the stream header it makes; the scale of a numeric may change from slice to slice."""
-        if fresh or schema not in self._encoders:
-            encoder = pgpq.ArrowToPostgresBinaryEncoder(schema)
-            self._encoders[schema] = (encoder, encoder.write_header())
-        found: tuple[Any, bytes] = self._encoders[schema]
-        return found
+        _put_in_chunks(put, encoder.finish())
 
     def _batch(self, part: Slice) -> Any:
         """The good rows of a slice, typed; the others go into the book, in order."""
@@ -206,3 +191,31 @@ class Feed:
             rises = pc.or_(pc.less(before, after), pc.and_(pc.equal(before, after), rises))
         self.ascending = pc.all(rises).as_py() is not False
 
+
+
+def _put_in_chunks(put: Callable[[bytes | None], None], data: bytes) -> None:
+    for at in range(0, len(data), CHUNK):
+        put(data[at : at + CHUNK])
+
+
+class _Encoder:
+    """Encodes batches as one binary COPY stream, though their schema may change: the scale of a numeric can grow."""
+
+    def __init__(self) -> None:
+        self._schema: Any = None
+        self._encoder: Any = None
+
+    def encode(self, batch: Any) -> bytes:
+        """Bytes of the stream so far not returned; rows may be held back until a later call."""
+        before = b""
+        if batch.schema != self._schema:
+            first = self._encoder is None
+            before = b"" if first else self._encoder.finish()[: -len(_TRAILER)]
+            self._schema, self._encoder = batch.schema, pgpq.ArrowToPostgresBinaryEncoder(batch.schema)
+            header = self._encoder.write_header()
+            before += header if first else b""
+        return before + bytes(self._encoder.write_batch(batch))
+
+    def finish(self) -> bytes:
+        """The rest of the stream; all of an empty one if there never was a batch."""
+        return _HEADER + _TRAILER if self._encoder is None else bytes(self._encoder.finish())

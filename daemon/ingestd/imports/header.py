@@ -102,7 +102,8 @@ def normalise(label: str) -> str:
         FileProblem: nothing is left of it, it is reserved, or it is longer than Postgres allows.
     """
     text = unicodedata.normalize("NFKC", label).strip()
-    text = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", text).lower()
+    # Two small letters before a capital part words (readAt), one does not (kWh).
+    text = re.sub(r"([a-z0-9]{2})([A-Z])", r"\1_\2", text).lower()
     text = re.sub(r"\W+", "_", text).strip("_") if not text.startswith(RESERVED) else text
     if not text:
         raise FileProblem(f'the header label "{label}" has no letter or digit: give it a name with rename')

@@ -23,7 +23,7 @@ from ingestd.imports.feed import Feed, Lane
 from ingestd.imports.formats.csv import CsvFile
 from ingestd.imports.header import Header, read_header
 from ingestd.imports.infer import infer
-from ingestd.imports.merge import ROW_ERRORS, Merged, Merger
+from ingestd.imports.merge import ROW_ERRORS, Merged, Merger, is_row_error
 from ingestd.imports.rejects import Reject, RejectBook, readable
 from ingestd.imports.request import FileProblem, LoadOutcome, LoadRequest, LoadStatus, LoadTrouble, TooManyRejects
 from ingestd.imports.shape import Column, Table
@@ -251,8 +251,8 @@ class Load:
                     return await self._pass(file, table, columns, as_text, direct)
             except NeedsText as need:
                 as_text, direct = as_text | {need.name}, False
-            except ROW_ERRORS:
-                if not direct:
+            except ROW_ERRORS as error:
+                if not direct or not is_row_error(error):
                     raise
                 direct = False  # some row breaks a constraint: through staging it can be found
 

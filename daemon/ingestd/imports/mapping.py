@@ -19,7 +19,7 @@ def new_columns(header: Header, request: LoadRequest) -> tuple[str, ...]:
     Raises:
         FileProblem: the header lacks a key column or a declared one, or cannot be column names.
     """
-    names = column_names(header.labels, request.rename)
+    names = column_names(header.labels, request.rename, (*request.columns, *request.key))
     require_columns(names, header, request.key, what="key column")
     require_columns(names, header, list(request.columns), what="declared column")
     return names

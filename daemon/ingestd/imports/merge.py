@@ -17,6 +17,11 @@ from ingestd.imports.store import loads
 ROW_ERRORS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, asyncpg.RaiseError, asyncpg.CardinalityViolationError)
 
 
+def is_row_error(error: BaseException) -> bool:
+    """Whether Postgres refused a row; the driver raises the same classes for mistakes of ours, which must not look like that."""
+    return isinstance(error, ROW_ERRORS) and (error.severity is not None or isinstance(error, asyncpg.CardinalityViolationError))
+
+
 @dataclass
 class Merged:
     """What the staged records became."""
@@ -91,7 +96,9 @@ class Merger:
                 if suspicious and await loads.holds(self._conn, self._sql.has_twins):
                     raise asyncpg.CardinalityViolationError("two records with one key")
             return done, 0
-        except ROW_ERRORS:
+        except ROW_ERRORS as error:
+            if not is_row_error(error):
+                raise
             superseded = 0 if self._ascending else await loads.run(self._conn, self._sql.drop_twins)
         done, refused = await self._whole_or_piecemeal(staged, self._merge)
         done.superseded = superseded
@@ -110,7 +117,9 @@ class Merger:
         try:
             async with self._conn.transaction():
                 return await act(None), 0
-        except ROW_ERRORS:
+        except ROW_ERRORS as error:
+            if not is_row_error(error):
+                raise
             await loads.run(self._conn, self._sql.index_records)
         bounds = await loads.fetch(self._conn, self._sql.bounds)
         done = Merged()
@@ -124,6 +133,8 @@ class Merger:
             async with self._conn.transaction():
                 part = await act((first, last))
         except ROW_ERRORS as error:
+            if not is_row_error(error):
+                raise
             if first == last:
                 self._refuse(first, _guilty_column(error), "constraint", _plain(error))
                 await loads.run(self._conn, self._sql.remove_records, [first])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -91,7 +92,7 @@ class CsvFile:
     def raw_records(self, wanted: Sequence[int]) -> dict[int, bytes]:
         """The bytes of some records, by number; reads only the segments that hold them."""
         found: dict[int, bytes] = {}
-        missing = sorted(wanted)
+        missing = deque(sorted(wanted))
         starts = [before for before, _ in self._index]
         with self._path.open("rb") as file:
             while missing:
@@ -99,7 +100,8 @@ class CsvFile:
                 for segment in cut(file, offset, self._grammar, self._limit):
                     records = [segment.data] if segment.cut else self._grammar.records(segment)
                     while missing and missing[0] <= before + len(records):
-                        found[missing[0]] = records[missing.pop(0) - before - 1]
+                        number = missing.popleft()
+                        found[number] = records[number - before - 1]
                     before += len(records)
                     if not missing or missing[0] > before + len(records):
                         break

@@ -39,8 +39,8 @@ where l.target = $1 and l.status in ('succeeded', 'partial') and l.id <> $3
 FINISH = """
 update ingestd.load
 set status = $2, reason = $3, duplicate_of = $4, read = $5, inserted = $6, updated = $7, unchanged = $8, rejected = $9,
-    superseded = $10, deleted = $11, created_table = created_table or $12, duration_ms = $13, error = $14,
-    started_at = clock_timestamp() - $13 * interval '1 ms', finished_at = clock_timestamp()
+    superseded = $10, deleted = $11, created_table = created_table or $12, duration_ms = $13::bigint, error = $14,
+    started_at = clock_timestamp() - $13::bigint * interval '1 ms', finished_at = clock_timestamp()
 where id = $1 and status = 'pending'
 returning id"""
 FORGET_REJECTS = "delete from ingestd.reject where load_id = $1"
@@ -77,7 +77,8 @@ FORGET_TABLE = "delete from ingestd.created_table where name = $1"
 # savepoint did stays in the sums.
 TALLY = """
 select sum(pg_stat_get_xact_tuples_inserted(relid))::bigint as inserted, sum(pg_stat_get_xact_tuples_updated(relid))::bigint as updated
-from (select relid from pg_partition_tree($1) where isleaf union select $1::oid where not exists (select from pg_partition_tree($1))) r"""
+from (select relid from pg_partition_tree($1::oid::regclass) where isleaf
+      union select $1::oid::regclass where not exists (select from pg_partition_tree($1::oid::regclass))) r"""
 TALLIES = "select current_setting('track_counts')::boolean"
 
 
