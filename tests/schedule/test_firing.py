@@ -94,7 +94,7 @@ async def test_a_slot_and_its_job_are_there_together_or_not_at_all(conn: asyncpg
 
 async def test_the_job_knows_its_slot(conn: asyncpg.Connection) -> None:
     await declare(conn, {"one": {"every": "1m", "args": {"supplier": "acme"}, "priority": "high", "tags": ["prices"], "catch_up": "all"}})
-    await backdate(conn, timedelta(seconds=130))
+    await backdate(conn, timedelta(seconds=200))
     await Firer().fire(conn)
     first, *_, last = await conn.fetch("select * from ingestd.job order by id")
     slot = await conn.fetchrow("select * from ingestd.slot where job_id = $1", first["id"])
@@ -133,14 +133,16 @@ async def test_no_clock_but_the_databases_makes_a_slot_due(conn: asyncpg.Connect
     assert await conn.fetchval("select count(*) from ingestd.job") == 0
 
 
-async def test_a_plan_made_on_an_older_turn_changes_nothing(conn: asyncpg.Connection) -> None:
+async def test_a_plan_made_before_a_reload_changes_nothing(conn: asyncpg.Connection) -> None:
     await declare(conn, {"one": {"every": "1s", "overlap": "allow"}})
     await backdate(conn, timedelta(seconds=5))
     (row,) = await store.due(conn, 10)
-    stale = Firer()._plan(row)
-    await Firer().fire(conn)
+    of_the_old_rule = Firer()._plan(row)
+    await declare(conn, {"one": {"every": "1h", "overlap": "allow"}})
+    await backdate(conn, timedelta(seconds=5))
+    await conn.execute("delete from ingestd.slot")
     before = await conn.fetchrow("select turn, accounted_to, next_due_at from ingestd.schedule")
-    assert await store.fire(conn, [("one", row["turn"], stale)]) == []
+    assert await store.fire(conn, [("one", row["turn"], of_the_old_rule)]) == []
     assert await conn.fetchrow("select turn, accounted_to, next_due_at from ingestd.schedule") == before
 
 

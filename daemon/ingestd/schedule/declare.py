@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +21,7 @@ from ingestd.schedule.store.firing import RecordedSlot
 from ingestd.settings import did_you_mean
 
 OWNER = "file"
+ROWS_A_TURN = 200
 REMOVED = "its schedule was removed before it could run"
 DISABLED = "its schedule was disabled before it could run"
 
@@ -79,7 +81,11 @@ async def apply(conn: asyncpg.Connection, schedules: Mapping[str, ScheduleSettin
         jobs = _compile_all(schedules, compile_target, queues)
         settled, accounted = await _settle(conn, held, schedules)
         now = await firing.now(conn)
-        rows = [_row(name, settings, jobs[name], queues, held.get(name), now, accounted) for name, settings in schedules.items()]
+        rows: list[DeclaredRow] = []
+        for name, settings in schedules.items():
+            rows.append(_row(name, settings, jobs[name], queues, held.get(name), now, accounted))
+            if len(rows) % ROWS_A_TURN == 0:
+                await asyncio.sleep(0)  # thousands of rules take a second to compute; the daemon goes on meanwhile
         written = await store.save(conn, rows)
         in_service = {name for name, row in held.items() if row["removed_at"] is None}
         gone = sorted(name for name in in_service - set(schedules) if held[name]["owner"] == OWNER)
