@@ -251,6 +251,7 @@ class App:
         self._state = "draining"
         rooms.heartbeat.state = "draining"
         self.bus.emit(NodeDraining(rooms.worker.running, self.settings.drain_timeout_s))
+        rooms.watch.stop()
         await self._supervisor.stop("arrivals", "slots", "rollups")
         handed_back = await rooms.worker.drain(self.settings.drain_timeout_s, self._control.force)
         self.bus.emit(NodeStopped(handed_back))
