@@ -153,7 +153,7 @@ class App:
         rooms.loops = self._supervisor.states  # type: ignore[method-assign]
         stack.push_async_callback(rooms.listener.close)
         async with db.services() as conn:
-            await configuration.apply(conn, settings, rooms.registry.specs())
+            await configuration.apply(conn, settings, rooms.registry.specs(), self.bus)
             await publish_kinds(conn, rooms.registry.specs(), node.id)
 
         rooms.presence.enter(node.id)
@@ -233,7 +233,7 @@ class App:
             kept = {name: getattr(self.settings, name) for name in configuration.RESTART_ONLY}
             merged = new.model_copy(update=kept)
             async with rooms.db.services() as conn:
-                await configuration.apply(conn, merged, rooms.registry.specs())
+                await configuration.apply(conn, merged, rooms.registry.specs(), self.bus)
         except ConfigurationError as error:
             self.bus.emit(ConfigurationRefused(tuple(error.problems)))
             return

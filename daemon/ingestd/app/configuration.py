@@ -8,11 +8,13 @@ import asyncpg
 
 from ingestd.app.settings import Settings
 from ingestd.app.targets import target_job
+from ingestd.events import Bus
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store import queues as queue_store
 from ingestd.rollups import declare as rollup_declare
 from ingestd.schedule import declare as schedule_declare
 from ingestd.schedule.declare import CompiledTarget
+from ingestd.schedule.firing import announce
 from ingestd.schedule.settings import ScheduleTarget
 
 HOT = ("queues", "imports", "rollups", "schedules", "workflows", "retention", "logs")
@@ -44,11 +46,12 @@ def difference(old: Settings, new: Settings) -> Difference:
     return Difference(changed, pending)
 
 
-async def apply(conn: asyncpg.Connection, settings: Settings, specs: list[HandlerSpec]) -> None:
+async def apply(conn: asyncpg.Connection, settings: Settings, specs: list[HandlerSpec], bus: Bus) -> None:
     """Make the declared queues, rollups and schedules the ones in service, in one transaction.
 
     Args:
         specs: the kinds this node runs, whose defaults a schedule's job takes.
+        bus: told of slots that the old schedules still owed.
 
     Raises:
         ConfigurationError: something declared does not fit the database; nothing was changed.
@@ -64,10 +67,13 @@ async def apply(conn: asyncpg.Connection, settings: Settings, specs: list[Handle
             queue=job.queue or (spec.queue if spec else "default"),
             priority=spec.priority if spec else 0,
             max_attempts=spec.max_attempts if spec else 4,
+            key=job.key,
+            tags=job.tags,
         )
 
     async with conn.transaction():
         for name, queue in settings.all_queues().items():
             await queue_store.declare_queue(conn, name, queue.concurrency)
         await rollup_declare.apply(conn, settings.rollups)
-        await schedule_declare.apply(conn, settings.schedules, compile_target)
+        applied = await schedule_declare.apply(conn, settings.schedules, compile_target)
+    announce(bus, applied.settled)
