@@ -87,6 +87,7 @@ create table ingestd.job (
     autovacuum_vacuum_cost_delay = 0
 );
 create index job_claimable on ingestd.job (queue_id, rank, run_at, id) where claim is null and parked = 0;
+create index job_suspect on ingestd.job (queue_id, rank, run_at, id) where claim is null and parked = 0 and crashes > 0;
 create index job_claimed on ingestd.job (node, queue_id) where claim is not null;
 create index job_parked on ingestd.job (parked, key, id) where parked <> 0;
 create index job_key on ingestd.job (key, id) where key is not null;
@@ -286,7 +287,7 @@ declare
     urgency integer;
     wanted_at timestamptz;
     new_id bigint;
-    woken integer[] := '{}';
+    woken text[] := '{}';
 begin
     if jsonb_typeof(jobs) is distinct from 'array' then
         raise exception 'ingestd.enqueue_many expects a JSON array of jobs' using errcode = '22023';
@@ -335,13 +336,17 @@ begin
         returning id into new_id;
         if new_id is null then
             select id into new_id from ingestd.job where unique_key = item ->> 'unique_key';
-        elsif wanted_at <= now() and target_queue <> all (woken) then
-            woken := woken || target_queue;
+        elsif wanted_at <= now() then
+            woken := woken || format('%s %s %s', target_queue, -urgency, extract(epoch from wanted_at));
         end if;
         return next new_id;
     end loop;
-    -- One message per queue, however many jobs: NOTIFY takes a lock of the whole cluster at commit.
-    perform pg_notify('ingestd_job', q::text) from unnest(woken) q;
+    -- One message per queue and rank, however many jobs: NOTIFY takes a lock of the whole cluster at commit. It carries the
+    -- oldest position, so that nodes lower their cursors.
+    perform pg_notify('ingestd_job', lane || ' ' || min(moment)::text)
+    from (select split_part(w, ' ', 1) || ' ' || split_part(w, ' ', 2) as lane, split_part(w, ' ', 3)::numeric as moment
+          from unnest(woken) w) positions
+    group by lane;
 end $$;
 
 create function ingestd.enqueue(kind text, args jsonb default '{}', options jsonb default '{}') returns bigint

@@ -183,6 +183,10 @@ class Bus:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether any listener cares for events of this type; spares making those that happen for every job."""
+        return any(getattr(listener, "wants", _everything)(kind) for listener in self._listeners)
+
     def emit(self, event: Event) -> None:
         """Tell every listener; a listener that raises never harms the emitter."""
         for listener in tuple(self._listeners):
@@ -190,3 +194,7 @@ class Bus:
                 listener(event)
             except Exception:  # noqa: BLE001 - reported below; the emitter's work goes on
                 traceback.print_exc(file=sys.stderr)
+
+
+def _everything(_kind: type[Event]) -> bool:
+    return True

@@ -82,11 +82,17 @@ class LogListener:
     def __init__(self) -> None:
         self._log = structlog.get_logger("ingestd")
 
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether events of this type would be written at the present level."""
+        return kind is not events.JobStarted or stdlib.getLogger().isEnabledFor(stdlib.DEBUG)
+
     def __call__(self, event: Event) -> None:
         worded = word(event)
         if worded is None:
             return
         level, sentence = worded
+        if not stdlib.getLogger().isEnabledFor(LEVELS[level]):
+            return
         fields = {key: value for key, value in asdict(event).items() if value is not None and key not in ("result", "message", "level")}
         details = fields.pop("details", None) or {}
         self._log.log(LEVELS[level], sentence, event_type=type(event).__name__, **fields, **details)

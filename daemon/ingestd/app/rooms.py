@@ -112,7 +112,7 @@ class Rooms:
         self.scheduler = Scheduler(db, bus)
         self.presence = Presence(settings.daemon.state_dir / "nodes")
         self.rescuer = Rescuer(db, node, self.presence, bus)
-        self.listener = Listener(db, {JOB_CHANNEL: lambda _queue: self._on_job()})
+        self.listener = Listener(db, {JOB_CHANNEL: self._on_job})
         self.heartbeat = Heartbeat(
             db,
             node,
@@ -140,8 +140,8 @@ class Rooms:
             "checks": [{"name": check.name, "status": check.status, "value": check.value} for check in report.checks],
         }
 
-    def _on_job(self) -> None:
-        self.worker.wake()
+    def _on_job(self, payload: str) -> None:
+        self.worker.claimer.hear(payload)
         self.promoter.wake()
 
     def _on_event(self, event: Event) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -38,9 +38,9 @@ class State(StrEnum):
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.SKIPPED})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
-    """A claimed job, as its runner and handler see it.
+    """A claimed job, as its runner and handler see it; not frozen only because it is made so often.
 
     Args:
         attempt: the number of this try, from 1.
@@ -65,7 +65,7 @@ class Job:
     checkpoint: Any = None
     timeout: timedelta | None = None
     backoff: Mapping[str, Any] | None = None
-    tags: tuple[str, ...] = ()
+    tags: Sequence[str] = ()
     correlation_id: str | None = None
     parent_id: int | None = None
     triggered_by: str = "api"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
@@ -36,6 +37,33 @@ class HandlerSpec:
     timeout: timedelta | None = None
     backoff: Backoff = field(default_factory=Backoff)
     executor: Literal["async", "thread"] = "async"
+    _names: tuple[frozenset[str], frozenset[str] | None] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_names", _argument_names(self.run))
+
+    def unfit(self, args: Mapping[str, Any]) -> str | None:
+        """Why the handler cannot be called with these arguments, or None if it can."""
+        needed, known = self._names
+        if needed <= args.keys() and (known is None or args.keys() <= known):
+            return None
+        missing = ", ".join(sorted(needed - args.keys()))
+        stray = ", ".join(sorted(args.keys() - known)) if known is not None else ""
+        told = [f"missing {missing}"] * bool(missing) + [f"unexpected {stray}"] * bool(stray)
+        return f"the queued arguments do not fit the handler: {'; '.join(told)}"
+
+
+def _argument_names(handler: Handler) -> tuple[frozenset[str], frozenset[str] | None]:
+    """Names that must be given, and names that may be (None: any), the context left out."""
+    parameters = list(inspect.signature(handler).parameters.values())[1:]
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        known = None
+    else:
+        known = frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    needed = frozenset(
+        p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    )
+    return needed, known
 
 
 class Registry:

@@ -1,7 +1,8 @@
 """Writes how jobs ended, many in one fenced statement.
 
 A result whose write fails stays here, keeps its claim and is tried again: a finished job is never run twice because Postgres
-was away for a moment. Capacity is given back only after the write.
+was away for a moment. Slots do not wait for it; when too
+much is unwritten, nothing more is claimed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ingestd.service import Poller
 
 GATHER_S = 0.005
 BATCH = 1000
+FULL = 5000
 IDLE_S = 60.0
 FLUSH_S = 10.0
 RETRY_S = 0.2
@@ -28,12 +30,15 @@ RETRY_S = 0.2
 
 @dataclass(slots=True)
 class Pending:
-    """A write that waits, and who wants to know when it is done."""
+    """A write that waits.
+
+    Args:
+        reason: a few words for the log.
+    """
 
     job: Job
     write: store.Result | store.PutBack
     reason: str
-    done: Callable[[], None]
 
 
 class Acker:
@@ -54,7 +59,7 @@ class Acker:
         self._turn = asyncio.Lock()
 
     def submit(self, pending: Pending) -> None:
-        """Have an ending written soon; `pending.done` is called after its commit."""
+        """Have an ending written soon; until then the job keeps its claim."""
         self._waiting.append(pending)
         self.poller.wake()
 
@@ -68,9 +73,9 @@ class Acker:
         """Tell of a job whose claim was gone before its ending could be written."""
         self._bus.emit(StaleAck(job.id, job.kind))
 
-    def pending_ids(self) -> set[int]:
-        """Jobs whose ending is not written yet."""
-        return {pending.job.id for pending in self._waiting}
+    def is_full(self) -> bool:
+        """Whether so much waits to be written that nothing more should be claimed."""
+        return len(self._waiting) >= FULL
 
     async def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Write everything that waits; used by the drain.
@@ -103,7 +108,6 @@ class Acker:
         self._waiting = self._waiting[len(batch) :]
         for pending in batch:
             self._tell(pending, pending.job.id in written)
-            pending.done()
         if any(_frees_others(pending.job) or _parks(pending.write) for pending in batch):
             self._on_progress()
         return 0.0 if self._waiting else IDLE_S

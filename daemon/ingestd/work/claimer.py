@@ -1,10 +1,15 @@
-"""Takes due jobs for the free slots of each queue and starts them."""
+"""Takes due jobs for the slots of each queue.
+
+Two ways of looking: behind each queue's cursor, whenever something is known or likely to be there; and a sweep of all queues from the
+front, once a second, which needs no luck. A node that loses every wake-up still works, a second late.
+"""
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 import asyncpg
@@ -13,46 +18,29 @@ from ingestd.events import Bus
 from ingestd.jobs.model import Job
 from ingestd.jobs.store import claim as store
 from ingestd.jobs.store import queues as queue_store
+from ingestd.jobs.store.claim import Claimant
 from ingestd.postgres.pool import Database
 from ingestd.service import Poller
+from ingestd.work.cursor import sweep_again_in
+from ingestd.work.lane import Lane
 from ingestd.work.node import NodeIdentity
 
-POLL_S = 1.0
-SHORTEST_S = 0.01
-
-
-@dataclass(slots=True)
-class Lane:
-    """A queue as this node serves it.
-
-    Args:
-        slots: jobs at the same time.
-        running: jobs started and not acked yet.
-        paused: nothing is claimed from it.
-    """
-
-    id: int
-    name: str
-    slots: int
-    running: int = 0
-    paused: bool = False
-
-    @property
-    def free(self) -> int:
-        """Jobs that could be started now."""
-        return 0 if self.paused else max(self.slots - self.running, 0)
+IDLE_S = 1.0
+SHORTEST_S = 0.002
+LIMIT = 1000
 
 
 class Claimer:
-    """Keeps this node's free slots filled.
+    """Keeps this node's slots filled.
 
     Args:
         db: its pools.
         node: who claims.
         bus: where loop failures are told.
         kinds: what this process can run, asked at each claim.
-        start: starts one claimed job.
+        on_lane: told of a queue that is served from now on, or with other slots.
         slots: queue name -> slots; queues that are not named are not served.
+        hold: whether to claim nothing for the moment, because too much waits to be acked.
     """
 
     def __init__(
@@ -61,8 +49,9 @@ class Claimer:
         node: NodeIdentity,
         bus: Bus,
         kinds: Callable[[], list[str]],
-        start: Callable[[Job, Lane], None],
+        on_lane: Callable[[Lane], None],
         slots: Mapping[str, int],
+        hold: Callable[[], bool] = lambda: False,
     ) -> None:
         self.poller = Poller("claimer", self._poll, bus)
         self.lanes: dict[int, Lane] = {}
@@ -70,15 +59,18 @@ class Claimer:
         self._db = db
         self._node = node
         self._kinds = kinds
-        self._start = start
+        self._on_lane = on_lane
         self._slots = dict(slots)
+        self._hold = hold
         # Claims whose answer never came: what they took is given back before anything else.
         self._doubtful: list[UUID] = []
+        self._sweep_at = 0.0
+        self._suspect: int | None = None
 
     def resize(self, slots: Mapping[str, int]) -> None:
-        """Change how many jobs of each queue run here; takes effect with the next claim."""
+        """Change how many jobs of each queue run here; takes effect with the next sweep."""
         self._slots = dict(slots)
-        self.poller.wake()
+        self.look()
 
     def drain(self) -> None:
         """Claim nothing more."""
@@ -88,37 +80,112 @@ class Claimer:
         """Whether nothing more is claimed."""
         return self._draining
 
+    def look(self) -> None:
+        """Something may wait somewhere: sweep now."""
+        self._sweep_at = 0.0
+        self.poller.wake()
+
+    def hear(self, payload: str) -> None:
+        """A wake-up: `queue_id rank run_at` of what was enqueued, or less."""
+        try:
+            queue, rank, moment = payload.split(" ")
+            lane = self.lanes[int(queue)]
+            lane.cursor.lower(int(rank), datetime.fromtimestamp(float(moment), UTC))
+        except (ValueError, KeyError, OverflowError, OSError):
+            self.look()
+            return
+        lane.empty = False
+        self.poller.wake()
+
+    def suspect_ended(self, job_id: int) -> None:
+        """A job that was taken alone has ended; the next suspect may run."""
+        if self._suspect == job_id:
+            self._suspect = None
+
     async def _poll(self) -> float:
-        if self.is_draining():
+        if self._draining:
             return 60.0
+        if self._hold():
+            return SHORTEST_S
         async with self._db.core() as conn:
             await self._release_doubtful(conn)
-            await self._refresh_lanes(conn)
-            free = {lane.id: lane.free for lane in self.lanes.values() if lane.free}
-            if not free:
-                return POLL_S
-            jobs = await self._claim(conn, free)
-            if self.is_draining():
-                # The drain began while the claim was under way: hand over nothing that would only be interrupted.
-                if jobs:
-                    await store.release_claim(conn, self._node.id, jobs[0].claim)
-                return 60.0
-            for job in jobs:
-                lane = next(lane for lane in self.lanes.values() if lane.name == job.queue)
-                lane.running += 1
-                self._start(job, lane)
-            if jobs:
+            if time.monotonic() >= self._sweep_at:
+                await self._sweep(conn)
+            busy = False
+            for lane in list(self.lanes.values()):
+                wanted = 0 if lane.empty else lane.wanted
+                if wanted:
+                    busy |= await self._claim(conn, lane, min(wanted, LIMIT))
+            if busy:
                 return 0.0
-            due = await store.next_due_s(conn, list(free), self._kinds(), self._node.store)
-        return POLL_S if due is None else min(POLL_S, max(due, SHORTEST_S))
+            return await self._until_next(conn)
 
-    async def _claim(self, conn: asyncpg.Connection, free: Mapping[int, int]) -> list[Job]:
-        token = uuid.uuid4()
+    async def _claim(self, conn: asyncpg.Connection, lane: Lane, wanted: int) -> bool:
+        jobs = await self._take(lambda who: store.claim(conn, who, lane.id, lane.name, wanted, lane.cursor.bounds()))
+        lane.cursor.advance(jobs)
+        lane.empty = len(jobs) < wanted
+        await self._hand_over(conn, jobs)
+        return bool(jobs) and not lane.empty
+
+    async def _sweep(self, conn: asyncpg.Connection) -> None:
+        began = time.monotonic()
+        await self._refresh_lanes(conn)
+        free = {lane.id: min(lane.wanted, LIMIT) for lane in self.lanes.values() if lane.wanted}
         names = {lane.id: lane.name for lane in self.lanes.values()}
+        if free:
+            for queue, rank in await store.ranks(conn, list(free)):
+                self.lanes[queue].cursor.know([rank])
+            jobs = await self._take(lambda who: store.sweep(conn, who, free, names))
+            self._note_sweep(jobs, free)
+            await self._hand_over(conn, jobs)
+            if self._suspect is None:
+                suspects = await self._take(lambda who: store.claim_suspect(conn, who, {queue: names[queue] for queue in free}))
+                self._suspect = suspects[0].id if suspects else None
+                await self._hand_over(conn, suspects)
+        self._sweep_at = time.monotonic() + sweep_again_in(time.monotonic() - began)
+
+    def _note_sweep(self, jobs: list[Job], free: Mapping[int, int]) -> None:
+        found: dict[str, list[Job]] = {}
+        for job in jobs:
+            found.setdefault(job.queue, []).append(job)
+        for queue, wanted in free.items():
+            lane = self.lanes[queue]
+            taken = found.get(lane.name, [])
+            lane.cursor.advance(taken)
+            if len(taken) == wanted:
+                # As many as there was room for: more may lie there, behind the cursor too.
+                lane.cursor.reset()
+                lane.empty = False
+
+    async def _take(self, claim: Callable[[Claimant], object]) -> list[Job]:
+        token = uuid.uuid4()
         self._doubtful.append(token)
-        jobs = await store.claim(conn, free, names, token, self._node.id, self._kinds(), self._node.store)
+        jobs: list[Job] = await claim(Claimant(token, self._node.id, self._kinds(), self._node.store))  # type: ignore[misc]
         self._doubtful.remove(token)
         return jobs
+
+    async def _hand_over(self, conn: asyncpg.Connection, jobs: list[Job]) -> None:
+        if not jobs:
+            return
+        if self._draining:
+            # The drain began while the claim was under way: start nothing that would only be interrupted.
+            await store.release_claim(conn, self._node.id, jobs[0].claim)
+            return
+        by_queue: dict[str, list[Job]] = {}
+        for job in jobs:
+            by_queue.setdefault(job.queue, []).append(job)
+        for lane in self.lanes.values():
+            if lane.name in by_queue:
+                lane.put(by_queue[lane.name])
+
+    async def _until_next(self, conn: asyncpg.Connection) -> float:
+        open_lanes = [lane.id for lane in self.lanes.values() if not lane.paused]
+        due = await store.next_due_s(conn, open_lanes, self._kinds(), self._node.store) if open_lanes else None
+        wait = min(IDLE_S, max(self._sweep_at - time.monotonic(), SHORTEST_S))
+        if due is None or due >= wait:
+            return wait
+        self._sweep_at = time.monotonic() + max(due, SHORTEST_S)
+        return max(due, SHORTEST_S)
 
     async def _release_doubtful(self, conn: asyncpg.Connection) -> None:
         while self._doubtful:
@@ -129,6 +196,13 @@ class Claimer:
         for row in await queue_store.queues(conn):
             if row["name"] not in self._slots:
                 continue
-            lane = self.lanes.setdefault(row["id"], Lane(row["id"], row["name"], 0))
-            lane.slots = self._slots[row["name"]]
-            lane.paused = row["paused"]
+            lane = self.lanes.get(row["id"])
+            if lane is None:
+                lane = self.lanes[row["id"]] = Lane(row["id"], row["name"], 0)
+            slots = self._slots[row["name"]]
+            if (lane.slots, lane.paused) != (slots, row["paused"]):
+                lane.slots, lane.paused = slots, row["paused"]
+                lane.empty = False
+                self._on_lane(lane)
+
+

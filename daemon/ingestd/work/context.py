@@ -47,14 +47,22 @@ class Context:
         self.node = node
         self.bus = bus
         self.result: Any = None
-        self.log = structlog.get_logger("ingestd.job").bind(
-            job_id=job.id, kind=job.kind, attempt=job.attempt, correlation_id=job.correlation_id
-        )
         self.started_at = datetime.now(UTC)
         self.acked: ack_store.Result | None = None
         self.on_progress = report
-        self._counts = {"succeeded": 0, "failed": 0, "skipped": 0}
+        self._log: Any = None
+        self._counts: dict[str, int] | None = None
         self._opened = False
+
+    @property
+    def log(self) -> Any:
+        """A structlog logger bound to the job."""
+        if self._log is None:
+            job = self.job
+            self._log = structlog.get_logger("ingestd.job").bind(
+                job_id=job.id, kind=job.kind, attempt=job.attempt, correlation_id=job.correlation_id
+            )
+        return self._log
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
@@ -116,13 +124,14 @@ class Context:
 
     def count(self, *, succeeded: int = 0, failed: int = 0, skipped: int = 0) -> None:
         """Add to the job's item counts; a failed item makes the job `partial`."""
+        counts = self._counts = self._counts or {"succeeded": 0, "failed": 0, "skipped": 0}
         for name, number in (("succeeded", succeeded), ("failed", failed), ("skipped", skipped)):
-            self._counts[name] += number
+            counts[name] += number
 
     @property
     def counts(self) -> dict[str, int] | None:
         """The item counts, or None if nothing was counted."""
-        return dict(self._counts) if any(self._counts.values()) else None
+        return dict(self._counts) if self._counts and any(self._counts.values()) else None
 
     def progress(self, fraction: float | None, text: str = "") -> None:
         """Show how far the job is.

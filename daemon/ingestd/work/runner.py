@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,8 +10,7 @@ from typing import Any
 
 from ingestd.errors import StaleClaim
 from ingestd.jobs.backoff import Backoff
-from ingestd.jobs.client import Client, use_client
-from ingestd.jobs.model import PARKED_CHILDREN, AwaitChildren, Discard, Done, Outcome, Retry, Snooze, State
+from ingestd.jobs.model import PARKED_CHILDREN, AwaitChildren, Discard, Done, Job, Outcome, Retry, Snooze, State
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store.ack import PutBack, Result
 from ingestd.settings import parse_duration
@@ -31,7 +29,7 @@ class Interrupted:
     LOST = "lost"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ending:
     """What is to be written about an attempt.
 
@@ -51,17 +49,20 @@ async def run(ctx: Context, spec: HandlerSpec, interrupted: list[str]) -> Ending
         interrupted: filled by whoever cancels the task, with one of `Interrupted`, before it does.
     """
     timeout = ctx.job.timeout or spec.timeout
+    deadline: asyncio.Timeout | None = None
     try:
-        unfit = _unfit_arguments(spec, ctx)
+        unfit = spec.unfit(ctx.job.args)
         if unfit:
             return _failed(ctx, unfit, {"class": "ArgumentsDoNotFit", "message": unfit})
-        async with asyncio.timeout(timeout.total_seconds() if timeout else None) as deadline:
+        if timeout is None:
+            return _ending(ctx, spec, await _execute(spec, ctx))
+        async with asyncio.timeout(timeout.total_seconds()) as deadline:
             value = await _execute(spec, ctx)
         return _ending(ctx, spec, value)
     except asyncio.CancelledError:
         return _after_cancel(ctx, interrupted)
     except TimeoutError as error:
-        if deadline.expired():
+        if deadline is not None and deadline.expired():
             message = f"timed out after {timeout}"
             return _again_or_failed(ctx, spec, None, message, {"class": "TimedOut", "message": message})
         return _after_error(ctx, spec, error)
@@ -69,25 +70,18 @@ async def run(ctx: Context, spec: HandlerSpec, interrupted: list[str]) -> Ending
         return _after_error(ctx, spec, error)
 
 
-def _unfit_arguments(spec: HandlerSpec, ctx: Context) -> str | None:
-    try:
-        inspect.signature(spec.run).bind(ctx, **dict(ctx.job.args))
-    except TypeError as error:
-        return f"the queued arguments do not fit the handler: {error}"
-    return None
-
-
 async def _execute(spec: HandlerSpec, ctx: Context) -> Any:
-    with use_client(Client(ctx.db)):
-        if spec.executor == "thread":
-            return await asyncio.to_thread(spec.run, ctx, **dict(ctx.job.args))
-        return await spec.run(ctx, **dict(ctx.job.args))
+    if spec.executor == "thread":
+        return await asyncio.to_thread(spec.run, ctx, **ctx.job.args)
+    return await spec.run(ctx, **ctx.job.args)
 
 
 def _ending(ctx: Context, spec: HandlerSpec, value: Any) -> Ending:
     if ctx.acked is not None:
         return Ending(None, str(ctx.acked.state))
-    outcome = value if isinstance(value, Outcome) else Done(value)
+    if not isinstance(value, Outcome):
+        return _succeeded(ctx, value if value is not None else ctx.result)
+    outcome = value
     match outcome:
         case Done(result):
             return _succeeded(ctx, result if result is not None else ctx.result)
@@ -183,6 +177,11 @@ def _failed(ctx: Context, reason: str, error: dict[str, Any]) -> Ending:
         attempt=ctx.attempt_entry("failed", error),
     )
     return Ending(write, reason)
+
+
+def give_back(job: Job) -> PutBack:
+    """Return a job that was claimed and not started."""
+    return PutBack(job.id, job.claim, timedelta(), spent=False)
 
 
 def _put_back(ctx: Context, delay: timedelta, reason: str, *, spent: bool) -> Ending:

@@ -3,29 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 import asyncpg
 
 from ingestd.jobs.model import Job
 
-# The CTE is a fence: without MATERIALIZED the planner may run the locking scan more than once and take more than LIMIT.
-CLAIM = """
-with c as materialized (
-    select j.id from unnest($1::integer[], $2::integer[]) q(id, free), lateral (
-        select id from ingestd.job
-        where queue_id = q.id and claim is null and parked = 0 and run_at <= now()
-          and kind = any ($5::text[]) and (store is null or store = $6)
-        order by rank, run_at, id limit q.free for update skip locked
-    ) j
-)
-update ingestd.job j set claim = $3, node = $4, claimed_at = now(), attempt = j.attempt + 1,
+_TAKE = """
+update ingestd.job j set claim = $1, node = $2, claimed_at = now(), attempt = j.attempt + 1,
     unique_key = case j.unique_until when 'start' then null else j.unique_key end
 from c where j.id = c.id
 returning j.id, j.kind, j.queue_id, j.args, j.attempt, j.max_attempts, j.crashes, j.run_at, j.due_at, j.created_at, j.claim,
           j.rank, j.key, j.checkpoint, j.timeout, j.backoff, j.tags, j.correlation_id, j.parent_id, j.triggered_by,
           j.workflow_run, j.step"""
+
+# The CTE is a fence: without MATERIALIZED the planner may run the locking scan more than once and take more than LIMIT.
+# One arm a rank, each begun behind its cursor; the cursor lags a second, for an enqueue may commit out of the order of run_at.
+CLAIM = f"""
+with c as materialized (
+    select x.id from unnest($7::smallint[], $8::timestamptz[], $9::bigint[]) p(rank, run_at, id), lateral (
+        select j.id from ingestd.job j
+        where queue_id = $3 and rank = p.rank and claim is null and parked = 0 and crashes = 0 and j.run_at <= now()
+          and (j.run_at, j.id) > (least(p.run_at, now() - interval '1 second'),
+                                  case when p.run_at < now() - interval '1 second' then p.id else 0 end)
+          and kind = any ($5::text[]) and (store is null or store = $6)
+        order by j.run_at, j.id limit $4 for update skip locked
+    ) x limit $4
+)
+{_TAKE}"""
+
+# From the very front, for all queues at once: what lies behind a cursor, and whatever no wake-up told of.
+SWEEP = f"""
+with c as materialized (
+    select j.id from unnest($3::integer[], $4::integer[]) q(id, free), lateral (
+        select id from ingestd.job
+        where queue_id = q.id and claim is null and parked = 0 and crashes = 0 and run_at <= now()
+          and kind = any ($5::text[]) and (store is null or store = $6)
+        order by rank, run_at, id limit q.free for update skip locked
+    ) j
+)
+{_TAKE}"""
+
+# A job whose process died while it ran is a suspect: taken alone, so that nobody else is blamed for what it does.
+SUSPECT = f"""
+with c as materialized (
+    select id from ingestd.job
+    where queue_id = any ($3::integer[]) and claim is null and parked = 0 and crashes > 0 and run_at <= now()
+      and kind = any ($4::text[]) and (store is null or store = $5)
+    order by rank, run_at, id limit 1 for update skip locked
+)
+{_TAKE}"""
+
+# Which ranks wait in each queue: one index probe a rank.
+RANKS = """
+with recursive r(queue_id, rank) as (
+    select q.id, (select min(rank) from ingestd.job where queue_id = q.id and claim is null and parked = 0)
+    from unnest($1::integer[]) q(id)
+    union all
+    select r.queue_id, (select min(j.rank) from ingestd.job j
+                        where j.queue_id = r.queue_id and j.claim is null and j.parked = 0 and j.rank > r.rank)
+    from r where r.rank is not null
+)
+select queue_id, rank from r where rank is not null"""
 
 # Seconds until the next open job of these queues is due, for the claimer's sleep.
 NEXT_DUE = """
@@ -38,38 +79,66 @@ from unnest($1::integer[]) q(id), lateral (
 
 HELD = "select id, claim, cancel_asked_at is not null as cancel from ingestd.job where node = $1 and claim is not null"
 
+# run_at moves up to now, or the job would lie behind every cursor; due_at keeps the wanted time.
 RELEASE_CLAIM = """
-update ingestd.job set claim = null, node = null, claimed_at = null, attempt = greatest(attempt - 1, 0)
+update ingestd.job set claim = null, node = null, claimed_at = null, attempt = greatest(attempt - 1, 0), run_at = greatest(run_at, now())
 where node = $1 and claim = $2 and not id = any ($3::bigint[]) returning id"""
 
 
-async def claim(
-    conn: asyncpg.Connection,
-    free: Mapping[int, int],
-    queue_names: Mapping[int, str],
-    token: UUID,
-    node: UUID,
-    kinds: Sequence[str],
-    store: UUID,
-) -> list[Job]:
-    """Take up to `free[queue_id]` due jobs of each queue, more urgent first, then older first.
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who claims, under which hold, and what it can run.
 
     Args:
         token: the claim; made by the node before it asks, so that a lost answer can be released.
+        node: its UUID.
         kinds: what this process can run; others wait.
         store: whose local files this process can reach.
     """
-    rows = await conn.fetch(CLAIM, list(free), list(free.values()), token, node, list(kinds), store)
-    jobs = [_job(row, queue_names[row["queue_id"]]) for row in rows]
-    return sorted(jobs, key=lambda job: (-job.priority, job.run_at, job.id))
+
+    token: UUID
+    node: UUID
+    kinds: list[str]
+    store: UUID
+
+
+async def claim(
+    conn: asyncpg.Connection, who: Claimant, queue_id: int, queue: str, limit: int, bounds: tuple[list[int], list[datetime], list[int]]
+) -> list[Job]:
+    """Take up to `limit` due jobs of one queue that lie behind its cursor.
+
+    Args:
+        bounds: ranks in the order to look at them, and the (run_at, id) each begins behind.
+    """
+    rows = await conn.fetch(CLAIM, who.token, who.node, queue_id, limit, who.kinds, who.store, *bounds)
+    return [_job(row, queue) for row in rows]
+
+
+async def sweep(conn: asyncpg.Connection, who: Claimant, free: Mapping[int, int], names: Mapping[int, str]) -> list[Job]:
+    """Take up to `free[queue_id]` due jobs of each queue from the very front."""
+    rows = await conn.fetch(SWEEP, who.token, who.node, list(free), list(free.values()), who.kinds, who.store)
+    return [_job(row, names[row["queue_id"]]) for row in rows]
+
+
+async def claim_suspect(conn: asyncpg.Connection, who: Claimant, names: Mapping[int, str]) -> list[Job]:
+    """Take at most one job that was running when its process died."""
+    rows = await conn.fetch(SUSPECT, who.token, who.node, list(names), who.kinds, who.store)
+    return [_job(row, names[row["queue_id"]]) for row in rows]
+
+
+async def ranks(conn: asyncpg.Connection, queues: Sequence[int]) -> list[tuple[int, int]]:
+    """(queue_id, rank) of all that waits there."""
+    return [(row["queue_id"], row["rank"]) for row in await conn.fetch(RANKS, list(queues))]
 
 
 def _job(row: asyncpg.Record, queue: str) -> Job:
-    values: dict[str, Any] = dict(row)
-    del values["queue_id"]
-    values["priority"] = -values.pop("rank")
-    values["tags"] = tuple(values["tags"])
-    return Job(queue=queue, **values)
+    # By position, in the order of RETURNING: this runs for every job.
+    (job_id, kind, _queue_id, args, attempt, max_attempts, crashes, run_at, due_at, created_at, token, rank, key, checkpoint, timeout,
+     backoff, tags, correlation_id, parent_id, triggered_by, workflow_run, step) = row
+    return Job(
+        job_id, kind, queue, args, attempt, max_attempts, crashes, run_at, due_at, created_at, token, -rank, key, checkpoint, timeout,
+        backoff, tags, correlation_id, parent_id, triggered_by, workflow_run, step,
+    )  # fmt: skip
 
 
 async def next_due_s(conn: asyncpg.Connection, queues: Sequence[int], kinds: Sequence[str], store: UUID) -> float | None:

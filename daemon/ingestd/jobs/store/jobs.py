@@ -29,9 +29,11 @@ with new as (
            n.triggered_by, n.workflow_run, n.step
     from new n join ingestd.queue q on q.name = n.lane order by n.position
     on conflict (unique_key) where unique_key is not null do nothing
-    returning id, queue_id, parked, run_at
+    returning id, queue_id, rank, parked, run_at
 ), told as (
-    select pg_notify('ingestd_job', queue_id::text) from made where parked = 0 and run_at <= now() group by queue_id
+    -- The position lets nodes lower their cursors: a transaction that began long ago enqueues behind them.
+    select pg_notify('ingestd_job', format('%s %s %s', queue_id, rank, extract(epoch from min(run_at))))
+    from made where parked = 0 and run_at <= now() group by queue_id, rank
 )
 select (select array_agg(id) from made) as ids, (select count(*) from told) as told"""
 EXISTING = "select id from ingestd.job where unique_key = $1"

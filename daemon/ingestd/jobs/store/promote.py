@@ -1,5 +1,7 @@
 """Unparking what may go on: children that are final, keys whose head is free, workflow steps whose parents are done.
 
+What is freed moves up to now in its queue (due_at keeps the wanted time), or it would lie behind every node's cursor.
+
 All statements here are idempotent and run in their own transaction after an ack has committed, and once a second besides:
 two parents acked at once must not miss each other.
 """
@@ -11,7 +13,7 @@ import asyncpg
 from ingestd.jobs.model import PARKED_CHILDREN, PARKED_DEPENDENCY, PARKED_KEY
 
 CHILDREN = f"""
-update ingestd.job p set parked = parked & ~{PARKED_CHILDREN}::smallint
+update ingestd.job p set parked = parked & ~{PARKED_CHILDREN}::smallint, run_at = greatest(run_at, now())
 where parked & {PARKED_CHILDREN} <> 0
   and not exists (select from ingestd.job c where c.parent_id = p.id)
 returning id, queue_id"""
@@ -22,7 +24,7 @@ KEYS = f"""
 with heads as (
     select distinct on (key) id, key from ingestd.job where parked & {PARKED_KEY} <> 0 order by key, id
 )
-update ingestd.job j set parked = j.parked & ~{PARKED_KEY}::smallint
+update ingestd.job j set parked = j.parked & ~{PARKED_KEY}::smallint, run_at = greatest(j.run_at, now())
 from heads h
 where j.id = h.id and j.parked & {PARKED_KEY} <> 0
   and not exists (select from ingestd.key_hold k where k.key = h.key)
@@ -48,7 +50,8 @@ RELEASE_STEP = f"""
 with s as (
     update ingestd.workflow_step set state = 'open' where run = $1 and step = $2 and state = 'blocked' returning job_id
 )
-update ingestd.job j set parked = parked & ~{PARKED_DEPENDENCY}::smallint from s where j.id = s.job_id returning j.id, j.queue_id"""
+update ingestd.job j set parked = parked & ~{PARKED_DEPENDENCY}::smallint, run_at = greatest(run_at, now())
+from s where j.id = s.job_id returning j.id, j.queue_id"""
 
 # For a step whose job is gone already, so that one lost row never stalls its run.
 CLOSE_STEP = """

@@ -1,0 +1,99 @@
+"""A queue as this node serves it: its slots, what was claimed ahead for them, and what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from ingestd.jobs.model import Job
+from ingestd.work.cursor import Cursor
+
+# Claimed ahead: as much as the slots get through in this time, by what was learned of their jobs.
+PREFETCH_S = 0.05
+PREFETCH_MOST = 2000
+LEARNING = 0.05
+
+
+@dataclass(slots=True)
+class Lane:
+    """One queue on one node.
+
+    Args:
+        slots: jobs at the same time.
+        paused: nothing is claimed from it.
+        running: jobs that run now.
+        ready: claimed and not started, more urgent first, then older first.
+        empty: the last claim found less than was asked for.
+        job_s: learned seconds a job.
+        consumers: tasks that run its jobs.
+    """
+
+    id: int
+    name: str
+    slots: int
+    paused: bool = False
+    running: int = 0
+    ready: list[tuple[int, datetime, int, Job]] = field(default_factory=list)
+    empty: bool = False
+    job_s: float = 1.0
+    consumers: int = 0
+    cursor: Cursor = field(default_factory=Cursor)
+    _idle: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+    @property
+    def prefetch(self) -> int:
+        """How many jobs to hold beyond the free slots."""
+        return min(PREFETCH_MOST, int(self.slots * PREFETCH_S / max(self.job_s, 1e-6)))
+
+    @property
+    def wanted(self) -> int:
+        """How many jobs to claim now; none while what is held lasts long enough."""
+        if self.paused:
+            return 0
+        free = max(self.slots - self.running, 0)
+        held = len(self.ready)
+        most = free + self.prefetch
+        return most - held if held < free or held * 2 < most else 0
+
+    def put(self, jobs: Iterable[Job]) -> None:
+        """Hand claimed jobs to the slots."""
+        for job in jobs:
+            heapq.heappush(self.ready, (-job.priority, job.run_at, job.id, job))
+            while self._idle:
+                waiter = self._idle.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
+                    break
+
+    def take(self) -> Job | None:
+        """The next job to start, or None."""
+        return heapq.heappop(self.ready)[3] if self.ready else None
+
+    def take_all(self) -> list[Job]:
+        """Everything that has not started, to be given back."""
+        jobs = [entry[3] for entry in self.ready]
+        self.ready.clear()
+        return jobs
+
+    async def wait(self) -> None:
+        """Wait until a job may be there."""
+        if self.ready:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._idle.append(waiter)
+        await waiter
+
+    def learn(self, seconds: float) -> None:
+        """Remember how long a job took; short spells count more than one slow outlier."""
+        self.job_s += LEARNING * (min(seconds, 10 * self.job_s + 0.001) - self.job_s)
+
+    def dismiss(self) -> None:
+        """Wake every waiting slot, so that it sees it is no longer needed."""
+        while self._idle:
+            waiter = self._idle.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
