@@ -185,7 +185,11 @@ class Bus:
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether any listener cares for events of this type; spares making those that happen for every job."""
-        return any(getattr(listener, "wants", _everything)(kind) for listener in self._listeners)
+        for listener in self._listeners:
+            wants = getattr(listener, "wants", None)
+            if wants is None or wants(kind):
+                return True
+        return False
 
     def emit(self, event: Event) -> None:
         """Tell every listener; a listener that raises never harms the emitter."""
@@ -195,6 +199,3 @@ class Bus:
             except Exception:  # noqa: BLE001 - reported below; the emitter's work goes on
                 traceback.print_exc(file=sys.stderr)
 
-
-def _everything(_kind: type[Event]) -> bool:
-    return True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import asyncpg
 
@@ -42,6 +43,29 @@ async def enqueue(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[int]
         else:
             ids.append(await _insert_unique(conn, job))
     return ids + await _insert(conn, plain)
+
+
+async def enqueue_alike(conn: asyncpg.Connection, template: NewJob, args: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Enqueue many jobs that differ only in their arguments, in one transaction.
+
+    Args:
+        template: what they share; it has no key and no unique key.
+        args: one JSON object a job.
+
+    Returns:
+        One id a job, in order.
+
+    Raises:
+        InvalidInput: the queue does not exist.
+    """
+    missing = await store.missing_queues(conn, [template]) if template.queue else []
+    if missing:
+        raise InvalidInput(f'there is no queue "{missing[0]}"; declare it as [queues.{missing[0]}] in the configuration')
+    ids: list[int] = []
+    async with conn.transaction():
+        for start in range(0, len(args), BATCH):
+            ids += await store.insert_alike(conn, template, args[start : start + BATCH])
+    return ids
 
 
 async def _insert(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[int]:

@@ -60,9 +60,7 @@ def _argument_names(handler: Handler) -> tuple[frozenset[str], frozenset[str] | 
         known = None
     else:
         known = frozenset(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-    needed = frozenset(
-        p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    )
+    needed = frozenset(p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
     return needed, known
 
 

@@ -204,5 +204,3 @@ class Claimer:
                 lane.slots, lane.paused = slots, row["paused"]
                 lane.empty = False
                 self._on_lane(lane)
-
-

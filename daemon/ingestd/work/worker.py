@@ -82,6 +82,8 @@ class Worker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._reported = False
+        # Asked once a second: it costs too much for every job.
+        self._tell_starts = bus.wants(JobStarted)
         self.acker = Acker(db, bus, on_progress)
         self.claimer = Claimer(db, node, bus, registry.kinds, self._fit_slots, slots, self.acker.is_full)
         self.reporter = Poller("reporter", self._report, bus)
@@ -168,7 +170,7 @@ class Worker:
         self._idle.clear()
         lane.running += 1
         began = time.perf_counter()
-        if self._bus.wants(JobStarted):
+        if self._tell_starts:
             self._bus.emit(JobStarted(job.id, job.kind, job.attempt, job.correlation_id))
         try:
             ending = await runner.run(running.ctx, spec, running.interrupted)
@@ -214,6 +216,7 @@ class Worker:
         running = dict(self._running)
         if not running and self._reported:
             return REPORT_EVERY_S
+        self._tell_starts = self._bus.wants(JobStarted)
         progress = {str(job_id): entry.progress for job_id, entry in running.items() if entry.progress}
         async with self._db.services() as conn:
             await node_store.write_progress(conn, self._node.id, list(running), progress)
@@ -232,4 +235,3 @@ class Worker:
             entry.missing = entry.missing + 1 if gone and entry.ctx.acked is None else 0
             if entry.missing >= MISSING_LOOKS:
                 self._interrupt(entry, runner.Interrupted.LOST)
-

@@ -133,8 +133,30 @@ async def ranks(conn: asyncpg.Connection, queues: Sequence[int]) -> list[tuple[i
 
 def _job(row: asyncpg.Record, queue: str) -> Job:
     # By position, in the order of RETURNING: this runs for every job.
-    (job_id, kind, _queue_id, args, attempt, max_attempts, crashes, run_at, due_at, created_at, token, rank, key, checkpoint, timeout,
-     backoff, tags, correlation_id, parent_id, triggered_by, workflow_run, step) = row
+    (
+        job_id,
+        kind,
+        _queue_id,
+        args,
+        attempt,
+        max_attempts,
+        crashes,
+        run_at,
+        due_at,
+        created_at,
+        token,
+        rank,
+        key,
+        checkpoint,
+        timeout,
+        backoff,
+        tags,
+        correlation_id,
+        parent_id,
+        triggered_by,
+        workflow_run,
+        step,
+    ) = row
     return Job(
         job_id, kind, queue, args, attempt, max_attempts, crashes, run_at, due_at, created_at, token, -rank, key, checkpoint, timeout,
         backoff, tags, correlation_id, parent_id, triggered_by, workflow_run, step,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import asyncpg
 
@@ -36,6 +37,21 @@ with new as (
     from made where parked = 0 and run_at <= now() group by queue_id, rank
 )
 select (select array_agg(id) from made) as ids, (select count(*) from told) as told"""
+# Many jobs that differ only in their arguments: one array instead of nineteen.
+INSERT_ALIKE = """
+with made as (
+    insert into ingestd.job (kind, queue_id, rank, max_attempts, run_at, due_at, args, tags, notes, metadata, correlation_id, triggered_by)
+    select $1, q.id, coalesce($4::smallint, -k.priority, 0), coalesce($6::smallint, k.max_attempts, 4), coalesce($5, now()),
+           coalesce($5, now()), a.args::jsonb, $7::text[], $8::text, $9::jsonb, $10::text, $11
+    from unnest($2::text[]) with ordinality a(args, position)
+    left join ingestd.kind k on k.name = $1 join ingestd.queue q on q.name = coalesce($3, k.queue, 'default')
+    order by a.position
+    returning id, queue_id, rank, run_at
+), told as (
+    select pg_notify('ingestd_job', format('%s %s %s', queue_id, rank, extract(epoch from min(run_at))))
+    from made where run_at <= now() group by queue_id, rank
+)
+select array(select id from made) as ids, (select count(*) from told) as told"""
 EXISTING = "select id from ingestd.job where unique_key = $1"
 MISSING_QUEUES = """
 select distinct coalesce(n.queue, k.queue, 'default') from unnest($1::text[], $2::text[]) n(kind, queue)
@@ -71,6 +87,25 @@ async def insert_jobs(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[
         [j.step for j in jobs],
     )
     return list(row["ids"] or ())
+
+
+async def insert_alike(conn: asyncpg.Connection, template: NewJob, args: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Insert one job like `template` for each set of arguments; returns the ids in order."""
+    row = await conn.fetchrow(
+        INSERT_ALIKE,
+        template.kind,
+        [dump_json(one) for one in args],
+        template.queue,
+        None if template.priority is None else -template.priority,
+        template.run_at,
+        template.max_attempts,
+        list(template.tags),
+        template.notes,
+        None if template.metadata is None else dict(template.metadata),
+        template.correlation_id,
+        template.triggered_by,
+    )
+    return list(row["ids"])
 
 
 async def open_with_unique_key(conn: asyncpg.Connection, unique_key: str) -> int | None:
