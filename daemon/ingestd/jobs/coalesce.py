@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
-from ingestd.postgres.pool import Database
+from ingestd.postgres.pool import OUTAGE, Database
 
 MOST = 500
 
@@ -54,6 +54,10 @@ class Coalescer:
             batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
             try:
                 await self._insert(batch)
+            except OUTAGE as error:
+                # Perhaps it committed and only the answer was lost: to send it again could enqueue every job twice.
+                for one in batch:
+                    _fail(one, error)
             except Exception as error:  # noqa: BLE001 - handed to the caller whose job it was
                 if len(batch) == 1:
                     _fail(batch[0], error)

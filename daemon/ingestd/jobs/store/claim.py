@@ -11,10 +11,11 @@ import asyncpg
 
 from ingestd.jobs.model import Job
 
+# ANY of an array, not a join: the planner guesses too many rows for a join and reads the whole table.
 _TAKE = """
 update ingestd.job j set claim = $1, node = $2, claimed_at = now(), attempt = j.attempt + 1,
     unique_key = case j.unique_until when 'start' then null else j.unique_key end
-from c where j.id = c.id
+where j.id = any (array(select id from c))
 returning j.id, j.kind, j.queue_id, j.args, j.attempt, j.max_attempts, j.crashes, j.run_at, j.due_at, j.created_at, j.claim,
           j.rank, j.key, j.checkpoint, j.timeout, j.backoff, j.tags, j.correlation_id, j.parent_id, j.triggered_by,
           j.workflow_run, j.step"""
