@@ -26,9 +26,8 @@ from ingestd.work.store import nodes
 
 DAY = timedelta(days=1)
 SPARK = timedelta(minutes=30)
-JOBS_SHOWN = 15
-LOADS_SHOWN = 8
-SLOTS_SHOWN = 30
+JOBS_SHOWN = 10
+LOADS_SHOWN = 7
 WAITING = ("available", "scheduled", "blocked", "retrying")
 
 
@@ -50,7 +49,7 @@ async def gather(conn: asyncpg.Connection, state: AdminState, report: Report, vi
     counts = await reads.counts(conn)
     rollups = await list_rollups(conn)
     schedules = await list_schedules(conn)
-    slots = await recent_slots_of(conn, [schedule["name"] for schedule in schedules], SLOTS_SHOWN)
+    slots = await recent_slots_of(conn, [schedule["name"] for schedule in schedules], rows.STRIP)
     open_jobs = {name: sum(row["n"] for row in counts if row["state"] == name) for name in ("running", *WAITING)}
     waiting = sum(open_jobs[name] for name in WAITING)
     failed = sum(row["n"] for row in await statistics.totals(conn, DAY) if row["outcome"] == "failed")
@@ -62,7 +61,7 @@ async def gather(conn: asyncpg.Connection, state: AdminState, report: Report, vi
         "can_act": actor.may("operate"),
         "view": view.fields(),
         "query": view.query(),
-        "tiles": await _tiles(conn, now, counts, open_jobs["running"], waiting, failed, rollups),
+        "tiles": [_health(report), *await _tiles(conn, now, counts, open_jobs["running"], waiting, failed, rollups)],
         "chart": await _chart(conn, now, rollups, view),
         "jobs": [rows.job_row(job) for job in await _jobs(conn, view)],
         "job_tabs": _tabs(view, {"": None, "running": open_jobs["running"], "waiting": waiting, "failed": failed}),
@@ -130,6 +129,12 @@ async def _tiles(
         ),
         _staleness(stale, dirty, len(rollups)),
     ]
+
+
+def _health(report: Report) -> Tile:
+    ill = [check.name for check in report.checks if check.status != "healthy"]
+    note = ", ".join(ill) if ill else f"all {len(report.checks)} checks pass"
+    return Tile("Health", report.status.capitalize(), note, tone={"degraded": "warn", "critical": "bad"}.get(report.status, "good"))
 
 
 def _staleness(stale: float | None, dirty: int, count: int) -> Tile:

@@ -94,6 +94,19 @@ class InvalidBody(InvalidInput):
         self.problems = list(problems)
 
 
+class JobOpen(Conflict):
+    """A job that is open stands in the way.
+
+    Args:
+        conflict: what the room raised.
+        job_id: the job.
+    """
+
+    def __init__(self, conflict: Conflict, job_id: str) -> None:
+        super().__init__(conflict.message, current_state=conflict.current_state, hint=conflict.hint)
+        self.job_id = job_id
+
+
 def problem_of(error: BaseException) -> Problem:
     """Word any exception for the outside; what we did not raise on purpose tells nothing about our insides."""
     if isinstance(error, IngestdError):
@@ -120,6 +133,8 @@ def _of_ours(error: IngestdError) -> Problem:
         extra["hint"] = error.hint
     if isinstance(error, Conflict) and error.current_state is not None:
         extra["current_state"] = error.current_state
+    if isinstance(error, JobOpen):
+        extra["job_id"] = error.job_id
     if isinstance(error, InvalidBody):
         extra["errors"] = [{"pointer": pointer, "detail": text} for pointer, text in error.problems]
     elif isinstance(error, InvalidInput) and error.pointer:

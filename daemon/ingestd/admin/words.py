@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -131,6 +132,14 @@ def compact(value: Any, limit: int = 160) -> str:
         return ""
     text = value if isinstance(value, str) else orjson.dumps(masked(value), default=str).decode()
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def arguments(args: Mapping[str, Any] | None, limit: int = 160) -> str:
+    """A job's arguments as `name=value` pairs, secrets masked."""
+    pairs = []
+    for name, value in masked(args or {}).items():
+        pairs.append(f"{name}={value if isinstance(value, str) else compact(value) or orjson.dumps(value, default=str).decode()}")
+    return compact(", ".join(pairs), limit)
 
 
 def fault(error: Any) -> str:

@@ -61,7 +61,7 @@
     return {
       width: host.clientWidth,
       height: host.clientHeight,
-      padding: [10, 8, 0, 0],
+      padding: [10, 20, 0, 0],
       legend: { show: false },
       tzDate: (at) => uPlot.tzDate(new Date(at * 1000), data.zone),
       cursor: {
@@ -74,7 +74,7 @@
         { ...axis, grid: { show: false }, space: 64, size: 30, values: ticks(data.zone),
           incrs: [MINUTE, 5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR,
             DAY, 2 * DAY, 3 * DAY, 7 * DAY, 14 * DAY, 30.4375 * DAY, 91.3125 * DAY, 182.625 * DAY, 365.25 * DAY] },
-        { ...axis, size: 48, space: 40, values: (_, splits) => splits.map(short) },
+        { ...axis, size: 44, space: 40, values: (_, splits) => splits.map(short) },
       ],
       series: [{}, ...data.names.map((name, i) => {
         const colour = css("--s" + i);
