@@ -92,6 +92,7 @@ class App:
         self._supervisor = Supervisor(bus)
         self._started_at = datetime.now(UTC)
         self._state = "starting"
+        self._port = ""
 
     @property
     def settings(self) -> Settings:
@@ -198,7 +199,7 @@ class App:
             self.admin = AdminServer(self._admin_state(rooms), self.settings.admin)
             rooms.admin_url = await self.admin.start()
             stack.push_async_callback(self._stop_admin)
-            self._write_port(rooms.admin_url)
+            self._write_port(self.admin.port)
             rooms.heartbeat.register_again()
 
     def _tell_ready(self, rooms: Rooms) -> None:
@@ -251,6 +252,7 @@ class App:
         self._state = "draining"
         rooms.heartbeat.state = "draining"
         self.bus.emit(NodeDraining(rooms.worker.running, self.settings.drain_timeout_s))
+        rooms.worker.claimer.drain()
         rooms.watch.stop()
         await self._supervisor.stop("arrivals", "slots", "rollups")
         handed_back = await rooms.worker.drain(self.settings.drain_timeout_s, self._control.force)
@@ -260,10 +262,17 @@ class App:
         if self.admin is not None:
             await self.admin.stop()
         with suppress(OSError):
-            (self.settings.daemon.state_dir / "admin.port").unlink(missing_ok=True)
+            # Another node on the same folder may have written its own since.
+            if self._port_file.read_text(encoding="ascii") == self._port:
+                self._port_file.unlink()
 
-    def _write_port(self, url: str) -> None:
-        (self.settings.daemon.state_dir / "admin.port").write_text(url.rsplit(":", 1)[-1] + "\n", encoding="ascii")
+    def _write_port(self, port: int) -> None:
+        self._port = f"{port}\n"
+        self._port_file.write_text(self._port, encoding="ascii")
+
+    @property
+    def _port_file(self) -> Path:
+        return self.settings.daemon.state_dir / "admin.port"
 
     def _keep_postgres(self, location: Location) -> Callable[[], Awaitable[float]]:
         async def poll() -> float:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import threading
+from contextlib import suppress
+from types import FrameType
 
 import typer
 
@@ -16,6 +20,9 @@ from ingestd.events import Bus
 from ingestd.logging import LogListener
 
 FORCED = 75
+# A second signal ends the process within five seconds, whatever is in its way.
+FORCED_S = 4.0
+LEFTOVERS_S = 1.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -60,8 +67,42 @@ async def serve(shell: Shell, settings: Settings, control: Control, options: Opt
     bus.subscribe(LogListener())
     options = options or Options(reload=shell.settings, folder=shell.folder, report=shell.report)
     loop = asyncio.get_running_loop()
+    told = Told(control, loop)
+    # Not loop.add_signal_handler: a handler that blocks the loop must not make the daemon deaf.
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, control.stop)
+        signal.signal(number, told.stop)
     loop.add_signal_handler(signal.SIGHUP, control.reload.set)
     await App(settings, control, bus, options).run()
-    return FORCED if control.force.is_set() else 0
+    code = FORCED if control.force.is_set() else 0
+    # Everything is written and closed: a thread or coroutine of a job that will not end has no say in when the process does.
+    leave_within(LEFTOVERS_S, code)
+    return code
+
+
+class Told:
+    """Turns the signals that end this process into requests, the second one into an end that nothing can hold up.
+
+    Args:
+        control: what the app obeys.
+        loop: the app's loop.
+    """
+
+    def __init__(self, control: Control, loop: asyncio.AbstractEventLoop) -> None:
+        self._control = control
+        self._loop = loop
+        self._times = 0
+
+    def stop(self, _number: int, _frame: FrameType | None) -> None:
+        """Drain at the first signal, force at the second."""
+        self._times += 1
+        if self._times == 2:
+            leave_within(FORCED_S, FORCED)
+        with suppress(RuntimeError):  # the loop is closed already: the process is ending
+            self._loop.call_soon_threadsafe(self._control.stop)
+
+
+def leave_within(seconds: float, code: int) -> None:
+    """End the process with this code unless it has ended by itself until then."""
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()

@@ -61,11 +61,16 @@ async def run(ctx: Context, spec: HandlerSpec, interrupted: list[str]) -> Ending
     except asyncio.CancelledError:
         return _after_cancel(ctx, interrupted)
     except TimeoutError as error:
+        if interrupted:
+            return _after_cancel(ctx, interrupted)
         if deadline.expired():
             message = f"timed out after {timeout}"
             return _again_or_failed(ctx, spec, None, message, {"class": "TimedOut", "message": message})
         return _after_error(ctx, spec, error)
     except Exception as error:  # noqa: BLE001 - the one place where a handler's exceptions become outcomes
+        if interrupted:
+            # Whatever a handler makes of being cancelled, it was not its own failure.
+            return _after_cancel(ctx, interrupted)
         return _after_error(ctx, spec, error)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from ingestd.events import Bus, JobStarted
 from ingestd.jobs.model import Job
 from ingestd.jobs.registry import Registry
 from ingestd.jobs.store import claim as claim_store
+from ingestd.jobs.store.ack import PutBack
 from ingestd.postgres.pool import Database
 from ingestd.service import Poller
 from ingestd.work import runner
@@ -23,6 +25,7 @@ from ingestd.work.node import NodeIdentity
 REPORT_EVERY_S = 1.0
 MISSING_LOOKS = 10
 CANCEL_GRACE_S = 5.0
+FORCED_GRACE_S = 0.5
 
 
 @dataclass(slots=True)
@@ -36,6 +39,7 @@ class Running:
     interrupted: list[str] = field(default_factory=list)
     progress: dict[str, Any] | None = None
     missing: int = 0
+    finished: bool = False
 
 
 class Worker:
@@ -96,7 +100,9 @@ class Worker:
         for running in left:
             self._interrupt(running, runner.Interrupted.DRAIN)
         if left:
-            await self._wait_idle(CANCEL_GRACE_S, None)
+            await self._wait_idle(FORCED_GRACE_S if force.is_set() else CANCEL_GRACE_S, force)
+        for running in list(self._running.values()):
+            self._abandon(running)
         await self.acker.flush()
         return len(left)
 
@@ -127,10 +133,19 @@ class Worker:
         else:
             self.acker.submit(Pending(job, ending.write, ending.reason, lambda: self._finish(running)))
 
+    def _abandon(self, running: Running) -> None:
+        """Hand back a job that does not end although it was told to: this process is about to, and its late writes are fenced."""
+        if running.job.id not in self.acker.pending_ids() and running.ctx.acked is None:
+            write = PutBack(running.job.id, running.job.claim, timedelta(), spent=False)
+            self.acker.submit(Pending(running.job, write, "handed back", lambda: self._finish(running)))
+
     def _finish(self, running: Running) -> None:
         """Give the slot back; called once the ending is written."""
         if self._running.get(running.job.id) is running:
             del self._running[running.job.id]
+        if running.finished:
+            return
+        running.finished = True
         running.lane.running -= 1
         if not self._running:
             self._idle.set()
