@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import asyncpg
 import pytest
 
 from ingestd.postgres.pool import connect
+from ingestd.rollups.tend import tend
 from tests.rollups import kit
 
 START = "timestamptz '2026-03-01 00:00:00+00'"
@@ -183,20 +185,33 @@ async def test_hostile_names_are_only_names(conn: asyncpg.Connection) -> None:
     assert [tuple(row) for row in rows] == [("x", 1, 1, 5), (None, 10, 10, 6)]
 
 
-async def test_many_scattered_changes_are_exact_without_one_scan_each(hourly: asyncpg.Connection) -> None:
+def source_scans(plan: Any) -> int:
+    """How often a plan went through the source table."""
+    found = 0
+    nodes = [plan[0]["Plan"]]
+    while nodes:
+        node = nodes.pop()
+        nodes += node.get("Plans", [])
+        if node.get("Relation Name") == "sales":
+            found += node["Actual Loops"]
+    return found
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+async def test_many_scattered_changes_are_exact_without_one_scan_each(hourly: asyncpg.Connection, indexed: bool) -> None:
+    if indexed:
+        await hourly.execute("create index on sales (at); drop view rollups.hourly")
+        await tend(hourly)
     await kit.settled(hourly, "hourly")
     await hourly.execute("update sales set amount = 1 where extract(hour from at)::int % 2 = 0 and id % 3 = 0")
     assert await hourly.fetchval("select count(*) from ingestd.dirty") > 100
-    plan = await hourly.fetchval("explain (analyze, format json) select * from rollups.hourly")
-    assert '"Relation Name": "sales"' in str(plan).replace("'", '"')
+    assert source_scans(await hourly.fetchval("explain (analyze, format json) select * from rollups.hourly")) == 1
     await kit.exact(hourly, "hourly", kit.recount())
 
 
 async def test_a_view_of_a_clean_rollup_does_not_touch_its_source(hourly: asyncpg.Connection) -> None:
     await kit.settled(hourly, "hourly")
-    plan = str(await hourly.fetchval("explain (analyze, format json) select * from rollups.hourly"))
-    scan = plan[plan.index("'sales'") :]
-    assert scan[scan.index("'Actual Loops': ") :].startswith("'Actual Loops': 0")
+    assert source_scans(await hourly.fetchval("explain (analyze, format json) select * from rollups.hourly")) == 0
 
 
 async def test_the_newest_stretches_of_a_large_build_come_first_and_a_budget_is_kept(

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from ingestd.errors import ConfigurationError
+from ingestd.rollups import sql
 from ingestd.rollups.buckets import format_bucket, parse_bucket
 from ingestd.rollups.settings import RollupSettings, name_problems
 from ingestd.rollups.spec import Spec, parse_measure
@@ -165,3 +166,16 @@ def test_names_that_would_meet_in_one_table_are_refused() -> None:
     (said,) = name_problems({"daily": rollup, "daily_stored": rollup})
     assert said.startswith("[rollups.daily_stored]")
     assert len(name_problems({"x" * 49: rollup})) == 1
+
+
+def test_a_refresh_reads_the_text_of_its_ranges_once_and_not_for_every_row() -> None:
+    spec = RollupSettings.model_validate(GOOD).spec()
+    statement = sql.refresh(sql.Shape(spec, {"read_at": "timestamptz", "meter_id": "int4", "kwh": "numeric"}), "daily_stored")
+    assert statement.count("$2") == statement.count("(select $2::text::tstzmultirange)") == 2
+
+
+@pytest.mark.parametrize("text", ["plain", "it's", "back\\slash", "both ' and \\", 'double "'])
+def test_literals_and_identifiers_end_where_they_should(text: str) -> None:
+    assert sql.ident(text).count('"') % 2 == 0
+    assert sql.literal(text).count("'") % 2 == 0
+    assert ("\\" in text) == sql.literal(text).lstrip().startswith("E'")
