@@ -231,8 +231,15 @@ class Site:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection to the database in use."""
-        conn = await connect(self.url, application_name="test")
+        """A connection to the database in use.
+
+        Raises:
+            AssertionError: it is away; retry with `eventually`.
+        """
+        try:
+            conn = await connect(self.url, application_name="test")
+        except DatabaseUnreachable as error:
+            raise AssertionError(error.message) from error
         try:
             yield conn
         finally:
@@ -241,10 +248,15 @@ class Site:
     async def ask(self, query: str, *args: Any) -> Any:
         """One value; None while the database is away."""
         try:
-            async with self.connection() as conn:
-                return await conn.fetchval(query, *args)
+            conn = await connect(self.url, application_name="test")
         except (*OUTAGE, DatabaseUnreachable):
             return None
+        try:
+            return await conn.fetchval(query, *args)
+        except OUTAGE:
+            return None
+        finally:
+            await conn.close()
 
     async def rows(self, query: str, *args: Any) -> list[asyncpg.Record]:
         """All rows of a query."""
