@@ -36,8 +36,17 @@ async def test_loopback_names_with_our_port_are_ours(site: Site, host: str) -> N
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example:{port}", "localhost", "x", "[::1", "127.0.0.1:1", "localhost.evil.example:{port}",
-     "user@localhost:{port}", "localhost:{port}/x", "127.0.0.2:{port}"],  # fmt: skip
+    [
+        "evil.example:{port}",
+        "localhost",
+        "x",
+        "[::1",
+        "127.0.0.1:1",
+        "localhost.evil.example:{port}",
+        "user@localhost:{port}",
+        "localhost:{port}/x",
+        "127.0.0.2:{port}",
+    ],
 )
 async def test_any_other_host_is_refused(site: Site, host: str) -> None:
     """A name that an attacker points at 127.0.0.1 gets nothing, not even a probe's answer."""

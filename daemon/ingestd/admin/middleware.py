@@ -130,9 +130,7 @@ def correlation_of(request: web.Request) -> str:
     return given if _CORRELATION.fullmatch(given) else str(uuid.uuid4())
 
 
-def _explain(
-    around: Surroundings, request: web.Request, error: web.HTTPException | Exception, correlation_id: str
-) -> web.StreamResponse:
+def _explain(around: Surroundings, request: web.Request, error: web.HTTPException | Exception, correlation_id: str) -> web.StreamResponse:
     if isinstance(error, web.HTTPException) and error.status < 400:
         return error
     problem = problem_of(error)

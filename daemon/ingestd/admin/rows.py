@@ -85,10 +85,13 @@ def load_row(load: Mapping[str, Any]) -> dict[str, Any]:
 
 def rollup_row(rollup: RollupStatus) -> dict[str, Any]:
     """One rollup."""
-    pill, freshness = rollup.state, {
-        "current": "fresh",
-        "dirty": f"{age(rollup.staleness_seconds)} stale",
-    }.get(rollup.state, rollup.state)
+    pill, freshness = (
+        rollup.state,
+        {
+            "current": "fresh",
+            "dirty": f"{age(rollup.staleness_seconds)} stale",
+        }.get(rollup.state, rollup.state),
+    )
     if rollup.flag in ("off", "frozen"):
         pill, freshness = "paused", rollup.flag
     shown = [rollup.source, rollup.bucket]
