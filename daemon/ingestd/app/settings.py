@@ -16,7 +16,7 @@ from ingestd.app.workflows import WorkflowSettings
 from ingestd.errors import ConfigurationError
 from ingestd.imports.settings import ImportSettings
 from ingestd.jobs.settings import QueueSettings, RetentionSettings, built_in_queues
-from ingestd.rollups.settings import RollupSettings
+from ingestd.rollups.settings import RollupSettings, name_problems
 from ingestd.schedule.settings import ScheduleSettings
 from ingestd.settings import (
     ConfigPath,
@@ -179,6 +179,7 @@ def _cross_checks(settings: Settings, layers: Layers) -> list[str]:
                     f"{did_you_mean(target_name, known[kind])}",
                 )
         problems += [f"{layers.place(('workflows', name))}: {problem}" for problem in workflow.problems(name)]
+    problems += [f"{layers.place(('rollups',))}: {problem}" for problem in name_problems(settings.rollups)]
     needed = CORE_CONNECTIONS + SERVICE_CONNECTIONS + 2 + 2 * settings.slots().get("imports", 0)
     if settings.database.pool_max < needed:
         refuse(("database", "pool_max"), f'"pool_max" in [database]: these queues need at least {needed} connections')
