@@ -175,9 +175,7 @@ def require_columns(names: Sequence[str], header: Header, wanted: Sequence[str],
     """
     for column in wanted:
         if column not in names:
-            raise FileProblem(
-                f"wrong header: {what} {column} is not in the file{did_you_mean(column, names)} (found: {header.shown})"
-            )
+            raise FileProblem(f"wrong header: {what} {column} is not in the file{did_you_mean(column, names)} (found: {header.shown})")
 
 
 def listed(words: Sequence[str], most: int = 12) -> str:

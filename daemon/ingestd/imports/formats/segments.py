@@ -171,9 +171,9 @@ def _skip(file: BinaryIO, head: bytes, grammar: Grammar, piece: int) -> tuple[in
     Returns:
         Its length in bytes with the line end, and the bytes read beyond it; length -1: a quote in it is never closed.
     """
-    # A quote as the very last byte may close a cell or be half of a doubled one: it is left for the walk below.
-    known = len(head) - head.endswith(b'"')
-    quote = grammar.open_quote(head, known)
+    # Quotes at the very end may close a cell or be halves of doubled ones: they are left for the walk below.
+    known = len(head.rstrip(b'"'))
+    quote = grammar.open_quote(head, known) if known else 0
     inside = quote >= 0
     length = quote + 1 if inside else known - 1
     window = head[length:]
