@@ -28,6 +28,7 @@ DAY = timedelta(days=1)
 SPARK = timedelta(minutes=30)
 JOBS_SHOWN = 10
 LOADS_SHOWN = 7
+CHECKS_SHOWN = 12
 WAITING = ("available", "scheduled", "blocked", "retrying")
 
 
@@ -58,6 +59,7 @@ async def gather(conn: asyncpg.Connection, state: AdminState, report: Report, vi
         "node": state.node,
         "environment": state.environment,
         "health": report,
+        "checks": checks_shown(report),
         "can_act": actor.may("operate"),
         "view": view.fields(),
         "query": view.query(),
@@ -129,6 +131,15 @@ async def _tiles(
         ),
         _staleness(stale, dirty, len(rollups)),
     ]
+
+
+def checks_shown(report: Report) -> dict[str, Any]:
+    """What is wrong first, then some of what is well; `more` counts the rest."""
+    order = {"critical": 0, "degraded": 1, "healthy": 2}
+    ordered = sorted(report.checks, key=lambda check: order[check.status])
+    ill = sum(check.status != "healthy" for check in ordered)
+    shown = ordered[: max(CHECKS_SHOWN, ill)]
+    return {"items": shown, "more": len(ordered) - len(shown)}
 
 
 def _health(report: Report) -> Tile:

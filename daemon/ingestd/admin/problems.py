@@ -109,13 +109,13 @@ class JobOpen(Conflict):
 
 def problem_of(error: BaseException) -> Problem:
     """Word any exception for the outside; what we did not raise on purpose tells nothing about our insides."""
-    if isinstance(error, IngestdError):
-        return _of_ours(error)
     if isinstance(error, web.HTTPException):
         return _of_aiohttp(error)
     if isinstance(error, asyncpg.QueryCanceledError):
         return _unreachable("Postgres took too long to answer; try again.")
-    if isinstance(error, OUTAGE):
+    if isinstance(error, IngestdError) and not isinstance(error, DatabaseUnreachable):
+        return _of_ours(error)
+    if isinstance(error, (DatabaseUnreachable, *OUTAGE)):
         return _unreachable("Postgres is not reachable at the moment; the daemon keeps trying.")
     detail = "Something went wrong inside; the log has the details under this correlation id."
     return Problem(500, "internal-error", "Internal error", detail)
@@ -141,8 +141,6 @@ def _of_ours(error: IngestdError) -> Problem:
         extra["errors"] = [{"pointer": error.pointer, "detail": error.message}]
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="ingestd"'
-    if isinstance(error, DatabaseUnreachable):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
     return Problem(error.http_status, error.slug, error.title, error.message, extra, headers)
 
 
