@@ -135,7 +135,7 @@ def test_other_measures_are_refused_with_the_forms_there_are(text: str, said: st
         ({"where": "true; drop table x"}, "without semicolons"),
         ({"where": "true -- or not"}, "without semicolons or comments"),
         ({"max_staleness": "0s"}, "at least 1s"),
-        ({"flag": "maybe"}, "must be 'on', 'off', 'shadow' or 'frozen'"),
+        ({"flag": "maybe"}, "is not on, off, shadow or frozen"),
         ({"from": "other"}, 'unknown key "from"'),
     ],
 )
