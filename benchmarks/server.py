@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import socket
 import subprocess
@@ -55,10 +54,10 @@ class Server:
         finally:
             await conn.close()
 
-    async def create(self, name: str, template: str = "template0") -> str:
+    async def create(self, name: str, template: str = "template0", *, small: bool = True) -> str:
         """A fresh database, copied from a template; whatever bore its name is gone. Returns its URL."""
         await self.drop(name)
-        await self.run(f'create database "{name}" template "{template}" strategy file_copy')
+        await self.run(f'create database "{name}" template "{template}" strategy {"wal_log" if small else "file_copy"}')
         return self.database(name)
 
     async def drop(self, name: str) -> None:
@@ -70,8 +69,7 @@ class Server:
 async def postgres() -> AsyncIterator[Server]:
     """A Postgres 18 of our own in a temporary folder, gone afterwards with all its data."""
     # Not below a private folder: where we are root the server runs as another user, who must be able to pass through.
-    folder = Path(tempfile.mkdtemp(prefix="ingestd-bench-"))
-    folder.chmod(0o711)
+    folder = _passable_folder()
     embedded = EmbeddedPostgres(EmbeddedSettings(folder / "postgres", version=18), system_dir=folder / "system")
     try:
         url = await embedded.acquire()
@@ -88,6 +86,12 @@ async def postgres() -> AsyncIterator[Server]:
     finally:
         await embedded.release()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _passable_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="ingestd-bench-"))
+    folder.chmod(0o711)
+    return folder
 
 
 def program(name: str) -> Path | None:
@@ -157,9 +161,3 @@ def _until_listening(port: int) -> None:
             time.sleep(0.02)
         else:
             return
-
-
-async def quiet(server: Server) -> None:
-    """Start a measurement from the same place: nothing left to write."""
-    await server.run("checkpoint")
-    await asyncio.sleep(0)

@@ -140,9 +140,7 @@ def _must(program: Path | str, *arguments: object, path: str = "") -> None:
     words = [str(program), *map(str, arguments)]
     environ = {**os.environ, "PATH": path} if path else None
     try:
-        done = subprocess.run(
-            words, env=environ, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=INSTALL_S, check=False
-        )
+        done = subprocess.run(words, env=environ, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=INSTALL_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Absent(f"{Path(words[0]).name}: {error}") from error
     if done.returncode:
@@ -152,9 +150,7 @@ def _must(program: Path | str, *arguments: object, path: str = "") -> None:
 
 def _says(program: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
-            [str(program), *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False
-        )
+        done = subprocess.run([str(program), *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

@@ -90,7 +90,7 @@ const driver = {
       while (seconds(began) < length) {
         const at = now();
         await this.utils.addJob("noop", {});
-        took.push(seconds(at));
+        took.push(Number(now() - at));
       }
     };
     await Promise.all(Array.from({ length: clients }, client));

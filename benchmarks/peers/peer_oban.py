@@ -63,7 +63,6 @@ class ObanSide(Side):
         await self.pool.close()
 
 
-
 async def work() -> None:
     pool = await Oban.create_pool(os.environ["BENCH_URL"], max_size=10)
     stop = asyncio.Event()

@@ -54,12 +54,14 @@ class Ours(Side):
         with tempfile.TemporaryDirectory(prefix="ingestd-bench-") as folder:
             environ = environment(self.url, Path(folder))
             await asyncio.to_thread(_ingestd, environ, "migrate")
-            daemon = subprocess.Popen([sys.executable, "-m", "ingestd", "run"], env=environ, stdin=subprocess.DEVNULL)
+            daemon = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "ingestd", "run", env=environ, stdin=subprocess.DEVNULL, stdout=sys.stderr
+            )
             try:
                 await self._until_published(daemon)
             finally:
                 daemon.send_signal(signal.SIGTERM)
-                await asyncio.to_thread(daemon.wait, 30)
+                await asyncio.wait_for(daemon.wait(), 30)
 
     async def many(self, count: int) -> None:
         await self.client.enqueue_many("noop", [{}] * count)
@@ -85,12 +87,12 @@ class Ours(Side):
         """Have the daemon itself enqueue pings."""
         await self.client.enqueue("pinger", {"count": count, "gap_s": gap_s})
 
-    async def _until_published(self, daemon: subprocess.Popen[bytes]) -> None:
+    async def _until_published(self, daemon: asyncio.subprocess.Process) -> None:
         conn = await asyncpg.connect(self.url)
         deadline = time.monotonic() + START_S
         try:
             while not await conn.fetchval("select exists (select from ingestd.kind where name = 'pinger')"):
-                if daemon.poll() is not None or time.monotonic() > deadline:
+                if daemon.returncode is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"the daemon has not come up: {daemon.returncode}")
                 await asyncio.sleep(0.05)
         finally:

@@ -20,6 +20,7 @@ from benchmarks.queues.workloads import WORKLOADS, Bench
 from benchmarks.server import SETTINGS, Server, postgres, redis, redis_version
 
 ALL_WORKLOADS = [name for names, _ in WORKLOADS for name in sorted(names)]
+QUICK = [name for name in ALL_WORKLOADS if name not in ("W2x2", "W2x4", "idle")]
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -28,6 +29,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         prog="python -m benchmarks.queues", description="Measure ingestd's queue and its peers side by side, in one run."
     )
     parser.add_argument("--scale", type=float, default=1.0, help="of all sizes; 0.01 only shows that everything works (default: 1)")
+    parser.add_argument("--smoke", action="store_true", help="only show that everything works, in less than a minute")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved; medians are reported (default: 3)")
     parser.add_argument("--only", default="", help="systems, with commas between: " + ", ".join(system.name for system in SYSTEMS))
     parser.add_argument("--workloads", default="", help="with commas between: " + ",".join(ALL_WORKLOADS))
@@ -36,8 +38,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write everything there too")
     parser.add_argument("--markdown", type=Path, help="write the table there too")
     asked = parser.parse_args(arguments)
+    if asked.smoke:
+        asked.scale, asked.rounds = 0.01, 1
     asked.only = [name.strip() for name in asked.only.split(",") if name.strip()] or [system.name for system in SYSTEMS]
-    asked.workloads = [name.strip() for name in asked.workloads.split(",") if name.strip()] or ALL_WORKLOADS
+    asked.workloads = [name.strip() for name in asked.workloads.split(",") if name.strip()] or (QUICK if asked.smoke else ALL_WORKLOADS)
     for name in asked.only:
         if name not in [system.name for system in SYSTEMS]:
             parser.error(f'"{name}" is no system')
@@ -92,15 +96,14 @@ async def measure_all(asked: argparse.Namespace, results: Results, server: Serve
     """All rounds."""
     wanted = set(asked.workloads)
     with tempfile.TemporaryDirectory(prefix="ingestd-bench-run-") as folder:
-        benches = [
-            Bench(system, installed, server, redis_url, Path(folder), asked.scale) for system, installed in choose(asked, results)
-        ]
+        benches = [Bench(system, installed, server, redis_url, Path(folder), asked.scale) for system, installed in choose(asked, results)]
         for number in range(asked.rounds):
             say(f"round {number + 1} of {asked.rounds}")
             # Each round begins with another system, so that nobody always runs on the machine as another has left it.
             turn = number % max(1, len(benches))
             for bench in benches[turn:] + benches[:turn]:
-                await one_system(bench, wanted, results, number == 0)
+                async with bench.round():
+                    await one_system(bench, wanted, results, number == 0)
 
 
 async def main(arguments: list[str]) -> int:

@@ -157,17 +157,16 @@ def workers(system: System, installed: Installed | None, url: str, folder: Path,
     try:
         with log.open("ab") as output:
             for _ in range(count):
-                started.append(
-                    subprocess.Popen(
-                        system.command(installed, "work"),
-                        cwd=Path(__file__).parents[1] / "peers",
-                        env=environ,
-                        stdin=subprocess.DEVNULL,
-                        stdout=output,
-                        stderr=output,
-                        start_new_session=True,
-                    )
+                process = subprocess.Popen(
+                    system.command(installed, "work"),
+                    cwd=Path(__file__).parents[1] / "peers",
+                    env=environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
                 )
+                started.append(process)
         yield found
     finally:
         found.stop()

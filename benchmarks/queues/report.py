@@ -144,12 +144,15 @@ TARGETS = (
 
 def markdown(results: Results) -> str:
     """The whole report."""
+    medians = (
+        f"Medians of {results.rounds} interleaved round{'s' if results.rounds > 1 else ''} (± half the range); in brackets how many "
+        "times better ingestd is. Counted after the acknowledgement is committed, except on Redis."
+    )
     parts = [
         "# Queues, side by side in one run",
         f"`{results.command}`",
         line(results.facts) + "; " + ", ".join(f"{name} {version}" for name, version in results.servers.items()) + ".",
-        f"Medians of {results.rounds} interleaved round{'s' if results.rounds > 1 else ''} (± half the range); in brackets how many "
-        "times better ingestd is. Counted after the acknowledgement is committed, except on Redis.",
+        medians,
         *_small_print(results),
         _big_table(results),
         _targets(results),
@@ -184,7 +187,7 @@ def _big_table(results: Results) -> str:
 def _cell(results: Results, system: str, column: Column) -> str:
     value = results.median(system, column.workload, column.number)
     if value is None:
-        return "–"
+        return "-"
     text = column.shown.format(value)
     spread = results.spread(system, column.workload, column.number)
     if spread is not None:
@@ -192,7 +195,7 @@ def _cell(results: Results, system: str, column: Column) -> str:
     ours = results.median(OURS, column.workload, column.number)
     if system != OURS and ours:
         better = _ratio(value, ours) if column.lower else _ratio(ours, value)
-        text += f" ({better:.3g}×)" if better is not None else ""
+        text += f" ({better:.3g}x)" if better is not None else ""
     return text
 
 
@@ -259,6 +262,7 @@ def document(results: Results) -> Mapping[str, Any]:
         "absent": results.absent,
         "versions": results.versions,
         "targets": [
-            {"what": target.says, "limit": target.limit, "at_most": target.at_most, "measured": target.measure(results)} for target in TARGETS
+            {"what": target.says, "limit": target.limit, "at_most": target.at_most, "measured": target.measure(results)}
+            for target in TARGETS
         ],
     }

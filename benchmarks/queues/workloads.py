@@ -59,6 +59,7 @@ class Bench:
     folder: Path
     scale: float
     templates: dict[str, str] = field(default_factory=dict)
+    drives: Driver | None = None
 
     @property
     def jobs(self) -> int:
@@ -71,20 +72,27 @@ class Bench:
 
     @asynccontextmanager
     async def place(self, what: str = "empty") -> AsyncIterator[tuple[str, Driver]]:
-        """A fresh database (or an emptied Redis) with a driver for it. Yields its URL."""
+        """A fresh database (or an emptied Redis) and the driver of this round. Yields its URL too."""
+        assert self.drives is not None
         if self.system.on_redis:
             assert self.redis_url is not None
             empty_redis(self.redis_url)
-            async with driver(self.system, self.installed, self.redis_url, self.folder) as drives:
-                yield self.redis_url, drives
+            yield self.redis_url, self.drives
             return
-        url = await self.server.create("bench", await self._template(what))
-        await self.server.run("checkpoint")
+        url = await self.server.create("bench", await self._template(what), small=what == "empty")
         try:
-            async with driver(self.system, self.installed, url, self.folder) as drives:
-                yield url, drives
+            yield url, self.drives
         finally:
+            await self.drives.ask("close")
             await self.server.drop("bench")
+
+    @asynccontextmanager
+    async def round(self) -> AsyncIterator[None]:
+        """One driver for all workloads of a round."""
+        url = self.redis_url if self.system.on_redis else self.server.url
+        async with driver(self.system, self.installed, url or "", self.folder) as self.drives:
+            yield
+        self.drives = None
 
     def work(self, url: str, *, expect: int = 0, count: int = 1) -> contextlib.AbstractContextManager[Workers]:
         """Workers on a database."""
@@ -98,12 +106,12 @@ class Bench:
         return self.templates[what]
 
     async def _make_template(self, what: str, name: str) -> None:
-        url = await self.server.create(name, await self._template("empty") if what != "empty" else "template0")
-        async with driver(self.system, self.installed, url, self.folder) as drives:
-            if what == "empty":
-                await drives.ask("setup", url=url)
-                return
-            await drives.ask("templates", url=url)
+        assert self.drives is not None
+        url = await self.server.create(name, await self._template("empty") if what != "empty" else "template0", small=True)
+        await self.drives.ask("setup" if what == "empty" else "templates", url=url)
+        await self.drives.ask("close")
+        if what == "empty":
+            return
         conn = await asyncpg.connect(url)
         try:
             if what == "deep":
@@ -241,12 +249,12 @@ async def single(bench: Bench) -> dict[str, Numbers]:
         one = await drives.ask("single", url=url, clients=1, seconds=seconds)
         many = await drives.ask("single", url=url, clients=CLIENTS, seconds=seconds)
         found["W4"] = {"rate": one["count"] / one["seconds"], "many_rate": many["count"] / many["seconds"]}
-        found["W4"] |= latency([int(took * 1e9) for took in one["took"]])
-        found["W4"] |= latency([int(took * 1e9) for took in many["took"]], "many_")
+        found["W4"] |= latency(one["took"])
+        found["W4"] |= latency(many["took"], "many_")
         if "W4apart" in bench.system.workloads:
             apart = await drives.ask("apart", url=url, clients=CLIENTS, seconds=seconds)
             found["W4apart"] = {"many_rate": apart["count"] / apart["seconds"]}
-            found["W4apart"] |= latency([int(took * 1e9) for took in apart["took"]], "many_")
+            found["W4apart"] |= latency(apart["took"], "many_")
     return found
 
 
