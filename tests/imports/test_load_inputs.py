@@ -62,7 +62,7 @@ async def test_a_nasty_input_is_loaded_exactly_or_rejected_by_record(bench: Load
     rows = [row for row in rows if mode == "append" or row[0] is not None]
     await bench.conn.execute("create table t (id int, v text, n serial)" if mode == "append" else TWO)
     if mode == "upsert":
-        await bench.conn.execute("create unique index on t (id); alter table t alter id set not null")
+        await bench.conn.execute("create unique index on t (id)")
     outcome = await bench.load(content, max_reject_ratio=1, mode=mode, key=("id",) if mode == "upsert" else ())
     found = await bench.rows("select id, v from t order by n" if mode == "append" else "select id, v from t order by id")
     assert found == rows

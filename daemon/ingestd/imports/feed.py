@@ -174,7 +174,7 @@ class Feed:
             converter, text = self._converters[position], part.cells[position][row].as_py()
             number, name = part.numbers[row], converter.column.name
             if missing:
-                code, reason = "missing_value", f"{name} is empty, and the column is not null"
+                code, reason = "missing_value", f"{name} is empty, and must have a value"
             else:
                 code, reason = "bad_value", f"{name}: {converter.explain(text)}"
             found.append(Reject(number, name, code, reason[:LONGEST_REASON], readable(part.raw(number))))

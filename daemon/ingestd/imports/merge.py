@@ -13,8 +13,15 @@ from ingestd.imports.shape import Table
 from ingestd.imports.sql import Staging
 from ingestd.imports.store import loads
 
-# What a single row can be guilty of: constraints, data exceptions, a trigger's RAISE, a twin in the same file.
-ROW_ERRORS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, asyncpg.RaiseError, asyncpg.CardinalityViolationError)
+# What a single row can be guilty of: constraints, data exceptions, a trigger's RAISE, a twin in the same file, a value too
+# large for an index.
+ROW_ERRORS = (
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.DataError,
+    asyncpg.RaiseError,
+    asyncpg.CardinalityViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
 
 
 def is_row_error(error: BaseException) -> bool:
