@@ -116,6 +116,7 @@ class Load:
         self._book = RejectBook(request.max_rejects)
         self._read = 0
         self._copied = 0
+        self._reached = 0
 
     async def run(self) -> LoadOutcome:
         """Run to the commit."""
@@ -225,6 +226,8 @@ class Load:
         feed = await self._copy(file, lane, table.target if direct else f"{STAGING_SCHEMA}.{staging.table}")
         if feed.read != feed.good + self._book.count:
             raise RuntimeError(f"{feed.read} records read, {feed.good} good, {self._book.count} rejected: they do not add up")
+        if feed.read and self._reached != self.request.size:
+            raise RuntimeError(f"{self._reached} of {self.request.size} bytes were read")
         self._check_ratio()
         if direct:
             return self._counted(feed, Merged(inserted=feed.good if not table.triggers else self._copied), 0)
@@ -232,7 +235,7 @@ class Load:
 
     async def _copy(self, file: CsvFile, lane: Lane, into: str) -> Feed:
         def on_slice(end: int, read: int) -> None:
-            self._read = read
+            self._read, self._reached = read, end
             self._loaded(end, read)
 
         feed = Feed(file, lane, null=self.request.null, book=self._book, on_slice=on_slice)
@@ -343,7 +346,7 @@ class Load:
             UUID(self.request.claim),
             State.FAILED if failed else State.SUCCEEDED,
             partial=outcome.status == "partial",
-            result={"load": self.request.load_id, "status": outcome.status, **outcome.counts},
+            result={"load": self.request.load_id, "status": outcome.status, **outcome.counts, "deleted": outcome.deleted},
             error=outcome.error,
             reason=outcome.reason,
             counts=counts,
