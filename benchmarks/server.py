@@ -66,15 +66,15 @@ class Server:
 
 
 @asynccontextmanager
-async def postgres() -> AsyncIterator[Server]:
-    """A Postgres 18 of our own in a temporary folder, gone afterwards with all its data."""
+async def postgres(**more: str) -> AsyncIterator[Server]:
+    """A Postgres 18 of our own in a temporary folder, gone afterwards with all its data; `more` are further settings."""
     # Not below a private folder: where we are root the server runs as another user, who must be able to pass through.
     folder = _passable_folder()
     embedded = EmbeddedPostgres(EmbeddedSettings(folder / "postgres", version=18), system_dir=folder / "system")
     try:
         url = await embedded.acquire()
         conn = await asyncpg.connect(url)
-        for name, value in SETTINGS.items():
+        for name, value in (SETTINGS | more).items():
             await conn.execute(f"alter system set {name} = '{value}'")
         await conn.close()
         await embedded.release()

@@ -118,7 +118,10 @@ class OursDriver(Driver):
 
 
 def _ingestd(environ: dict[str, str], *words: str) -> None:
-    subprocess.run([sys.executable, "-m", "ingestd", *words], env=environ, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=True)
+    command = [sys.executable, "-m", "ingestd", *words]
+    done = subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"ingestd {' '.join(words)} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
 
 
 def main() -> None:

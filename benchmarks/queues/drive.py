@@ -57,6 +57,9 @@ class Driver:
                 line = await self._process.stdout.readline()
             answer: dict[str, Any] = json.loads(line)
         except (OSError, ValueError, TimeoutError) as error:
+            # A late answer would be taken for that to the next command.
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
             raise Failed(f"{verb}: {error or type(error).__name__}: {last_words(self._log)}") from error
         if "error" in answer:
             raise Failed(f"{verb}: {answer['error']}")

@@ -69,7 +69,7 @@ SYSTEMS = (
         "peer_ours.py",
         jobs=300_000,
         concurrency=200,
-        workloads=ON_POSTGRES | {"W2x2", "W2x4", "W3in", "W4apart", "floor"},
+        workloads=ON_POSTGRES | {"W2x2", "W2x4", "W3in", "W4apart", "floor", "urgent"},
         keeps="full row",
         table="ingestd.job",
     ),

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +139,13 @@ async def multiply(conn: asyncpg.Connection, table: str, counts: list[int]) -> N
         )
 
 
-async def drain(bench: Bench, url: str, expected: int, *, count: int = 1, during: Awaitable[Any] | None = None) -> Numbers:
+async def drain(bench: Bench, url: str, expected: int, *, count: int = 1, during: Callable[[], Awaitable[Any]] | None = None) -> Numbers:
     """Start workers and time from the first job function to the moment at which no open job is left.
 
     Args:
         expected: how many counted jobs there are.
         count: worker processes.
-        during: done while the jobs run.
+        during: begun with the first job; it sends `URGENT` pings.
 
     Returns:
         `rate` to the last acknowledgement, `last_rate` to the start of the last function; a drain that takes longer than
@@ -152,13 +153,13 @@ async def drain(bench: Bench, url: str, expected: int, *, count: int = 1, during
     """
     look = await asyncpg.connect(url) if not bench.system.on_redis else None
     still_open = f"select exists (select from {bench.system.table} where {bench.system.open_rows})"
-    other = None
+    other: asyncio.Future[Any] | None = None
     try:
         with bench.work(url, expect=expected, count=count) as working:
             deadline = time.monotonic() + DRAIN_LIMIT_S
             while (found := working.counts())[2] < expected and time.monotonic() < deadline:
                 if found[2] and during is not None and other is None:
-                    other = asyncio.ensure_future(during)
+                    other = asyncio.ensure_future(during())
                 await asyncio.sleep(LOOK_S)
             first, last, done = found
             cut = done < expected
@@ -170,9 +171,11 @@ async def drain(bench: Bench, url: str, expected: int, *, count: int = 1, during
             numbers = {"rate": done / ((end - first) / 1e9), "last_rate": done / (max(last - first, 1) / 1e9), "cut": float(cut)}
             if other is not None:
                 await other
-                numbers |= latency(working.pings(), "urgent_")
+                numbers |= latency(await until_pinged(working, URGENT), "urgent_")
             return numbers
     finally:
+        if other is not None:
+            await asyncio.wait([other])
         if look is not None:
             await look.close()
 
@@ -285,11 +288,8 @@ async def long_transaction(bench: Bench) -> dict[str, Numbers]:
         try:
             await holder.execute("begin isolation level repeatable read")
             await holder.fetchval("select count(*) from pg_class")
-            urgent = drives.ask("pings", url=url, count=URGENT, gap_s=URGENT_GAP_S, urgent=True)
-            during = urgent if "W3in" in bench.system.workloads else None
-            if during is None:
-                urgent.close()
-            numbers = await drain(bench, url, bench.jobs, during=during)
+            urgent = partial(drives.ask, "pings", url=url, count=URGENT, gap_s=URGENT_GAP_S, urgent=True)
+            numbers = await drain(bench, url, bench.jobs, during=urgent if "urgent" in bench.system.workloads else None)
             await holder.execute("rollback")
         finally:
             await holder.close()
