@@ -72,7 +72,7 @@ async def gather(conn: asyncpg.Connection, state: AdminState, report: Report, vi
         "rollups": [rows.rollup_row(rollup) for rollup in rollups],
         "schedules": [rows.schedule_row(schedule, slots.get(schedule["name"], [])) for schedule in schedules],
         "workflows": [await _workflow(conn, name) for name in sorted(state.workflows())],
-        "nodes": [rows.node_row(node, state.node.id) for node in await nodes(conn)],
+        "nodes": [rows.node_row(node) for node in await nodes(conn)],
     }
 
 
@@ -138,7 +138,7 @@ def checks_shown(report: Report) -> dict[str, Any]:
     order = {"critical": 0, "degraded": 1, "healthy": 2}
     ordered = sorted(report.checks, key=lambda check: order[check.status])
     ill = sum(check.status != "healthy" for check in ordered)
-    shown = ordered[: max(CHECKS_SHOWN, ill)]
+    shown = ordered[: max(CHECKS_SHOWN, ill)] if len(ordered) > CHECKS_SHOWN + 2 else ordered
     return {"items": shown, "more": len(ordered) - len(shown)}
 
 

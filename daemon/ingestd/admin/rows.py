@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 from ingestd.admin.words import age, arguments, compact, fault, number, tone
 from ingestd.rollups.reads import RollupStatus
@@ -169,7 +168,7 @@ def workflow_row(name: str, run: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def node_row(node: Mapping[str, Any], own: UUID) -> dict[str, Any]:
+def node_row(node: Mapping[str, Any]) -> dict[str, Any]:
     """One node."""
     state = str(node["state"])
     lives = state in ("starting", "running", "draining")
@@ -179,4 +178,4 @@ def node_row(node: Mapping[str, Any], own: UUID) -> dict[str, Any]:
         lag = node["loop_lag_ms"]
         text = f"{number(node['running'])} running" + (f", loop lag {lag:.0f} ms" if lag is not None else "")
     look = "bad" if silent or state == "dead" else "warn" if state == "draining" else "quiet" if state == "stopped" else "good"
-    return {"name": f"{node['name']}" + (" (this one)" if node["id"] == own else ""), "state": state, "tone": look, "text": text}
+    return {"name": str(node["name"]), "state": state, "tone": look, "text": text}
