@@ -190,7 +190,8 @@ class Site:
         log_file = self.folder / f"daemon-{len(self.daemons)}.log"
         environ = {name: value for name, value in os.environ.items() if not name.startswith("INGESTD_")}
         # The repository, so that handlers can use what tests share.
-        environ |= {"PYTHONPATH": str(REPOSITORY), **(environment or {})}
+        path = os.pathsep.join([str(REPOSITORY), *filter(None, [environ.get("PYTHONPATH", "")])])
+        environ |= {"PYTHONPATH": path, **(environment or {})}
         with log_file.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "ingestd", "--config", str(self.config), "run", *options],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 from tests.daemon.harness import Site
@@ -18,9 +17,7 @@ key = ["meter_id", "reading"]
 poll = "100ms"
 settle = "100ms"
 """
-HALF_DONE = """
-select 1 from ingestd.node_progress p, jsonb_each(p.progress) e join ingestd.job j on j.id = e.key::bigint
-where j.kind = 'load' and (e.value ->> 'fraction')::float8 > $1"""
+UNDER_WAY = "select 1 from pg_stat_progress_copy where datname = current_database() and tuples_processed > $1"
 
 
 def write_readings(file: Path, rows: int, start: int = 0, note: str = "as read") -> None:
@@ -31,7 +28,7 @@ def write_readings(file: Path, rows: int, start: int = 0, note: str = "as read")
         out.write("meter_id,reading,value,note\n")
         for first in range(start, start + rows, 10_000):
             out.writelines(f"{n % 100},{n},{n}.5,{note} {n}\n" for n in range(first, min(first + 10_000, start + rows)))
-    os.replace(hidden, file)
+    hidden.replace(file)
 
 
 async def put_readings(site: Site, name: str, rows: int, **how: object) -> None:
@@ -39,9 +36,10 @@ async def put_readings(site: Site, name: str, rows: int, **how: object) -> None:
     await asyncio.to_thread(write_readings, site.inbox / name, rows, **how)
 
 
-async def in_the_middle(site: Site, fraction: float = 0.2) -> None:
-    """Until a load is that far."""
-    await eventually(lambda: site.ask(HALF_DONE, fraction), timeout_s=60, saying="a load is under way")
+async def in_the_middle(site: Site, rows: int) -> None:
+    """Until a load has brought that many rows into Postgres, of which none is committed."""
+    async with site.connection() as conn:
+        await eventually(lambda: conn.fetchval(UNDER_WAY, rows), timeout_s=60, every_s=0.005, saying="a load is under way")
 
 
 async def all_loaded(site: Site, *names: str, timeout_s: float = 90.0) -> None:

@@ -9,7 +9,7 @@ from tests.daemon.harness import Daemon, Site
 from tests.faults import ledger, processes
 from tests.support import eventually
 
-ROWS = 300_000
+ROWS = 600_000
 JOBS = 300
 TAKEN_UP_S = 5.0
 HANDLERS = 'handlers = ["tests.daemon.jobs"]'
@@ -56,7 +56,7 @@ async def test_a_kill_in_the_middle_of_a_load_and_of_jobs_loses_and_doubles_noth
     site.configure(readings.IMPORT, daemon=HANDLERS)
     daemon = await site.start()
     await readings.put_readings(site, "big.csv", ROWS)
-    await readings.in_the_middle(site)
+    await readings.in_the_middle(site, ROWS // 10)
     ids = [*await accept(site, JOBS), *await accept_over_http(daemon, 3)]
     postmaster = site.postmaster
     assert postmaster is not None

@@ -93,6 +93,7 @@ class App:
         self._started_at = datetime.now(UTC)
         self._state = "starting"
         self._port = ""
+        self._renewal: asyncio.Task[None] | None = None
 
     @property
     def settings(self) -> Settings:
@@ -295,7 +296,11 @@ class App:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, DatabaseBack):
-            self._supervisor.wake_all()
+            self._renewal = asyncio.create_task(self._renew_connections(), name="renew connections")
+
+    async def _renew_connections(self) -> None:
+        await self.db.renew()
+        self._supervisor.wake_all()
 
     def ready(self) -> tuple[bool, str]:
         """Whether the node takes work, and if not, why."""

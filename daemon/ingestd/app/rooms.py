@@ -111,7 +111,7 @@ class Rooms:
         self.rollups = Poller("rollups", Upkeep(db).poll, bus)
         self.scheduler = Scheduler(db, bus)
         self.presence = Presence(settings.daemon.state_dir / "nodes")
-        self.rescuer = Rescuer(db, node, self.presence, bus)
+        self.rescuer = Rescuer(db, node, self.presence, bus, lambda: self.heartbeat.sessions)
         self.listener = Listener(db, {JOB_CHANNEL: lambda _queue: self._on_job()})
         self.heartbeat = Heartbeat(
             db,

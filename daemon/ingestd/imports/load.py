@@ -30,7 +30,7 @@ from ingestd.imports.sql import STAGING_SCHEMA, Staging, split
 from ingestd.imports.store import loads
 from ingestd.jobs.model import State
 from ingestd.jobs.store.ack import Result, ack
-from ingestd.postgres.pool import OUTAGE
+from ingestd.postgres.pool import OUTAGE, has_ended
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 Report = Callable[[float, str], None]
@@ -83,11 +83,15 @@ async def run(request: LoadRequest, connect: Connect, report: Report) -> LoadOut
 async def _after_trouble(load: Load, error: BaseException, connect: Connect) -> LoadOutcome:
     """Find out what trouble left behind: if only the answer to COMMIT was lost, the load is done."""
     text = str(error) or type(error).__name__
+    lost = isinstance(error, OUTAGE) and await load.has_lost_connection()
     conn = await connect()
     try:
         done = await loads.finished(conn, load.request.load_id)
         if done is not None:
             return done
+        if lost:
+            # Whoever ended the connection, it was not this load: no attempt is spent on it.
+            raise DatabaseUnreachable(f"load {load.request.load_id} lost its connection: {text}") from error
         if not load.request.last_attempt:
             raise LoadTrouble(f"load {load.request.load_id} was interrupted: {text}") from error
         return await load.fail(error, f"gave up after {load.request.attempt} attempts: {text}", conn)
@@ -167,6 +171,10 @@ class Load:
                 return await loads.drop_if_empty(conn, self.request.load_id, self.request.target)
         except asyncpg.PostgresError:  # something depends on it already: it stays
             return False
+
+    async def has_lost_connection(self) -> bool:
+        """Whether its connection has ended under it."""
+        return await has_ended(self._conn)
 
     def close(self) -> None:
         """Forget the rejects."""

@@ -160,7 +160,7 @@ class Database:
         try:
             yield conn
         except OUTAGE as error:
-            if await _ends(conn):
+            if await has_ended(conn):
                 raise ConnectionLost(f"Postgres went away: {error or type(error).__name__}") from error
             raise
         finally:
@@ -213,7 +213,7 @@ def notice_silence(conn: asyncpg.Connection) -> None:
             twin.setsockopt(level, option, value)
 
 
-async def _ends(conn: asyncpg.Connection) -> bool:
+async def has_ended(conn: asyncpg.Connection) -> bool:
     """Whether a connection that just failed is closed, or is about to be."""
     deadline = time.monotonic() + GOODBYE_S
     while not conn.is_closed():

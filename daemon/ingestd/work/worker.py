@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
-from ingestd.events import Bus, JobStarted
+from ingestd.events import Bus, JobStarted, Notice
 from ingestd.jobs.model import Job
 from ingestd.jobs.registry import Registry
 from ingestd.jobs.store import claim as claim_store
@@ -24,6 +26,7 @@ from ingestd.work.node import NodeIdentity
 
 REPORT_EVERY_S = 1.0
 MISSING_LOOKS = 10
+RECONCILE_EVERY_S = 10.0
 CANCEL_GRACE_S = 5.0
 FORCED_GRACE_S = 0.5
 
@@ -69,6 +72,7 @@ class Worker:
         self._node = node
         self._running: dict[int, Running] = {}
         self._reports = 0
+        self._reconcile_at = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
         self.claimer = Claimer(db, node, bus, registry.kinds, self._start, slots)
@@ -169,6 +173,7 @@ class Worker:
         """Publish progress, hear of cancellations, and now and then compare what is held with what the database says."""
         running = dict(self._running)
         if not running and self._reports == 0:
+            await self._reconcile()
             return REPORT_EVERY_S
         progress = {str(job_id): entry.progress for job_id, entry in running.items() if entry.progress}
         async with self._db.services() as conn:
@@ -179,7 +184,31 @@ class Worker:
             if job_id in held and held[job_id]["cancel"]:
                 self._interrupt(entry, runner.Interrupted.CANCEL)
         self._drop_lost(running, held)
+        await self._reconcile()
         return REPORT_EVERY_S
+
+    async def _reconcile(self) -> None:
+        """Give back what the database says this node holds and nobody here knows of.
+
+        A claim that was cut off may be carried out after its release: the server finishes what it has begun.
+        """
+        if time.monotonic() < self._reconcile_at or self.claimer.is_draining():
+            return
+        self._reconcile_at = time.monotonic() + RECONCILE_EVERY_S
+        # Known before or after the look: a claim or an ack may be under way during it.
+        known = self._known_claims()
+        async with self._db.services() as conn:
+            held = await claim_store.held(conn, self._node.id)
+            known |= self._known_claims()
+            for claim in {row["claim"] for row in held} - known:
+                released = await claim_store.release_claim(conn, self._node.id, claim)
+                if released:
+                    self._bus.emit(
+                        Notice(f"gave back {len(released)} jobs of a claim whose answer was lost", details={"jobs": released[:20]})
+                    )
+
+    def _known_claims(self) -> set[UUID]:
+        return {entry.job.claim for entry in self._running.values()} | self.claimer.unanswered()
 
     def _drop_lost(self, running: Mapping[int, Running], held: Mapping[int, Any]) -> None:
         """A job rescued by others while we were cut off: stop working on it. Missed for ten seconds, for an ack may be under way."""
