@@ -21,7 +21,7 @@ _NOT_TEXT = {
     b"\xfe\xff": "UTF-16: save it as UTF-8",
     b"PAR1": "Parquet, not CSV",
 }
-_RECORD = re.compile(rb'(?:[^"\r\n]++|(?<![^,;\t|\r\n])"[^"]*+(?:""[^"]*+)*+"|(?<=[^,;\t|\r\n])")*+(\r\n|\n|\r|\Z)')
+_RECORD = re.compile(rb'(?>(?:[^"\r\n]++|(?<![^,;\t|\r\n])"[^"]*+(?>(?:""[^"]*+)*)"|(?<=[^,;\t|\r\n])")*)(\r\n|\n|\r|\Z)')
 
 
 @dataclass(frozen=True)
