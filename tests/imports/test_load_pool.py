@@ -8,13 +8,14 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from ingestd.errors import StaleClaim
+from ingestd.errors import DatabaseUnreachable, StaleClaim
 from ingestd.events import Bus, Event
 from ingestd.imports.loader import LoaderPool
 from ingestd.imports.request import LoaderDied, LoadOutcome, LoadRequest, LoadTrouble
@@ -115,22 +116,34 @@ async def test_a_stale_claim_rolls_the_whole_load_back(far: LoadBench, pool: Loa
     assert (await far.load("id,v\n1,a\n")).inserted == 1
 
 
-async def test_a_lost_connection_is_tried_again_until_the_last_attempt(dsn: str, far: LoadBench, pool: LoaderPool) -> None:
+async def cut_off(far: LoadBench, pool: LoaderPool, request: LoadRequest, how: str) -> LoadOutcome:
+    """Run a load and end its statement or its connection while it waits for its table."""
+    running = asyncio.create_task(pool.load(request, lambda *_: None))
+    await until_it_waits(far.conn)
+    await far.conn.execute(f"select {how}(pid) {OURS}")
+    return await running
+
+
+async def test_a_lost_connection_is_an_outage_and_never_the_fault_of_the_load(dsn: str, far: LoadBench, pool: LoaderPool) -> None:
     await far.conn.execute("create table t (id int primary key, v text)")
     held = await holding(dsn)
     request = await far.request(ROWS)
-    kill = f"select pg_terminate_backend(pid) {OURS}"
-
-    async def cut_off(request: LoadRequest) -> LoadOutcome:
-        running = asyncio.create_task(pool.load(request, lambda *_: None))
-        await until_it_waits(far.conn)
-        await far.conn.execute(kill)
-        return await running
-
-    with pytest.raises(LoadTrouble, match="was interrupted"):
-        await cut_off(request)
+    for attempt in (1, 4):
+        with pytest.raises(DatabaseUnreachable, match="lost its connection"):
+            await cut_off(far, pool, replace(request, attempt=attempt), "pg_terminate_backend")
     assert await far.conn.fetchval("select status from ingestd.load where id = $1", request.load_id) == "pending"
-    outcome = await cut_off(replace(request, attempt=4))
+    await held.close()
+    assert (await pool.load(request, lambda *_: None)).inserted == 20_000
+
+
+async def test_an_interrupted_load_is_tried_again_until_the_last_attempt(dsn: str, far: LoadBench, pool: LoaderPool) -> None:
+    await far.conn.execute("create table t (id int primary key, v text)")
+    held = await holding(dsn)
+    request = await far.request(ROWS)
+    with pytest.raises(LoadTrouble, match="was interrupted"):
+        await cut_off(far, pool, request, "pg_cancel_backend")
+    assert await far.conn.fetchval("select status from ingestd.load where id = $1", request.load_id) == "pending"
+    outcome = await cut_off(far, pool, replace(request, attempt=4), "pg_cancel_backend")
     assert outcome.status == "failed"
     assert (outcome.reason or "").startswith("gave up after 4 attempts")
     await far.check(request, outcome)
@@ -177,6 +190,34 @@ async def test_no_child_survives_the_kill_of_its_parent(dsn: str, bench: LoadBen
     assert await bench.rows() == []
 
 
+async def test_the_kernel_ends_a_child_that_is_too_busy_to_notice(tmp_path: Path) -> None:
+    busy = (
+        "import sys; from ingestd.imports.child import die_with_parent; die_with_parent(int(sys.argv[1])); "
+        "print(1, flush=True); sum(range(10**11))"
+    )
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {busy!r}, str(os.getpid())], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "print(child.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, str(script), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    child = int(await parent.stdout.readline())
+    assert alive(child)
+    parent.kill()
+    await parent.communicate()
+    try:
+        await eventually(lambda: not alive(child), timeout_s=5)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
 async def test_a_daemon_never_imports_arrow() -> None:
     code = "import sys, ingestd.imports.loader, ingestd.imports.handlers; sys.exit('pyarrow' in sys.modules or 'pgpq' in sys.modules)"
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", code)
@@ -190,8 +231,6 @@ async def test_the_death_of_a_child_is_told(dsn: str, bench: LoadBench) -> None:
     pool = LoaderPool("postgresql://nobody@127.0.0.1:1/none", size=1, application_name="test", bus=bus)
     await pool.start()
     request = await bench.request("id\n1\n")
-    from ingestd.errors import DatabaseUnreachable
-
     with pytest.raises(DatabaseUnreachable):
         await pool.load(request, lambda *_: None)
     os.kill(pool.pids[0], signal.SIGSTOP)
