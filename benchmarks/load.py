@@ -403,7 +403,11 @@ def main(arguments: list[str]) -> int:
     rows = max(1000, int(ROWS * asked.scale) // 400 * 400)
     facts = machine()
     command = " ".join(["python -m benchmarks.load", *arguments])
-    copies, times, version = asyncio.run(measure(rows, asked.rounds))
+    try:
+        copies, times, version = asyncio.run(measure(rows, asked.rounds))
+    except RuntimeError as error:
+        say(f"failed: {error}")
+        return 1
     text = report(command, facts, rows, copies, times, version)
     print(text)
     if asked.markdown:

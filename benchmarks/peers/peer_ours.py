@@ -36,7 +36,7 @@ def environment(url: str, state: Path) -> dict[str, str]:
         "INGESTD_DAEMON__DUTIES": '["work"]',
         "INGESTD_QUEUES__DEFAULT__CONCURRENCY": os.environ.get("BENCH_CONCURRENCY", "200"),
         "INGESTD_LOGS__LEVEL": "warning",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH")))),
     }
 
 

@@ -55,7 +55,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def choose(asked: argparse.Namespace, results: Results) -> list[tuple[System, setup.Installed | None]]:
     """The systems that can be run, installed; the others are entered as absent."""
-    setup.install_redis()
     chosen: list[tuple[System, setup.Installed | None]] = []
     for known in SYSTEMS:
         system = known
@@ -84,7 +83,7 @@ async def one_system(bench: Bench, wanted: set[str], results: Results, first_rou
         try:
             found = await measure(bench)
         except (Failed, OSError, ExceptionGroup) as error:
-            results.failed.setdefault(bench.system.name, {})[label] = str(error)
+            results.failed.setdefault(bench.system.name, {})[label] = " ".join(str(error).split())
             say(f"  {bench.system.name}: {label}: failed: {error}")
             continue
         for name, numbers in found.items():
@@ -111,6 +110,7 @@ async def main(arguments: list[str]) -> int:
     asked = parse(arguments)
     if warning := busy():
         say(f"warning: {warning}")
+    setup.install_redis()
     command = " ".join(["python -m benchmarks.queues", *arguments])
     results = Results(command, machine(), {}, asked.scale, asked.rounds)
     async with postgres() as server:

@@ -54,7 +54,8 @@ class System:
 
     def environment(self, installed: Installed | None, **more: str) -> dict[str, str]:
         """What its processes see: as little of ours as can be."""
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ") if name in os.environ}
+        names = ("PATH", "HOME", "LANG", "TZ") if installed else ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH")
+        kept = {name: os.environ[name] for name in names if name in os.environ}
         modules = str(installed.folder) if installed else ""
         return kept | {"BENCH_CONCURRENCY": str(self.concurrency), "BENCH_MODULES": modules} | dict(self.extra) | more
 
