@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,8 +17,10 @@ AT_ONCE = Backoff(base_s=0.05, jitter=0)
 
 @job(ledger.KIND, max_attempts=4, backoff=AT_ONCE)
 async def enter(ctx: Context) -> None:
-    """Leave one row, committed together with the job's completion."""
-    await ledger.enter(ctx)
+    """Leave one row, committed together with the job's completion, after long enough to be killed in between."""
+    async with ctx.transaction() as conn:
+        await conn.execute(ledger.ENTER, ctx.job.id, ctx.job.attempt, ctx.node)
+        await asyncio.sleep(random.uniform(0, 0.1))
 
 
 @job("until_file", max_attempts=1)
@@ -30,10 +33,14 @@ async def until_file(ctx: Context, path: str) -> None:
 
 @job("in_transaction", max_attempts=4, backoff=AT_ONCE)
 async def in_transaction(ctx: Context, path: str) -> None:
-    """Leave one row, then keep the transaction open until a file appears."""
+    """Leave one row, then keep the transaction open until a file tells this very run how to end."""
+    told = f"{path}-{ctx.job.claim}"
     async with ctx.transaction() as conn:
         await conn.execute(ledger.ENTER, ctx.job.id, ctx.job.attempt, ctx.node)
-        while not Path(path).exists():
+        Path(f"{told}-begun").touch()
+        while not Path(f"{told}-end").exists():
+            if Path(f"{told}-fail").exists():
+                raise RuntimeError("told to fail")
             await asyncio.sleep(0.02)
 
 

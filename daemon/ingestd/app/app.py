@@ -24,7 +24,7 @@ from ingestd.app.database import Location, database, locate
 from ingestd.app.rooms import InForce, Rooms
 from ingestd.app.settings import Settings
 from ingestd.app.supervisor import Supervisor
-from ingestd.errors import ConfigurationError, IngestdError, NotFound, Refused
+from ingestd.errors import ConfigurationError, NotFound, Refused
 from ingestd.events import (
     Bus,
     ConfigurationApplied,
@@ -239,8 +239,8 @@ class App:
         except ConfigurationError as error:
             self.bus.emit(ConfigurationRefused(tuple(error.problems)))
             return
-        except (IngestdError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            self.bus.emit(ConfigurationRefused((str(error),)))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a new configuration, the daemon goes on with the old one
+            self.bus.emit(ConfigurationRefused((str(error) or type(error).__name__,)))
             return
         self._in_force.replace(merged)
         rooms.worker.claimer.resize(merged.slots())
