@@ -105,8 +105,11 @@ class Module:
             elif isinstance(node, ast.JoinedStr):
                 skipped |= {id(piece) for piece in node.values[1:]}
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
-                yield node.value, node.lineno
+            if isinstance(node, ast.Constant) and id(node) not in skipped:
+                if isinstance(node.value, str):
+                    yield node.value, node.lineno
+                elif isinstance(node.value, bytes):
+                    yield node.value.decode("latin-1"), node.lineno
 
 
 MODULES = [Module(path) for path in sorted(PACKAGE.rglob("*.py"))]
@@ -169,6 +172,12 @@ def test_the_search_for_sql_finds_sql(statement: str) -> None:
 )
 def test_the_search_for_sql_leaves_english_alone(prose: str) -> None:
     assert not SQL.match(prose) or PROSE.match(prose)
+
+
+def test_no_pattern_repeats_a_group_possessively() -> None:
+    """Python 3.11 before 3.11.5, which Debian 12 has, matches `(…)*+` wrongly; an atomic group `(?>(…)*)` is the same and right."""
+    wrong = [f"{module.name}:{line}: {text[:60]}" for module in MODULES for text, line in module.strings() if re.search(r"\)[*+?]\+", text)]
+    assert wrong == []
 
 
 def test_no_module_grows_past_what_one_reads_in_one_go() -> None:

@@ -77,6 +77,18 @@ class Proxy:
         """Let no byte pass in either direction, new connections included, and close nothing: a half-open line."""
         self._flowing.clear()
 
+    def strand(self) -> int:
+        """Let no byte pass on the connections there are, ever again, and close nothing; new ones flow.
+
+        So do connections look from here whose server was failed over, or whose firewall has forgotten them.
+
+        Returns:
+            How many there were.
+        """
+        for line in self._lines:
+            line.stranded = True
+        return len(self._lines)
+
     def lose_answers(self) -> None:
         """Pass on what clients say and swallow what the server answers, so that a COMMIT happens and nobody hears of it."""
         self._losing_answers = True
@@ -91,6 +103,11 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # asyncio logs a connection's task that was cancelled; ours is, at the end of the test.
+        with suppress(asyncio.CancelledError):
+            await self._serve(reader, writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = _Line(writer)
         self._lines.add(line)
         try:
@@ -111,6 +128,9 @@ class Proxy:
     async def _pass_on(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, line: _Line, *, answers: bool) -> None:
         while data := await source.read(_CHUNK):
             await self._flowing.wait()
+            if line.stranded:
+                await line.released.wait()
+                return
             if answers and self._losing_answers:
                 continue
             target.write(data)
@@ -134,6 +154,8 @@ class _Line:
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.client = client
         self.upstream: asyncio.StreamWriter | None = None
+        self.stranded = False
+        self.released = asyncio.Event()
 
     def close(self) -> None:
         """Close both sides in order."""
@@ -142,6 +164,7 @@ class _Line:
 
     def reset(self) -> None:
         """Close both sides so that they see a reset."""
+        self.released.set()
         for side in self._sides():
             sock = side.get_extra_info("socket")
             if sock is not None and sock.family != socket.AF_UNIX:

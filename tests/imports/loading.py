@@ -110,8 +110,7 @@ class LoadBench:
     async def rejects(self) -> list[tuple[int, str | None, str, str]]:
         """Record, column, code and raw text of every reject of the latest load."""
         found = await self.conn.fetch(
-            'select record, "column", code, raw from ingestd.reject '
-            "where load_id = (select max(id) from ingestd.load) order by record"
+            'select record, "column", code, raw from ingestd.reject where load_id = (select max(id) from ingestd.load) order by record'
         )
         return [tuple(row) for row in found]
 

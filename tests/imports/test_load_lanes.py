@@ -28,7 +28,7 @@ async def test_a_first_load_makes_the_table_with_types_from_every_row(bench: Loa
     rows = await bench.rows()
     assert rows[0][:9] == (
         1, "Ann, A.", Decimal("1.5"), 10.357019999999999, date(2024, 2, 29), datetime(2024, 1, 1, tzinfo=UTC),
-        datetime(2024, 1, 1, 10, 0), True, "007",
+        datetime(2024, 1, 1, 10, 0, tzinfo=UTC).replace(tzinfo=None), True, "007",
     )  # fmt: skip
     assert rows[1][5] == datetime(2023, 12, 31, 19, 30, tzinfo=UTC)
 
@@ -128,8 +128,12 @@ async def test_types_that_arrow_cannot_make_are_cast_by_postgres(bench: LoadBenc
     )
     columns = "id,u,j,a,m,n,tm,e,big,r"
     good = '1,a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11,"{""k"": [1]}","{1,2}",ok,10.0.0.1,10:30,4,' + "9" * 50 + '.25,"[1,5)"'
-    bad = ["2,zz,,,,,,,,", "3,,{,,,,,,,", "4,,,{a},,,,,,", "5,,,,glad,,,,,", "6,,,,,1.2,,,,", "7,,,,,,now,,,", "8,,,,,,,3,,", "9,,,,,,,,1.239,", "10,,,,,,,,NaN,"]
-    outcome = await bench.load("\n".join([columns, good, *bad]) + "\n", mode=mode, key=("id",) if mode == "upsert" else (), max_reject_ratio=1)
+    bad = [
+        "2,zz,,,,,,,,", "3,,{,,,,,,,", "4,,,{a},,,,,,", "5,,,,glad,,,,,", "6,,,,,1.2,,,,", "7,,,,,,now,,,", "8,,,,,,,3,,",
+        "9,,,,,,,,1.239,", "10,,,,,,,,NaN,",
+    ]  # fmt: skip
+    key = ("id",) if mode == "upsert" else ()
+    outcome = await bench.load("\n".join([columns, good, *bad]) + "\n", mode=mode, key=key, max_reject_ratio=1)
     assert [reject[1:3] for reject in await bench.rejects()] == [
         (name, "bad_value") for name in ("u", "j", "a", "m", "n", "tm", "e", "big", "big")
     ], await bench.reasons()
@@ -198,3 +202,30 @@ async def test_identity_columns_are_taken_from_the_file_or_filled(bench: LoadBen
     assert (await bench.load("v\na\n")).inserted == 1
     assert (await bench.load("id,v\n1,b\n50,c\n", mode="upsert", key=("id",))).updated == 1
     assert await bench.rows() == [(1, "b", 7), (50, "c", 7)]
+
+
+async def test_a_value_too_large_for_an_index_is_a_reject(bench: LoadBench) -> None:
+    import random
+
+    await bench.conn.execute("create table t (id int, v text); create index on t (v)")
+    large = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=20_000))
+    outcome = await bench.load(f"id,v\n1,a\n2,{large}\n3,c\n", max_reject_ratio=0.5)
+    assert (outcome.inserted, outcome.rejected) == (2, 1)
+    assert [reject[:3] for reject in await bench.rejects()] == [(2, None, "constraint")]
+    assert (await bench.rejects())[0][3] == f"2,{large}"
+
+
+async def test_many_rejects_are_all_kept_in_order(bench: LoadBench) -> None:
+    await bench.conn.execute("create table t (id int)")
+    content = "id\n" + "".join(f"{n}\n" if n % 2 else f"x{n}\n" for n in range(30_000))
+    outcome = await bench.load(content, max_reject_ratio=0.5)
+    assert (outcome.inserted, outcome.rejected) == (15_000, 15_000)
+    assert [raw for *_, raw in await bench.rejects()] == [f"x{n}" for n in range(0, 30_000, 2)]
+
+
+async def test_a_file_of_many_pieces_lands_row_by_row(bench: LoadBench) -> None:
+    lines = [f'{n},"name, {n}\nof ""{n}""",{n}.5' if n % 3 else f"{n},plain {n},{n}" for n in range(40_000)]
+    outcome = await bench.load("id,v,x\n" + "\n".join(lines) + "\n", mode="upsert", key=("id",))
+    assert outcome.inserted == 40_000
+    wanted = [(n, f'name, {n}\nof "{n}"' if n % 3 else f"plain {n}", Decimal(f"{n}.5") if n % 3 else Decimal(n)) for n in range(40_000)]
+    assert await bench.rows() == wanted

@@ -42,6 +42,13 @@ async def test_the_first_start_makes_a_database_and_the_next_finds_it_again(empt
     assert empty_lab.said == ["creating the database (Postgres 18, once)"]
 
 
+async def test_a_table_made_without_a_schema_lands_in_public(lab: Lab) -> None:
+    async with using(lab.server()) as conn:
+        await conn.execute("create schema if not exists ingestd")
+        await conn.execute("create table plain (n int)")
+        assert await conn.fetchval("select 'plain'::regclass::oid = 'public.plain'::regclass::oid")
+
+
 async def test_the_last_holder_stops_the_server_and_no_other_does(lab: Lab) -> None:
     first, second = lab.server(), lab.server()
     assert await first.acquire() == await second.acquire()

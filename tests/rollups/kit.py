@@ -13,8 +13,16 @@ from ingestd.rollups.store import dirty
 from ingestd.rollups.tend import tend
 
 SALES = """
-create table public.sales (id bigint generated always as identity primary key, at timestamptz, store int, amount numeric(12,2), note text)"""
-MEASURES = {"n": "count(*)", "amounts": "count(amount)", "total": "sum(amount)", "mean": "avg(amount)", "low": "min(amount)", "high": "max(amount)"}
+create table public.sales (
+    id bigint generated always as identity primary key, at timestamptz, store int, amount numeric(12,2), note text)"""
+MEASURES = {
+    "n": "count(*)",
+    "amounts": "count(amount)",
+    "total": "sum(amount)",
+    "mean": "avg(amount)",
+    "low": "min(amount)",
+    "high": "max(amount)",
+}
 AGGREGATES = "count(*) n, count(amount) amounts, sum(amount) total, avg(amount) mean, min(amount) low, max(amount) high"
 
 
@@ -64,16 +72,16 @@ async def settled(conn: asyncpg.Connection, name: str) -> None:
     for _ in range(50):
         await dirty.normalise(conn)
         await refreshed(conn, name)
-        if not await conn.fetchval("select count(*) from ingestd.dirty d join ingestd.rollup r on r.id = d.rollup_id where r.name = $1", name):
+        if not await conn.fetchval(
+            "select count(*) from ingestd.dirty d join ingestd.rollup r on r.id = d.rollup_id where r.name = $1", name
+        ):
             return
     raise AssertionError(f"{name} does not settle")
 
 
 def stored(name: str) -> str:
     """The stored table, in the columns that users see."""
-    return (
-        f"select bucket, store, n, amounts, total, mean__sum / nullif(mean__count, 0) mean, low, high from rollups.{name}_stored"
-    )
+    return f"select bucket, store, n, amounts, total, mean__sum / nullif(mean__count, 0) mean, low, high from rollups.{name}_stored"
 
 
 async def exact(conn: asyncpg.Connection, name: str, expected: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import asyncpg
 import pytest
 
 from ingestd.postgres.pool import connect
+from ingestd.rollups.tend import tend
 from tests.rollups import kit
 
 START = "timestamptz '2026-03-01 00:00:00+00'"
@@ -38,7 +40,7 @@ async def test_columns_of_the_view_are_bucket_groups_and_measures_in_declared_or
 
 CHANGES = {
     "late rows": f"insert into sales (at, store, amount) select {START} - n * interval '31 hours', 1, n from generate_series(1, 9) n",
-    "a row moving to another bucket": f"update sales set at = at + interval '400 days' where id = 7",
+    "a row moving to another bucket": "update sales set at = at + interval '400 days' where id = 7",
     "a row moving to another group": "update sales set store = 77 where id % 100 = 3",
     "a value becoming null": "update sales set amount = null where id % 5 = 3",
     "the last row of a group going": f"delete from sales where at < {START} + interval '2 hours' and store = 2",
@@ -63,11 +65,18 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", list(CHANGES))
-async def test_the_view_is_exact_at_once_and_the_table_after_a_refresh_for(hourly: asyncpg.Connection, change: str) -> None:
+async def test_the_view_is_exact_at_once_and_the_table_after_a_refresh_whatever_was_done(hourly: asyncpg.Connection) -> None:
     await kit.settled(hourly, "hourly")
-    await hourly.execute(CHANGES[change])
-    await kit.exact(hourly, "hourly", kit.recount())
+    for name, change in CHANGES.items():
+        transaction = hourly.transaction()
+        await transaction.start()
+        await hourly.execute(change)
+        try:
+            await kit.exact(hourly, "hourly", kit.recount())
+        except AssertionError as error:
+            raise AssertionError(f"after {name}") from error
+        await transaction.rollback()
+    assert await hourly.fetchval("select count(*) from ingestd.dirty") == 0
 
 
 async def test_copy_is_logged(hourly: asyncpg.Connection) -> None:
@@ -157,37 +166,52 @@ async def test_a_rollup_without_groups_has_one_row_a_bucket(conn: asyncpg.Connec
 
 
 async def test_hostile_names_are_only_names(conn: asyncpg.Connection) -> None:
-    await conn.execute('''create schema "Odd ""one"; create table "Odd ""one"."it's; drop" ("when?" timestamptz, "a""b" int, "scan" text, bucket int)''')
-    await conn.execute('''insert into "Odd ""one"."it's; drop" values (now(), 1, 'x', 5), (now(), 2, null, 6)''')
+    await conn.execute(
+        """create schema "Odd ""one"; create table "Odd ""one"."it's; drop" ("when?" timestamptz, "a""b" int, "scan" text, bucket int)"""
+    )
+    await conn.execute("""insert into "Odd ""one"."it's; drop" values (now(), 1, 'x', 5), (now(), 2, null, 6)""")
     await kit.declared(
         conn,
         odd=kit.rollup(
-            source='Odd "one.it\'s; drop',
+            source="Odd \"one.it's; drop",
             time="when?",
             group_by=["scan"],
             measures={"total": 'sum("a""b")', "mean": 'avg("a""b")', "inner": "max(bucket)"},
         ),
     )
     await kit.settled(conn, "odd")
-    await conn.execute('''update "Odd ""one"."it's; drop" set "a""b" = 10 where "scan" is null''')
+    await conn.execute("""update "Odd ""one"."it's; drop" set "a""b" = 10 where "scan" is null""")
     rows = await conn.fetch('select "scan", total, mean, "inner" from rollups.odd order by total')
     assert [tuple(row) for row in rows] == [("x", 1, 1, 5), (None, 10, 10, 6)]
 
 
-async def test_many_scattered_changes_are_exact_without_one_scan_each(hourly: asyncpg.Connection) -> None:
+def source_scans(plan: Any) -> int:
+    """How often a plan went through the source table."""
+    found = 0
+    nodes = [plan[0]["Plan"]]
+    while nodes:
+        node = nodes.pop()
+        nodes += node.get("Plans", [])
+        if node.get("Relation Name") == "sales":
+            found += node["Actual Loops"]
+    return found
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+async def test_many_scattered_changes_are_exact_without_one_scan_each(hourly: asyncpg.Connection, indexed: bool) -> None:
+    if indexed:
+        await hourly.execute("create index on sales (at); drop view rollups.hourly")
+        await tend(hourly)
     await kit.settled(hourly, "hourly")
     await hourly.execute("update sales set amount = 1 where extract(hour from at)::int % 2 = 0 and id % 3 = 0")
     assert await hourly.fetchval("select count(*) from ingestd.dirty") > 100
-    plan = await hourly.fetchval("explain (analyze, format json) select * from rollups.hourly")
-    assert '"Relation Name": "sales"' in str(plan).replace("'", '"')
+    assert source_scans(await hourly.fetchval("explain (analyze, format json) select * from rollups.hourly")) == 1
     await kit.exact(hourly, "hourly", kit.recount())
 
 
 async def test_a_view_of_a_clean_rollup_does_not_touch_its_source(hourly: asyncpg.Connection) -> None:
     await kit.settled(hourly, "hourly")
-    plan = str(await hourly.fetchval("explain (analyze, format json) select * from rollups.hourly"))
-    scan = plan[plan.index("'sales'") :]
-    assert scan[scan.index("'Actual Loops': ") :].startswith("'Actual Loops': 0")
+    assert source_scans(await hourly.fetchval("explain (analyze, format json) select * from rollups.hourly")) == 0
 
 
 async def test_the_newest_stretches_of_a_large_build_come_first_and_a_budget_is_kept(
@@ -199,7 +223,9 @@ async def test_the_newest_stretches_of_a_large_build_come_first_and_a_budget_is_
 
         first = await refresh(hourly, "hourly", budget_s=0)
     assert (first.chunks, first.more) == (1, True)
-    assert await hourly.fetchval("select min(bucket) from rollups.hourly_stored") > await hourly.fetchval(f"select {START} + interval '8 days'")
+    assert await hourly.fetchval("select min(bucket) from rollups.hourly_stored") > await hourly.fetchval(
+        f"select {START} + interval '8 days'"
+    )
     assert await kit.difference(hourly, "select * from rollups.hourly", kit.recount()) == []
     assert await hourly.fetchval("select built_at from ingestd.rollup") is None
     done = await kit.refreshed(hourly, "hourly")
@@ -209,7 +235,9 @@ async def test_the_newest_stretches_of_a_large_build_come_first_and_a_budget_is_
 
 
 async def test_a_reader_needs_a_right_on_the_view_only(hourly: asyncpg.Connection, dsn: str) -> None:
-    await hourly.execute("drop role if exists ingestd_test_reader; create role ingestd_test_reader; grant usage on schema rollups to ingestd_test_reader")
+    await hourly.execute(
+        "drop role if exists ingestd_test_reader; create role ingestd_test_reader; grant usage on schema rollups to ingestd_test_reader"
+    )
     try:
         await hourly.execute("grant select on rollups.hourly to ingestd_test_reader; set role ingestd_test_reader")
         assert await hourly.fetchval("select count(*) from rollups.hourly") > 0

@@ -28,16 +28,12 @@ select at, 1, 1 from generate_series(timestamptz '{start}', timestamptz '{start}
         ("Asia/Kathmandu", "2026-05-01 00:00+05:45", "2026-05-02", 24),
     ],
 )
-async def test_a_day_has_the_hours_that_its_zone_gives_it(
-    conn: asyncpg.Connection, zone: str, start: str, day: str, hours: float
-) -> None:
+async def test_a_day_has_the_hours_that_its_zone_gives_it(conn: asyncpg.Connection, zone: str, start: str, day: str, hours: float) -> None:
     await conn.execute(kit.SALES)
     await conn.execute(QUARTERS.format(start=start))
     await kit.declared(conn, daily=kit.rollup(bucket="1 day", timezone=zone))
     await kit.exact(conn, "daily", kit.recount("1 day", zone))
-    local = await conn.fetch(
-        "select (bucket at time zone $1)::date::text as day, n from rollups.daily order by bucket", zone
-    )
+    local = await conn.fetch("select (bucket at time zone $1)::date::text as day, n from rollups.daily order by bucket", zone)
     found = {row["day"]: row["n"] / 4 for row in local}
     assert len(found) >= 4
     assert found[day] == hours
@@ -46,7 +42,8 @@ async def test_a_day_has_the_hours_that_its_zone_gives_it(
     # one row alone, in the first and the last quarter of that day: a change must find its bucket from anywhere in it
     for order in ("asc", "desc"):
         await conn.execute(
-            f"delete from sales where id = (select id from sales where (at at time zone '{zone}')::date = '{day}' order by at {order} limit 1)"
+            f"delete from sales where id = "
+            f"(select id from sales where (at at time zone '{zone}')::date = '{day}' order by at {order} limit 1)"
         )
         await kit.exact(conn, "daily", kit.recount("1 day", zone))
 
@@ -83,7 +80,9 @@ async def test_the_time_zone_of_a_writer_or_reader_changes_nothing(conn: asyncpg
 async def test_times_without_zone_are_read_in_the_rollups_zone(conn: asyncpg.Connection, kind: str, bucket: str) -> None:
     zone = "America/New_York"
     await conn.execute(f"create table public.readings (id int generated always as identity, at {kind}, v int)")
-    await conn.execute("insert into readings (at, v) select timestamp '2026-10-28' + n * interval '100 minutes', n from generate_series(1, 200) n")
+    await conn.execute(
+        "insert into readings (at, v) select timestamp '2026-10-28' + n * interval '100 minutes', n from generate_series(1, 200) n"
+    )
     await kit.declared(
         conn, naive=kit.rollup(source="readings", bucket=bucket, timezone=zone, group_by=[], measures={"n": "count(*)", "v": "sum(v)"})
     )

@@ -8,6 +8,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -24,7 +25,8 @@ from ingestd.events import Notice
 from ingestd.health.metrics import Metrics
 from ingestd.settings import did_you_mean
 
-CORRELATION = "correlation_id"
+# The request that this task answers; a handler runs in the task of its middleware.
+CORRELATION: ContextVar[str] = ContextVar("correlation_id")
 REQUEST_TIMEOUT_S = 30.0
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -64,7 +66,7 @@ def outermost(around: Surroundings) -> Middleware:
     @web.middleware
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         correlation_id = correlation_of(request)
-        request[CORRELATION] = correlation_id
+        CORRELATION.set(correlation_id)
         began = time.perf_counter()
         try:
             around.hosts.check_host(request)
@@ -95,7 +97,7 @@ def serve(around: Surroundings, route: Route) -> Handler:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         via: Via = "api" if request.path.startswith(_MACHINE_PATHS) else "page"
-        actor = around.identity.actor(request, via, request[CORRELATION])
+        actor = around.identity.actor(request, via, CORRELATION.get())
         if not actor.may(route.permission):
             if around.identity.takes_token and actor.role == "viewer":
                 raise Unauthorized("this needs the [admin] token", hint="send it as Authorization: Bearer …")
@@ -128,9 +130,7 @@ def correlation_of(request: web.Request) -> str:
     return given if _CORRELATION.fullmatch(given) else str(uuid.uuid4())
 
 
-def _explain(
-    around: Surroundings, request: web.Request, error: web.HTTPException | Exception, correlation_id: str
-) -> web.StreamResponse:
+def _explain(around: Surroundings, request: web.Request, error: web.HTTPException | Exception, correlation_id: str) -> web.StreamResponse:
     if isinstance(error, web.HTTPException) and error.status < 400:
         return error
     problem = problem_of(error)

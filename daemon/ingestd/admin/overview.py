@@ -26,9 +26,9 @@ from ingestd.work.store import nodes
 
 DAY = timedelta(days=1)
 SPARK = timedelta(minutes=30)
-JOBS_SHOWN = 15
-LOADS_SHOWN = 8
-SLOTS_SHOWN = 30
+JOBS_SHOWN = 10
+LOADS_SHOWN = 7
+CHECKS_SHOWN = 12
 WAITING = ("available", "scheduled", "blocked", "retrying")
 
 
@@ -50,7 +50,7 @@ async def gather(conn: asyncpg.Connection, state: AdminState, report: Report, vi
     counts = await reads.counts(conn)
     rollups = await list_rollups(conn)
     schedules = await list_schedules(conn)
-    slots = await recent_slots_of(conn, [schedule["name"] for schedule in schedules], SLOTS_SHOWN)
+    slots = await recent_slots_of(conn, [schedule["name"] for schedule in schedules], rows.STRIP)
     open_jobs = {name: sum(row["n"] for row in counts if row["state"] == name) for name in ("running", *WAITING)}
     waiting = sum(open_jobs[name] for name in WAITING)
     failed = sum(row["n"] for row in await statistics.totals(conn, DAY) if row["outcome"] == "failed")
@@ -59,10 +59,11 @@ async def gather(conn: asyncpg.Connection, state: AdminState, report: Report, vi
         "node": state.node,
         "environment": state.environment,
         "health": report,
+        "checks": checks_shown(report),
         "can_act": actor.may("operate"),
         "view": view.fields(),
         "query": view.query(),
-        "tiles": await _tiles(conn, now, counts, open_jobs["running"], waiting, failed, rollups),
+        "tiles": [_health(report), *await _tiles(conn, now, counts, open_jobs["running"], waiting, failed, rollups)],
         "chart": await _chart(conn, now, rollups, view),
         "jobs": [rows.job_row(job) for job in await _jobs(conn, view)],
         "job_tabs": _tabs(view, {"": None, "running": open_jobs["running"], "waiting": waiting, "failed": failed}),
@@ -71,7 +72,7 @@ async def gather(conn: asyncpg.Connection, state: AdminState, report: Report, vi
         "rollups": [rows.rollup_row(rollup) for rollup in rollups],
         "schedules": [rows.schedule_row(schedule, slots.get(schedule["name"], [])) for schedule in schedules],
         "workflows": [await _workflow(conn, name) for name in sorted(state.workflows())],
-        "nodes": [rows.node_row(node, state.node.id) for node in await nodes(conn)],
+        "nodes": [rows.node_row(node) for node in await nodes(conn)],
     }
 
 
@@ -130,6 +131,21 @@ async def _tiles(
         ),
         _staleness(stale, dirty, len(rollups)),
     ]
+
+
+def checks_shown(report: Report) -> dict[str, Any]:
+    """What is wrong first, then some of what is well; `more` counts the rest."""
+    order = {"critical": 0, "degraded": 1, "healthy": 2}
+    ordered = sorted(report.checks, key=lambda check: order[check.status])
+    ill = sum(check.status != "healthy" for check in ordered)
+    shown = ordered[: max(CHECKS_SHOWN, ill)] if len(ordered) > CHECKS_SHOWN + 2 else ordered
+    return {"items": shown, "more": len(ordered) - len(shown)}
+
+
+def _health(report: Report) -> Tile:
+    ill = [check.name for check in report.checks if check.status != "healthy"]
+    note = ", ".join(ill) if ill else f"all {len(report.checks)} checks pass"
+    return Tile("Health", report.status.capitalize(), note, tone={"degraded": "warn", "critical": "bad"}.get(report.status, "good"))
 
 
 def _staleness(stale: float | None, dirty: int, count: int) -> Tile:

@@ -6,11 +6,10 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from ingestd.admin.api.imports import require_import
 from ingestd.admin.api.workflows import require as require_workflow
 from ingestd.admin.routes import Call, Route
 from ingestd.admin.view import VIEW_QUERY
-from ingestd.imports.actions import retry_load, skip_load, trigger_import
+from ingestd.imports.actions import retry_load, skip_load
 from ingestd.jobs.actions import cancel_job, retry_job
 from ingestd.rollups.actions import refresh_now
 from ingestd.schedule.actions import pause, resume, trigger
@@ -41,13 +40,6 @@ async def _skip_load(call: Call) -> str:
     async with call.state.acting() as conn:
         await skip_load(conn, call.actor, call.id)
     return f"Load {call.id} is skipped; the ones behind it go on."
-
-
-async def _trigger_import(call: Call) -> str:
-    require_import(call)
-    async with call.state.acting() as conn:
-        job_id = await trigger_import(conn, call.actor, call.name)
-    return f"Import {call.name} looks at its source in job {job_id}."
 
 
 async def _refresh_rollup(call: Call) -> str:
@@ -87,7 +79,6 @@ ACTIONS: tuple[tuple[str, Act, str, str], ...] = (
     ("/jobs/{id}/cancel", _cancel_job, "jobs", "Cancel a job"),
     ("/loads/{id}/retry", _retry_load, "loads", "Run a failed load again"),
     ("/loads/{id}/skip", _skip_load, "loads", "Give up on a load"),
-    ("/imports/{name}/trigger", _trigger_import, "loads", "Look at a source now"),
     ("/rollups/{name}/refresh", _refresh_rollup, "rollups", "Refresh a rollup"),
     ("/schedules/{name}/trigger", _trigger_schedule, "schedules", "Run a schedule now"),
     ("/schedules/{name}/pause", _pause_schedule, "schedules", "Pause a schedule"),

@@ -121,9 +121,9 @@ class Pages:
     async def _acted(self, call: Call, message: str, section: str) -> web.Response:
         """After an action: the script gets the fresh part, a plain browser is sent back to where it was."""
         view = View.of(call.query)
+        self._shared.clear()  # whoever acts sees what it did
         if "HX-Request" not in call.request.headers:
             return web.Response(status=303, headers={"Location": f"/{view.query()}#{section}"})
-        self._shared.clear()
         response = await self.live(call)
         response.headers["X-Ingestd-Message"] = message.encode("ascii", "replace").decode()
         return response

@@ -94,15 +94,28 @@ class InvalidBody(InvalidInput):
         self.problems = list(problems)
 
 
+class JobOpen(Conflict):
+    """A job that is open stands in the way.
+
+    Args:
+        conflict: what the room raised.
+        job_id: the job.
+    """
+
+    def __init__(self, conflict: Conflict, job_id: str) -> None:
+        super().__init__(conflict.message, current_state=conflict.current_state, hint=conflict.hint)
+        self.job_id = job_id
+
+
 def problem_of(error: BaseException) -> Problem:
     """Word any exception for the outside; what we did not raise on purpose tells nothing about our insides."""
-    if isinstance(error, IngestdError):
-        return _of_ours(error)
     if isinstance(error, web.HTTPException):
         return _of_aiohttp(error)
     if isinstance(error, asyncpg.QueryCanceledError):
         return _unreachable("Postgres took too long to answer; try again.")
-    if isinstance(error, OUTAGE):
+    if isinstance(error, IngestdError) and not isinstance(error, DatabaseUnreachable):
+        return _of_ours(error)
+    if isinstance(error, (DatabaseUnreachable, *OUTAGE)):
         return _unreachable("Postgres is not reachable at the moment; the daemon keeps trying.")
     detail = "Something went wrong inside; the log has the details under this correlation id."
     return Problem(500, "internal-error", "Internal error", detail)
@@ -120,14 +133,14 @@ def _of_ours(error: IngestdError) -> Problem:
         extra["hint"] = error.hint
     if isinstance(error, Conflict) and error.current_state is not None:
         extra["current_state"] = error.current_state
+    if isinstance(error, JobOpen):
+        extra["job_id"] = error.job_id
     if isinstance(error, InvalidBody):
         extra["errors"] = [{"pointer": pointer, "detail": text} for pointer, text in error.problems]
     elif isinstance(error, InvalidInput) and error.pointer:
         extra["errors"] = [{"pointer": error.pointer, "detail": error.message}]
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="ingestd"'
-    if isinstance(error, DatabaseUnreachable):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
     return Problem(error.http_status, error.slug, error.title, error.message, extra, headers)
 
 

@@ -18,12 +18,12 @@ MAX_POINTS = 20_000
 
 def choices_of(rollups: Sequence[RollupStatus]) -> Choices:
     """All charts there are: each measure of each rollup, then the jobs."""
-    found: Choices = [
-        (human(rollup.name), [(f"{rollup.name}.{measure}", human(measure)) for measure in rollup.measures])
-        for rollup in rollups
-        if rollup.view is not None
-    ]
+    found = [(human(rollup.name), _measures(rollup)) for rollup in rollups if rollup.view is not None]
     return [*found, ("Daemon", [(JOBS_KEY, "Jobs finished")])]
+
+
+def _measures(rollup: RollupStatus) -> list[tuple[str, str]]:
+    return [(f"{rollup.name}.{measure}", f"{human(rollup.name)}: {human(measure).lower()}") for measure in rollup.measures]
 
 
 async def rollup_chart_of(conn: asyncpg.Connection, rollups: Sequence[RollupStatus], key: str) -> Chart | None:

@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from ingestd.access.roles import Actor, Permission
-from ingestd.admin.shapes import parse
+from ingestd.admin.shapes import check_storable, parse
 from ingestd.admin.state import AdminState
 from ingestd.errors import InvalidInput, NotFound, UsageError
 
@@ -91,6 +91,7 @@ class Call:
             raise UsageError(f"the body is not JSON: {error}") from None
         if not isinstance(data, dict):
             raise InvalidInput("the body must be a JSON object", pointer="/")
+        check_storable(data)
         return parse(model, data)
 
 

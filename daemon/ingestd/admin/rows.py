@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
-from ingestd.admin.words import age, compact, fault, number, tone
+from ingestd.admin.words import age, arguments, compact, fault, number, tone
 from ingestd.rollups.reads import RollupStatus
 
 RETRYABLE = frozenset({"failed", "cancelled"})
+STRIP = 30
 OPEN = frozenset({"scheduled", "blocked", "available", "running", "retrying"})
 
 
@@ -31,7 +31,7 @@ def job_row(job: Mapping[str, Any]) -> dict[str, Any]:
     trouble = ""
     if state in ("failed", "retrying"):
         trouble = compact(job["reason"], 240) if state == "failed" and job["reason"] else fault(job["error"])
-    detail = (text_of(job["progress"]) if running else "") or str(job["reason"] or "") or compact(job["args"])
+    detail = (text_of(job["progress"]) if running else "") or str(job["reason"] or "") or arguments(job["args"])
     return {
         "id": job["id"],
         "kind": job["kind"],
@@ -73,6 +73,7 @@ def load_row(load: Mapping[str, Any]) -> dict[str, Any]:
         "unchanged": load["unchanged"],
         "rejected": load["rejected"],
         "fraction": fraction_of(load["progress"]) if running else None,
+        "progress": text_of(load["progress"]),
         "duration_ms": load["duration_ms"],
         "trouble": compact(load["reason"], 240) if status == "failed" or blocked else "",
         "detail": detail,
@@ -83,15 +84,18 @@ def load_row(load: Mapping[str, Any]) -> dict[str, Any]:
 
 def rollup_row(rollup: RollupStatus) -> dict[str, Any]:
     """One rollup."""
-    pill, freshness = rollup.state, {
-        "current": "fresh",
-        "dirty": f"{age(rollup.staleness_seconds)} stale",
-    }.get(rollup.state, rollup.state)
+    pill, freshness = (
+        rollup.state,
+        {
+            "current": "fresh",
+            "dirty": f"{age(rollup.staleness_seconds)} stale",
+        }.get(rollup.state, rollup.state),
+    )
     if rollup.flag in ("off", "frozen"):
         pill, freshness = "paused", rollup.flag
-    shown = [f"{rollup.source}, {rollup.bucket}"]
+    shown = [rollup.source, rollup.bucket]
     if rollup.buckets:
-        shown.append(f"{number(rollup.rows)} rows in {number(rollup.buckets)} buckets")
+        shown.append(f"{number(rollup.rows)} row{'s' if rollup.rows != 1 else ''}")
     if rollup.successor:
         shown.append(f"new version {rollup.successor}")
     waits = rollup.state == "waiting" and rollup.reason
@@ -100,8 +104,9 @@ def rollup_row(rollup: RollupStatus) -> dict[str, Any]:
         "pill": pill,
         "freshness": freshness,
         "trouble": compact(rollup.reason, 200) if rollup.reason and not waits else "",
-        "detail": compact(rollup.reason, 200) if waits else "; ".join(shown),
+        "detail": compact(rollup.reason, 200) if waits else ", ".join(shown),
         "last_refresh": rollup.last_refresh,
+        "can_refresh": rollup.state != "waiting" and rollup.flag in ("on", "shadow"),
     }
 
 
@@ -125,6 +130,7 @@ def schedule_row(schedule: Mapping[str, Any], slots: Sequence[Mapping[str, Any]]
         "last_at": last["due_at"] if last else None,
         "trouble": str(schedule.get("problem") or ""),
         "slots": drawn,
+        "blanks": max(STRIP - len(drawn), 0),
         "slots_text": f"Last {len(drawn)} slots: " + ", ".join(f"{count} {word}" for word, count in summary.items()),
     }
 
@@ -162,7 +168,7 @@ def workflow_row(name: str, run: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def node_row(node: Mapping[str, Any], own: UUID) -> dict[str, Any]:
+def node_row(node: Mapping[str, Any]) -> dict[str, Any]:
     """One node."""
     state = str(node["state"])
     lives = state in ("starting", "running", "draining")
@@ -172,4 +178,4 @@ def node_row(node: Mapping[str, Any], own: UUID) -> dict[str, Any]:
         lag = node["loop_lag_ms"]
         text = f"{number(node['running'])} running" + (f", loop lag {lag:.0f} ms" if lag is not None else "")
     look = "bad" if silent or state == "dead" else "warn" if state == "draining" else "quiet" if state == "stopped" else "good"
-    return {"name": f"{node['name']}" + (" (this one)" if node["id"] == own else ""), "state": state, "tone": look, "text": text}
+    return {"name": str(node["name"]), "state": state, "tone": look, "text": text}

@@ -14,10 +14,12 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from ingestd.admin.problems import InvalidBody
-from ingestd.errors import UsageError
+from ingestd.errors import InvalidInput, UsageError
 from ingestd.settings import did_you_mean
 
 MASK = "••••••"
+CUT = "…"
+MAX_DEPTH = 64
 MAX_CURSOR = 400
 _SECRET_NAME = re.compile(
     r"(?i)(?:^|[_\-. ])(?:pass(?:word|wd|phrase)?|secret|token|api[_-]?key|private[_-]?key|authorization|credentials?|cookie)s?$"
@@ -28,15 +30,36 @@ _URL_PASSWORD = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^/\s:@]*):[^/\s@]+@")
 M = TypeVar("M", bound=BaseModel)
 
 
-def masked(value: Any) -> Any:
-    """The value with everything that looks like a secret replaced: by the name of its key, or as a password in a URL."""
+def masked(value: Any, depth: int = 0) -> Any:
+    """The value with everything that looks like a secret replaced: by the name of its key, or as a password in a URL.
+
+    What is nested deeper than anybody reads is cut off: rows come from callers in any language.
+    """
+    if depth > MAX_DEPTH and isinstance(value, Mapping | list | tuple):
+        return CUT
     if isinstance(value, Mapping):
-        return {key: MASK if item and _SECRET_NAME.search(str(key)) else masked(item) for key, item in value.items()}
+        return {key: MASK if item and _SECRET_NAME.search(str(key)) else masked(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [masked(item) for item in value]
+        return [masked(item, depth + 1) for item in value]
     if isinstance(value, str) and "://" in value:
         return _URL_PASSWORD.sub(rf"\1:{MASK}@", value)
     return value
+
+
+def check_storable(value: Any, pointer: str = "", depth: int = 0) -> None:
+    """Refuse what Postgres or a reader could not take.
+
+    Raises:
+        InvalidInput: a string holds NUL, or the value is nested too deeply.
+    """
+    if isinstance(value, str) and "\0" in value:
+        raise InvalidInput("a string holds a NUL character, which Postgres cannot store", pointer=pointer)
+    if isinstance(value, dict | list):
+        if depth > MAX_DEPTH:
+            raise InvalidInput(f"nested deeper than {MAX_DEPTH} levels", pointer=pointer[:200])
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            check_storable(key, pointer, depth)
+            check_storable(item, f"{pointer}/{key}", depth + 1)
 
 
 def with_text_ids(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from ingestd.access.roles import Actor
+from ingestd.admin.store import limit_time
 from ingestd.events import Bus
 from ingestd.facts import FactBook
 from ingestd.jobs.registry import Registry
@@ -82,7 +83,7 @@ class AdminState:
     async def reading(self) -> AsyncIterator[asyncpg.Connection]:
         """One snapshot to read from. Few at a time: pages share their pool with the daemon's own loops."""
         async with self._reads, self.db.services() as conn, conn.transaction(isolation="repeatable_read", readonly=True):
-            await conn.execute(f"set local statement_timeout = {READ_TIMEOUT_MS}")
+            await limit_time(conn, READ_TIMEOUT_MS)
             yield conn
 
     @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -53,12 +54,14 @@ def short_number(value: float | None) -> str:
     """A number for a tight place: 1,234 in full, then 12.3k, 4.56M."""
     if value is None:
         return NONE
-    size = abs(value)
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if size >= limit:
-            scaled = value / (limit if unit != "k" else 1e3)
-            return f"{scaled:.3g}{unit}" if abs(scaled) < 1000 else f"{scaled:.0f}{unit}"
-    return number(value)
+    if abs(value) < 1e4:
+        return number(value)
+    scaled = float(value)
+    for unit in "kMGT":
+        scaled /= 1000
+        if abs(scaled) < 999.5:
+            return f"{scaled:.3g}{unit}"
+    return f"{scaled:.0f}T"
 
 
 def size(value: float | None) -> str:
@@ -133,6 +136,14 @@ def compact(value: Any, limit: int = 160) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def arguments(args: Mapping[str, Any] | None, limit: int = 160) -> str:
+    """A job's arguments as `name=value` pairs, secrets masked."""
+    pairs = []
+    for name, value in masked(args or {}).items():
+        pairs.append(f"{name}={value if isinstance(value, str) else compact(value) or orjson.dumps(value, default=str).decode()}")
+    return compact(", ".join(pairs), limit)
+
+
 def fault(error: Any) -> str:
     """An attempt's error in one line."""
     if not error:
@@ -148,5 +159,3 @@ def fault(error: Any) -> str:
 def tone(state: str) -> str:
     """Which of the page's tones a state has: good, warn, bad, active, calm or quiet."""
     return _TONES.get(state, "quiet")
-
-

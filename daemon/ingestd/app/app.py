@@ -24,7 +24,7 @@ from ingestd.app.database import Location, database, locate
 from ingestd.app.rooms import InForce, Rooms
 from ingestd.app.settings import Settings
 from ingestd.app.supervisor import Supervisor
-from ingestd.errors import ConfigurationError, IngestdError, NotFound, Refused
+from ingestd.errors import ConfigurationError, NotFound, Refused
 from ingestd.events import (
     Bus,
     ConfigurationApplied,
@@ -92,6 +92,8 @@ class App:
         self._supervisor = Supervisor(bus)
         self._started_at = datetime.now(UTC)
         self._state = "starting"
+        self._port = ""
+        self._renewal: asyncio.Task[None] | None = None
 
     @property
     def settings(self) -> Settings:
@@ -198,7 +200,7 @@ class App:
             self.admin = AdminServer(self._admin_state(rooms), self.settings.admin)
             rooms.admin_url = await self.admin.start()
             stack.push_async_callback(self._stop_admin)
-            self._write_port(rooms.admin_url)
+            self._write_port(self.admin.port)
             rooms.heartbeat.register_again()
 
     def _tell_ready(self, rooms: Rooms) -> None:
@@ -237,8 +239,8 @@ class App:
         except ConfigurationError as error:
             self.bus.emit(ConfigurationRefused(tuple(error.problems)))
             return
-        except (IngestdError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            self.bus.emit(ConfigurationRefused((str(error),)))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a new configuration, the daemon goes on with the old one
+            self.bus.emit(ConfigurationRefused((str(error) or type(error).__name__,)))
             return
         self._in_force.replace(merged)
         rooms.worker.claimer.resize(merged.slots())
@@ -251,6 +253,7 @@ class App:
         self._state = "draining"
         rooms.heartbeat.state = "draining"
         self.bus.emit(NodeDraining(rooms.worker.running, self.settings.drain_timeout_s))
+        rooms.worker.claimer.drain()
         rooms.watch.stop()
         await self._supervisor.stop("arrivals", "slots", "rollups")
         handed_back = await rooms.worker.drain(self.settings.drain_timeout_s, self._control.force)
@@ -260,10 +263,17 @@ class App:
         if self.admin is not None:
             await self.admin.stop()
         with suppress(OSError):
-            (self.settings.daemon.state_dir / "admin.port").unlink(missing_ok=True)
+            # Another node on the same folder may have written its own since.
+            if self._port_file.read_text(encoding="ascii") == self._port:
+                self._port_file.unlink()
 
-    def _write_port(self, url: str) -> None:
-        (self.settings.daemon.state_dir / "admin.port").write_text(url.rsplit(":", 1)[-1] + "\n", encoding="ascii")
+    def _write_port(self, port: int) -> None:
+        self._port = f"{port}\n"
+        self._port_file.write_text(self._port, encoding="ascii")
+
+    @property
+    def _port_file(self) -> Path:
+        return self.settings.daemon.state_dir / "admin.port"
 
     def _keep_postgres(self, location: Location) -> Callable[[], Awaitable[float]]:
         async def poll() -> float:
@@ -286,7 +296,11 @@ class App:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, DatabaseBack):
-            self._supervisor.wake_all()
+            self._renewal = asyncio.create_task(self._renew_connections(), name="renew connections")
+
+    async def _renew_connections(self) -> None:
+        await self.db.renew()
+        self._supervisor.wake_all()
 
     def ready(self) -> tuple[bool, str]:
         """Whether the node takes work, and if not, why."""

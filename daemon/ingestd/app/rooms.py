@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 
 from ingestd import __version__
+from ingestd.app import facts as app_facts
 from ingestd.app import handlers as app_handlers
 from ingestd.app.settings import Settings
 from ingestd.app.targets import target_job
@@ -111,7 +112,7 @@ class Rooms:
         self.rollups = Poller("rollups", Upkeep(db).poll, bus)
         self.scheduler = Scheduler(db, bus)
         self.presence = Presence(settings.daemon.state_dir / "nodes")
-        self.rescuer = Rescuer(db, node, self.presence, bus)
+        self.rescuer = Rescuer(db, node, self.presence, bus, lambda: self.heartbeat.sessions)
         self.listener = Listener(db, {JOB_CHANNEL: self._on_job})
         self.heartbeat = Heartbeat(
             db,
@@ -150,6 +151,7 @@ class Rooms:
             self.rollups.wake()
 
     def _collect_facts(self) -> None:
+        self.facts.add("app", app_facts.facts(self.bus))
         self.facts.add("jobs", job_facts.facts())
         self.facts.add("work", work_facts.facts())
         self.facts.add("imports", import_facts.facts(self._imports, self.bus, self.watch))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ingestd.admin.settings import AdminSettings
@@ -16,9 +18,10 @@ from ingestd.app.workflows import WorkflowSettings
 from ingestd.errors import ConfigurationError
 from ingestd.imports.settings import ImportSettings
 from ingestd.jobs.settings import QueueSettings, RetentionSettings, built_in_queues
-from ingestd.rollups.settings import RollupSettings
+from ingestd.rollups.settings import RollupSettings, name_problems
 from ingestd.schedule.settings import ScheduleSettings
 from ingestd.settings import (
+    ENV_PREFIX,
     ConfigPath,
     Duration,
     Layers,
@@ -27,15 +30,16 @@ from ingestd.settings import (
     Section,
     StrList,
     did_you_mean,
+    examine,
     parse_duration,
     read_layers,
     split_list,
-    validate,
 )
 
 Duties = Annotated[list[Literal["work", "schedule", "serve"]], BeforeValidator(split_list)]
 CORE_CONNECTIONS = 6  # claim and ack, listen, heartbeat, and two spare for the moment a broken one is replaced
 SERVICE_CONNECTIONS = 4
+_PLACE = re.compile(r"(.+?):(\d+): ")
 
 
 def default_state_dir() -> Path:
@@ -45,8 +49,31 @@ def default_state_dir() -> Path:
         return Path(systemd)
     if os.geteuid() == 0:
         return Path("/var/lib/ingestd")
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "ingestd"
+    try:
+        return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "ingestd"
+    except RuntimeError:
+        raise ConfigurationError(["this user has no home folder: set [daemon] state_dir (INGESTD_DAEMON__STATE_DIR)"]) from None
+
+
+def _check_url(value: SecretStr) -> SecretStr:
+    """Refuse what can never be a server's address; the message does not repeat it, for it may hold a password."""
+    url = value.get_secret_value().strip()
+    if not url:
+        return SecretStr("")
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("postgresql", "postgres") and url.startswith(f"{parts.scheme}://")
+        valid &= "," in parts.netloc or parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or parts.netloc.count("@") > 1 or "@" in parts.path or parts.fragment:
+        raise ValueError(
+            "not a PostgreSQL URL: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with / ? # @ of a password as %2F %3F %23 %40"
+        )
+    return SecretStr(url)
+
+
+DatabaseUrl = Annotated[Secret, AfterValidator(_check_url)]
 
 
 class DaemonSettings(Section):
@@ -64,8 +91,8 @@ class DaemonSettings(Section):
 class DatabaseSettings(Section):
     """`[database]`"""
 
-    url: Secret = Field(default=SecretStr(""), description="empty: embedded Postgres")
-    direct_url: Secret = Field(default=SecretStr(""), description="past a pooler, for LISTEN and locks")
+    url: DatabaseUrl = Field(default=SecretStr(""), description="empty: embedded Postgres")
+    direct_url: DatabaseUrl = Field(default=SecretStr(""), description="past a pooler, for LISTEN and locks")
     pool_max: int = Field(default=30, ge=14, le=1000, description="all connections of one node")
     acquire_timeout: Duration = Field(default=parse_duration("30s"), description="how long to wait for a free connection")
     max_lifetime: Duration = Field(default=parse_duration("1h"), description="an idle connection older than this is closed")
@@ -137,13 +164,19 @@ def build(layers: Layers) -> Settings:
     """Check merged layers.
 
     Raises:
-        ConfigurationError: with every problem there is.
+        ConfigurationError: with every problem there is, in the order of the file.
     """
-    settings = validate(Settings, layers)
-    problems = list(_cross_checks(settings, layers))
-    if problems:
-        raise ConfigurationError(problems)
+    settings, problems = examine(Settings, layers)
+    if settings is not None:
+        problems += _cross_checks(settings, layers)
+    if settings is None or problems:
+        raise ConfigurationError(sorted(problems, key=_line_order))
     return settings
+
+
+def _line_order(problem: str) -> tuple[str, int]:
+    place = _PLACE.match(problem)
+    return (place[1], int(place[2])) if place else ("", 0)
 
 
 def _cross_checks(settings: Settings, layers: Layers) -> list[str]:
@@ -152,46 +185,52 @@ def _cross_checks(settings: Settings, layers: Layers) -> list[str]:
     def refuse(path: tuple[str, ...], message: str) -> None:
         problems.append(f"{layers.place(path)}: {message}")
 
-    queues = set(settings.all_queues())
+    queues = set(settings.all_queues()) | _declared(layers, "queues")
     for name in settings.daemon.queues:
         if name not in queues:
             refuse(("daemon", "queues"), f'"queues" in [daemon]: there is no queue "{name}"{did_you_mean(name, queues)}')
-    known: dict[str, set[str]] = {
-        "import": set(settings.imports),
-        "rollup": set(settings.rollups),
-        "workflow": set(settings.workflows),
-    }
+    # An object that has a problem of its own is not in the settings, but it is there.
+    known = {kind: _declared(layers, f"{kind}s") for kind in ("import", "rollup", "workflow")}
     for name, schedule in settings.schedules.items():
-        target = schedule.target
-        if target.type in known and target.name not in known[target.type]:
-            refuse(
-                ("schedules", name),
-                f'"{target.type}" in [schedules.{name}]: there is no {target.type} "{target.name}"'
-                f"{did_you_mean(target.name, known[target.type])}",
-            )
+        kind, wanted = schedule.target.type, schedule.target.name
+        if kind in known and wanted not in known[kind]:
+            refuse(("schedules", name, kind), _no_such(kind, f"schedules.{name}", wanted, known[kind]))
     for name, workflow in settings.workflows.items():
         for step_name, step in workflow.steps.items():
-            kind, target_name = step.target
-            if kind in known and target_name not in known[kind]:
-                refuse(
-                    ("workflows", name, "steps", step_name),
-                    f'"{kind}" in [workflows.{name}.steps.{step_name}]: there is no {kind} "{target_name}"'
-                    f"{did_you_mean(target_name, known[kind])}",
-                )
-        problems += [f"{layers.place(('workflows', name))}: {problem}" for problem in workflow.problems(name)]
+            runs, wanted = step.target
+            if runs in known and wanted not in known[runs]:
+                where = f"workflows.{name}.steps.{step_name}"
+                refuse(("workflows", name, "steps", step_name, runs), _no_such(runs, where, wanted, known[runs]))
+        for problem in workflow.problems(name):
+            refuse(("workflows", name, "steps"), problem)
+    for problem in name_problems(settings.rollups):
+        refuse(("rollups",), problem)
     needed = CORE_CONNECTIONS + SERVICE_CONNECTIONS + 2 + 2 * settings.slots().get("imports", 0)
     if settings.database.pool_max < needed:
         refuse(("database", "pool_max"), f'"pool_max" in [database]: these queues need at least {needed} connections')
     return problems
 
 
-def warnings(settings: Settings) -> list[str]:
-    """What is allowed but probably not meant."""
-    found = []
+def _declared(layers: Layers, section: str) -> set[str]:
+    named = layers.data.get(section)
+    return set(named) if isinstance(named, dict) else set()
+
+
+def _no_such(kind: str, section: str, name: str, known: set[str]) -> str:
+    return f'"{kind}" in [{section}]: there is no {kind} "{name}"{did_you_mean(name, known)}'
+
+
+def warnings(settings: Settings, environ: Mapping[str, str] | None = None) -> list[str]:
+    """What is allowed but probably not meant.
+
+    Args:
+        environ: the process environment, searched for keys that nobody reads.
+    """
+    found = [f"{name} is not read: two underscores stand between section and key" for name in sorted(environ or {}) if _misspelt(name)]
     slots = sum(settings.slots().values())
     if slots > 4 * settings.handler_connections():
         found.append(
-            f"{slots} job slots share {settings.handler_connections()} handler connections: jobs may wait for one; raise [database] pool_max"
+            f"{slots} job slots share {settings.handler_connections()} handler connections: some may wait for one; raise [database] pool_max"
         )
     scanned = {step.target[1] for workflow in settings.workflows.values() for step in workflow.steps.values()}
     scanned |= {schedule.target.name for schedule in settings.schedules.values() if schedule.target.type == "import"}
@@ -201,3 +240,8 @@ def warnings(settings: Settings) -> list[str]:
     if settings.daemon.drain_timeout > timedelta(hours=1):
         found.append("[daemon] drain_timeout is over an hour: a service manager will probably kill the daemon before that")
     return found
+
+
+def _misspelt(variable: str) -> bool:
+    section = variable.removeprefix(ENV_PREFIX).partition("_")[0].lower()
+    return variable.startswith(ENV_PREFIX) and "__" not in variable and section in Settings.model_fields and variable.count("_") > 1

@@ -1,31 +1,20 @@
-"""What every command needs: the configuration, a session with the database, and ways to print."""
+"""How values look on a terminal: tables, states in their colour, and nothing that data could do to the screen."""
 
 from __future__ import annotations
 
-import getpass
-import os
-import sys
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
-from pathlib import Path
-from typing import Any, TypeVar
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
 
-import asyncpg
-import uvloop
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ingestd import logging
-from ingestd.access.roles import Actor
-from ingestd.app.database import Location, locate
-from ingestd.app.settings import Settings, load
-from ingestd.postgres.migrate import migrate
-from ingestd.postgres.pool import connect, dump_json
+from ingestd.cli.shell import printable
+from ingestd.settings import format_duration
 
-T = TypeVar("T")
+_IDS = frozenset({"id", "job_id", "parent_id", "workflow_run", "run", "load_id", "duplicate_of", "blocked_by", "job_parent"})
+_ROWS = frozenset({"items", "steps", "last_run", "last_slot"})
 _STYLES = {
     "succeeded": "green",
     "healthy": "green",
@@ -44,103 +33,9 @@ _STYLES = {
 }
 
 
-@dataclass
-class Shell:
-    """One invocation of the command line.
-
-    Args:
-        config_files: as given; else `INGESTD_CONFIG`.
-        json: print JSON instead of tables.
-    """
-
-    config_files: Sequence[str] = ()
-    json: bool = False
-    verbose: bool = False
-    quiet: bool = False
-    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-
-    @property
-    def files(self) -> list[Path]:
-        """The configuration files in order."""
-        given = list(self.config_files) or [part for part in self.environ.get("INGESTD_CONFIG", "").split(os.pathsep) if part]
-        return [Path(name) for name in given]
-
-    def settings(self) -> Settings:
-        """Read the configuration; raises with every problem it has."""
-        return load(self.files, self.environ)
-
-    @property
-    def folder(self) -> Path:
-        """Where the user's handler modules are looked for."""
-        return Path.cwd()
-
-    @property
-    def actor(self) -> Actor:
-        """Whoever runs the command: somebody with access to the database may do anything to it."""
-        try:
-            name = getpass.getuser()
-        except (KeyError, OSError):
-            name = str(os.getuid())
-        return Actor(name, "admin", "cli")
-
-    def configure_logging(self, level: str | None = None) -> None:
-        """Logs go to stderr, so that stdout stays for answers."""
-        chosen = "debug" if self.verbose else "warning" if self.quiet else level or "info"
-        logging.configure(chosen, sys.stderr)
-
-    def run(self, work: Coroutine[Any, Any, T], level: str = "warning") -> T:
-        """Run a command's coroutine on uvloop."""
-        self.configure_logging(level)
-        return uvloop.run(work)
-
-    def report(self, words: str) -> None:
-        """Tell what takes time, if somebody is watching."""
-        if not self.quiet:
-            err = Console(stderr=True, highlight=False)
-            if err.is_terminal:
-                err.print(Text(f"… {words}", style="dim"))
-
-    def answer(self, document: Any, table: Table | str | None = None) -> None:
-        """Print the command's answer: JSON if asked for, else the table or text."""
-        if self.json:
-            sys.stdout.write(dump_json(document) + "\n")
-        elif isinstance(table, str):
-            sys.stdout.write(table + "\n")
-        elif table is not None:
-            out = Console(highlight=False)
-            # into a pipe or file nothing is cut off
-            out = out if out.is_terminal else Console(highlight=False, width=240)
-            out.print(table)
-
-
-@dataclass
-class Session:
-    """A connection to the configured database, migrated."""
-
-    settings: Settings
-    location: Location
-    conn: asyncpg.Connection
-
-
-@asynccontextmanager
-async def session(shell: Shell) -> AsyncIterator[Session]:
-    """Open the configured database for one command, on an empty machine too: the embedded server is joined or started.
-
-    The configuration is not applied: only a daemon does that, and a command run with another file must not undo it.
-    """
-    settings = shell.settings()
-    async with locate(settings, shell.report) as location:
-        conn = await connect(location.dsn, application_name="ingestd:cli")
-        try:
-            await migrate(conn)
-            yield Session(settings, location, conn)
-        finally:
-            await conn.close(timeout=5)
-
-
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> Table:
     """A table of plain values; numbers to the right, states in their colour."""
-    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold", show_edge=False)
+    made = Table(title=printable(title) or None, title_justify="left", box=None, pad_edge=False, header_style="bold", show_edge=False)
     materialised = [list(row) for row in rows]
     for number, name in enumerate(columns):
         numeric = bool(materialised) and all(isinstance(row[number], int | float | None) for row in materialised)
@@ -150,10 +45,21 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str =
     return made
 
 
+def details(document: Mapping[str, Any]) -> Table:
+    """Everything known about one thing, a line a fact; what is empty is left out."""
+    made = Table(box=None, pad_edge=False, show_edge=False, show_header=False)
+    made.add_column(style="bold")
+    made.add_column(overflow="fold")
+    for name, value in document.items():
+        if value is not None and value != "" and value != [] and value != {} and value != ():
+            made.add_row(Text(name), cell(value if isinstance(value, bool) or not isinstance(value, int) else str(value)))
+    return made
+
+
 def cell(value: Any) -> Text:
     """One value, as text that no data can style."""
     if value is None or value == "":
-        return Text("–", style="dim")
+        return Text("-", style="dim")
     if isinstance(value, bool):
         return Text("yes" if value else "no")
     if isinstance(value, int):
@@ -162,7 +68,13 @@ def cell(value: Any) -> Text:
         return Text(f"{value:,.1f}")
     if isinstance(value, datetime):
         return Text(value.astimezone().strftime("%Y-%m-%d %H:%M:%S"))
-    text = str(value)
+    if isinstance(value, timedelta):
+        return Text(format_duration(value))
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return Text(printable(", ".join(value)))
+    if isinstance(value, dict | list | tuple):
+        return Text(printable(json.dumps(value, default=str, ensure_ascii=False)))
+    text = printable(str(value))
     return Text(text, style=_STYLES.get(text, ""))
 
 
@@ -175,21 +87,13 @@ def milliseconds(value: int | None) -> str | None:
     return f"{value / 1000:.1f} s" if value < 120_000 else f"{value // 60_000} min {value // 1000 % 60} s"
 
 
-def complain(message: str, hint: str | None = None) -> None:
-    """One line on stderr, and perhaps a second with the remedy."""
-    sys.stderr.write(f"ingestd: {message}\n")
-    if hint:
-        sys.stderr.write(f"  {hint}\n")
-
-
-def strings_for_ids(document: Any, *names: str) -> Any:
-    """The same JSON document with 64-bit ids as strings, as the HTTP API has them."""
-    wanted = names or ("id", "job_id", "parent_id", "workflow_run", "run", "load_id")
+def strings_for_ids(document: Any) -> Any:
+    """The same rows with 64-bit ids as strings, as the HTTP API has them; what users put into a row stays as it is."""
     if isinstance(document, list):
-        return [strings_for_ids(item, *wanted) for item in document]
-    if isinstance(document, Mapping):
-        return {
-            key: str(value) if key in wanted and isinstance(value, int) else strings_for_ids(value, *wanted)
-            for key, value in document.items()
-        }
-    return document
+        return [strings_for_ids(item) for item in document]
+    if not isinstance(document, Mapping):
+        return document
+    return {
+        key: str(value) if key in _IDS and isinstance(value, int) else strings_for_ids(value) if key in _ROWS else value
+        for key, value in document.items()
+    }

@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-from urllib.parse import urlsplit
+import signal
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import typer
 
 from ingestd.app.database import locate
-from ingestd.cli.console import Shell, table
-from ingestd.errors import Refused
+from ingestd.cli.console import table
+from ingestd.cli.shell import Shell
+from ingestd.errors import IngestdError, Refused, UsageError
 from ingestd.postgres import migrate as migrations
 from ingestd.postgres.embedded import psql_path
 from ingestd.postgres.pool import connect
 
-SHELL_ENDED_BY_SIGNAL = 128
+BY_SIGNAL = 128
+# What libpq knows by name; anything else in a URL is a setting of the session.
+_LIBPQ = {
+    "host": "PGHOST",
+    "port": "PGPORT",
+    "user": "PGUSER",
+    "password": "PGPASSWORD",
+    "dbname": "PGDATABASE",
+    "database": "PGDATABASE",
+    "passfile": "PGPASSFILE",
+    "service": "PGSERVICE",
+    "application_name": "PGAPPNAME",
+    "connect_timeout": "PGCONNECT_TIMEOUT",
+    "options": "PGOPTIONS",
+    "sslmode": "PGSSLMODE",
+    "sslcert": "PGSSLCERT",
+    "sslkey": "PGSSLKEY",
+    "sslrootcert": "PGSSLROOTCERT",
+    "sslcrl": "PGSSLCRL",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
+}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,11 +53,16 @@ def add_to(app: typer.Typer) -> None:
     ) -> None:
         """Bring the database's schema to this version."""
         shell: Shell = ctx.obj
+        if (only := [name for name, given in (("--status", status), ("--sql", sql), ("--grant", grant)) if given])[1:]:
+            raise UsageError(f"{' and '.join(only)} exclude each other")
         shell.run(_migrate(shell, status, sql, grant))
 
     @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
     def psql(ctx: typer.Context) -> int:
-        """Open psql on the daemon's database, the embedded one included; arguments are psql's own, --url prints the URL."""
+        """Open psql on the daemon's database.
+
+        The embedded one included. Arguments are psql's own; --url only prints the URL, with its password.
+        """
         shell: Shell = ctx.obj
         return shell.run(_psql(shell, list(ctx.args)))
 
@@ -71,20 +98,18 @@ async def _psql(shell: Shell, arguments: list[str]) -> int:
         if arguments == ["--url"]:
             shell.answer({"url": location.dsn}, location.dsn)
             return 0
-        environment = dict(os.environ)
-        if location.embedded is not None:
-            # by environment: a password in the command line could be read by every user of the machine
-            environment |= location.embedded.client_environment
-        else:
-            environment |= _client_environment(location.dsn)
-        process = await asyncio.create_subprocess_exec(_program(), *arguments, env=environment)
-        while True:
-            try:
-                code = await process.wait()
-            except asyncio.CancelledError:
-                # Ctrl-C belongs to psql, which cancels its query and goes on
-                continue
-            return code if code >= 0 else SHELL_ENDED_BY_SIGNAL - code
+        # by environment: a password in the command line could be read by every user of the machine
+        given = location.embedded.client_environment if location.embedded else client_environment(location.dsn)
+        # Ctrl-C belongs to psql, which cancels its query and goes on
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: None)
+        process = await asyncio.create_subprocess_exec(_program(), *arguments, env={**shell.environ, **given})
+        try:
+            code = await process.wait()
+        except asyncio.CancelledError:
+            process.terminate()
+            await process.wait()
+            raise
+        return code if code >= 0 else BY_SIGNAL - code
 
 
 def _program() -> str:
@@ -93,14 +118,30 @@ def _program() -> str:
         return found
     try:
         return str(psql_path())
-    except Exception as error:
-        raise Refused(f"psql is not there: {error}", hint="install it (Debian: postgresql-client), or use --url") from None
+    except IngestdError as error:
+        raise Refused(f"psql is not there: {error}", hint="install it (Debian: postgresql-client), or use `ingestd psql --url`") from None
 
 
-def _client_environment(dsn: str) -> dict[str, str]:
-    parts = urlsplit(dsn)
-    found = {"PGDATABASE": dsn}
-    if parts.password:
-        bare = parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@", 1))
-        found = {"PGDATABASE": bare.geturl(), "PGPASSWORD": parts.password}
-    return found
+def client_environment(url: str) -> Mapping[str, str]:
+    """A PostgreSQL URL as the variables that libpq's programs read."""
+    parts = urlsplit(url)
+    login, _, address = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    hosts = [one.rpartition(":") if one.rpartition(":")[2].isdecimal() else (one, "", "") for one in address.split(",")]
+    found = {
+        "PGUSER": unquote(user),
+        "PGPASSWORD": unquote(password),
+        "PGDATABASE": unquote(parts.path.lstrip("/")),
+        "PGHOST": ",".join(unquote(host).strip("[]") for host, _, _ in hosts),
+        "PGPORT": ",".join(port for _, _, port in hosts) if any(port for _, _, port in hosts) else "",
+    }
+    settings = []
+    for name, value in parse_qsl(parts.query):
+        if name in _LIBPQ:
+            found[_LIBPQ[name]] = value
+        else:
+            escaped = value.replace("\\", "\\\\").replace(" ", "\\ ")
+            settings.append(f"-c {name}={escaped}")
+    if settings:
+        found["PGOPTIONS"] = " ".join([*filter(None, [found.get("PGOPTIONS")]), *settings])
+    return {name: value for name, value in found.items() if value}

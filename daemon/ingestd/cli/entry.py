@@ -2,98 +2,201 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import importlib
 import os
+import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import typer
 from typer.exceptions import TyperException
 
 from ingestd import __version__
-from ingestd.cli import console, database, demo, health, imports, jobs, rollups, run_daemon, schedules, workflows
-from ingestd.cli.console import Shell
-from ingestd.errors import ConfigurationError, IngestdError
+from ingestd.cli.shell import Interrupted, Shell, complain
+from ingestd.errors import ConfigurationError, DatabaseUnreachable, IngestdError, Refused, UsageError
 
 USAGE = 64
 BUG = 70
-_VALUED = ("--config",)
+CANNOT_WRITE = 74
+BY_SIGINT = 130
 _FLAGS = ("--json", "-v", "--verbose", "-q", "--quiet")
-# psql's own options must reach psql.
-_PASSES_ON = ("psql",)
 
 
-def run(argv: Sequence[str]) -> int:
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One word after `ingestd`.
+
+    Args:
+        module: brings it, and is imported only when it is called.
+        line: what it is for, in the overview.
+    """
+
+    module: str
+    line: str
+
+
+COMMANDS = {
+    "demo": Command("demo", "Show it all on real data: an import, rollups, one page."),
+    "run": Command("run_daemon", "Run the daemon."),
+    "check": Command("check", "Check the configuration without starting anything."),
+    "health": Command("health", "Ask the running daemon how it is."),
+    "import": Command("imports", "Load one file by hand."),
+    "imports": Command("imports", "Look at imports, have one scanned now."),
+    "loads": Command("imports", "Look at loads and rejects; retry and skip failed ones."),
+    "rollups": Command("rollups", "Look at rollups and refresh them."),
+    "schedules": Command("schedules", "Look at schedules, see what is next, fire one now."),
+    "workflows": Command("workflows", "Look at workflows and start them."),
+    "enqueue": Command("jobs", "Enqueue one job."),
+    "jobs": Command("jobs", "Look at jobs, retry and cancel them."),
+    "migrate": Command("database", "Bring the database's schema to this version."),
+    "psql": Command("database", "Open psql on the daemon's database."),
+}
+EPILOG = "--config, --json, -v and -q may stand anywhere. Without a configuration everything has a default."
+
+
+def run(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
     """Run one command.
+
+    Args:
+        argv: without the program's name.
+        environ: the process environment, if it is not `os.environ`.
 
     Returns:
         The exit code, by sysexits(3).
     """
     try:
-        return _outcome(build()(args=_hoist(list(argv)), prog_name="ingestd", standalone_mode=False))
+        options, words = _hoist(argv)
+        code = _call(options, words, dict(os.environ if environ is None else environ))
+        sys.stdout.flush()
+        return code
     except typer.Exit as left:
         return left.exit_code
-    except typer.Abort:
-        return 130
+    except (typer.Abort, KeyboardInterrupt):
+        return BY_SIGINT
+    except Interrupted as signalled:
+        return signalled.exit_code
     except TyperException as error:
-        message = error.format_message()
-        if message:
-            console.complain(message, hint="see `ingestd --help`, or `ingestd COMMAND --help`")
-        return USAGE if message else 0
+        return _explain_usage(error)
     except ConfigurationError as error:
         for problem in error.problems:
-            console.complain(problem)
+            complain(problem)
         return error.exit_code
-    except IngestdError as error:
-        console.complain(error.message, hint=error.hint)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         # the reader of our output has gone; nothing is left to tell anyone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for users
-        if "-v" in argv or "--verbose" in argv:
-            traceback.print_exc()
-        console.complain(
-            f"internal error: {type(error).__name__}: {error}", hint="this is a bug in ingestd; run again with -v for the traceback"
-        )
-        return BUG
+        return _explain(error, verbose="-v" in argv or "--verbose" in argv)
 
 
-def _outcome(value: object) -> int:
+def _call(options: list[str], words: list[str], environ: Mapping[str, str]) -> int:
+    first = next((word for word in words if not word.startswith("-")), None)
+    command = typer.main.get_command(build(first if first in COMMANDS else None, environ))
+    # not command.main(): that one has its own ideas about closed pipes
+    with command.make_context("ingestd", options + words) as context:
+        value = command.invoke(context)
     return value if isinstance(value, int) else 0
 
 
-def _hoist(argv: list[str]) -> list[str]:
-    """Move global options to the front, so that they may stand anywhere."""
+def _explain_usage(error: TyperException) -> int:
+    message = error.format_message()
+    context = getattr(error, "ctx", None)
+    if message.startswith("Usage:"):
+        sys.stderr.write(message.rstrip() + "\n")
+    elif message:
+        usage = " ".join(context.get_usage().split()) if context else "see `ingestd --help`"
+        complain(_reworded(message), hint=usage)
+    return USAGE
+
+
+_WORDINGS = (
+    (r"No such command '(.*?)'\.(?: Did you mean '(.*?)'\?)?", r'there is no command "\1"'),
+    (r"No such option: (\S+)(?: \(Possible options: (.*)\))?", r"there is no option \1"),
+    (r"Missing (?:argument|option) '(.*?)'\.?", r"\1 is missing"),
+    (r"Invalid value for '(.*?)': ", r"\1: "),
+    (r"Got unexpected extra argument\(?s?\)? \((.*)\)", r'too many arguments: "\1"'),
+    (r"Input should be a valid (?:integer|number).*", "must be a whole number"),
+    (r"Input should be greater than or equal to (.*)", r"must be at least \1"),
+    (r"Input should be less than or equal to (.*)", r"must be at most \1"),
+)
+
+
+def _reworded(message: str) -> str:
+    near = re.search(r"(?:Did you mean '(.*?)'|Possible options: (.*)\))", message)
+    for pattern, words in _WORDINGS:
+        message = re.sub(pattern, words, message, flags=re.DOTALL)
+    return f'{message}, did you mean "{near[1] or near[2]}"?' if near else message
+
+
+def _explain(error: Exception, *, verbose: bool) -> int:
+    if verbose and not isinstance(error, IngestdError):
+        traceback.print_exc()
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG):
+        complain(f"cannot write: {error.strerror}")
+        # Python would try once more to write what is left, and complain in its own way
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CANNOT_WRITE
+    known = error if isinstance(error, IngestdError) else _known(error)
+    if known is None:
+        hint = "" if verbose else "; run again with -v for the traceback"
+        complain(f"internal error: {type(error).__name__}: {error}", hint=f"this is a bug in ingestd{hint}")
+        return BUG
+    complain(known.message, hint=known.hint)
+    return known.exit_code
+
+
+def _known(error: Exception) -> IngestdError | None:
+    """What Postgres and the file system say about the world is not our bug."""
+    if isinstance(error, PermissionError):
+        return Refused(f"{error.filename or 'access'}: {error.strerror}")
+    postgres = sys.modules.get("asyncpg")
+    if postgres is None:
+        return None
+    from ingestd.postgres.pool import OUTAGE
+
+    if isinstance(error, postgres.InsufficientPrivilegeError):
+        return Refused(f"Postgres refuses: {error}", hint="ingestd needs a role that owns the schemas ingestd, ingestd_stg and rollups")
+    if isinstance(error, postgres.ReadOnlySQLTransactionError):
+        return Refused(f"Postgres refuses: {error}", hint="this server is a replica: [database] url must name the primary")
+    if isinstance(error, (*OUTAGE, asyncio.IncompleteReadError)) and not isinstance(error, FileNotFoundError):
+        return DatabaseUnreachable(f"the connection to Postgres was lost: {str(error) or type(error).__name__}")
+    return None
+
+
+def _hoist(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take the global options out, so that they may stand anywhere; psql's own must reach psql."""
     front: list[str] = []
     rest: list[str] = []
-    position = 0
-    while position < len(argv):
-        word = argv[position]
-        if word == "--" or (rest and rest[0] in _PASSES_ON):
-            rest += argv[position:]
-            break
-        if word in _VALUED:
-            front += argv[position : position + 2]
-            position += 2
-            continue
-        if word in _FLAGS or word.startswith(tuple(f"{name}=" for name in _VALUED)):
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word == "--config":
+            file = next(words, "")
+            if not file or (file.startswith("-") and file != "-"):
+                raise UsageError("--config needs a FILE", hint="write --config config.toml")
+            front += [word, file]
+        elif word.startswith("--config=") or (word in _FLAGS and rest[:1] != ["psql"]):
             front.append(word)
         else:
             rest.append(word)
-        position += 1
-    return front + rest
+    return front, rest
 
 
-def build() -> typer.Typer:
-    """Assemble all commands."""
+def build(chosen: str | None, environ: Mapping[str, str]) -> typer.Typer:
+    """Assemble the commands: the chosen one's module whole, of the others only what the overview says.
+
+    Args:
+        chosen: the word after `ingestd`, None for the overview.
+    """
     app = typer.Typer(
         name="ingestd",
         help="Import data into Postgres, keep rollups of it, run your jobs, and watch it all.",
-        epilog="--config, --json, -v and -q may stand anywhere. Without a configuration everything has a default.",
+        epilog=EPILOG,
         no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -113,8 +216,19 @@ def build() -> typer.Typer:
         if version:
             typer.echo(__version__)
             raise typer.Exit
-        ctx.obj = Shell(config_files=config, json=json, verbose=verbose, quiet=quiet)
+        if ctx.invoked_subcommand is None:
+            sys.stderr.write(ctx.get_help() + "\n")
+            raise typer.Exit(USAGE)
+        ctx.obj = Shell(config_files=config, json=json, verbose=verbose, quiet=quiet, environ=environ)
 
-    for module in (demo, run_daemon, database, jobs, imports, rollups, schedules, workflows, health):
-        module.add_to(app)
+    wanted = COMMANDS[chosen].module if chosen else None
+    for name, command in COMMANDS.items():
+        if command.module != wanted:
+            app.command(name, help=command.line)(_overview_only)
+    if wanted:
+        importlib.import_module(f"ingestd.cli.{wanted}").add_to(app)
     return app
+
+
+def _overview_only() -> None:
+    raise AssertionError("its module was not imported")

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 from typing import Any
 
-import aiohttp
 import typer
 
 from ingestd.app.settings import Settings
-from ingestd.cli.console import Shell, complain, table
+from ingestd.cli.console import table
+from ingestd.cli.shell import Shell, complain
 
 TIMEOUT_S = 10.0
 CODES = {"healthy": 0, "degraded": 1, "critical": 2}
 UNREACHABLE = 3
+
+
+class Silence(Exception):
+    """No daemon answered, or something else did."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,42 +26,52 @@ def add_to(app: typer.Typer) -> None:
 
     @app.command()
     def health(ctx: typer.Context) -> int:
-        """Health of the running daemon: exit 0 healthy, 1 degraded, 2 critical, 3 unreachable."""
-        shell: Shell = ctx.obj
-        return shell.run(_health(shell))
+        """Ask the running daemon how it is.
+
+        Exit code: 0 healthy, 1 degraded, 2 critical, 3 unreachable.
+        """
+        return _health(ctx.obj)
 
 
-async def _health(shell: Shell) -> int:
+def _health(shell: Shell) -> int:
     settings = shell.settings()
-    url = address(settings)
+    port = _port(settings)
     try:
-        report = await _fetch(f"{url}/health", settings)
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        complain(f"no daemon answers at {url}: {error or type(error).__name__}", hint="start it with `ingestd run`")
+        if not port:
+            raise Silence(f"no daemon is running with the state folder {settings.daemon.state_dir}")
+        report = _ask(settings, port)
+    except Silence as error:
+        complain(str(error), hint="start it with `ingestd run`")
         if shell.json:
-            shell.answer({"status": "unreachable", "checks": []})
+            shell.answer({"status": "unreachable", "checks": [], "detail": str(error)})
         return UNREACHABLE
     rows = [[check["name"], check["status"], check["value"], check["threshold"], check["hint"]] for check in report["checks"]]
-    shell.answer(report, table(["check", "status", "value", "threshold", "hint"], rows, title=f"{report['status']}"))
+    shell.answer(report, table(["check", "status", "value", "threshold", "hint"], rows, title=str(report["status"])))
     return CODES.get(report["status"], UNREACHABLE)
 
 
-def address(settings: Settings) -> str:
-    """Where the daemon of this configuration listens: the port it wrote down, else the configured one."""
+def _port(settings: Settings) -> int:
+    """The port that the running daemon wrote down, else the configured one."""
     try:
-        port = (settings.daemon.state_dir / "admin.port").read_text(encoding="ascii").strip()
+        return int((settings.daemon.state_dir / "admin.port").read_text(encoding="ascii"))
     except (OSError, ValueError):
-        port = str(settings.admin.port)
-    host = f"[{settings.admin.host}]" if ":" in settings.admin.host else settings.admin.host
-    return f"http://{host}:{port}"
+        return settings.admin.port
 
 
-async def _fetch(url: str, settings: Settings) -> dict[str, Any]:
-    token = settings.admin.token.get_secret_value()
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout, headers=headers) as client, client.get(url) as response:
-        if response.status not in (200, 503):
-            raise ValueError(f"HTTP {response.status}")
-        document: dict[str, Any] = await response.json()
-        return document
+def _ask(settings: Settings, port: int) -> dict[str, Any]:
+    host, token = settings.admin.host, settings.admin.token.get_secret_value()
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/health", headers={"Authorization": f"Bearer {token}"} if token else {})
+        response = connection.getresponse()
+        document: dict[str, Any] = json.loads(response.read())
+        if response.status not in (200, 503) or not isinstance(document["status"], str) or not isinstance(document["checks"], list):
+            raise ValueError
+    except OSError as error:
+        raise Silence(f"no daemon answers at {address}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, http.client.HTTPException):
+        raise Silence(f"what answers at {address} is not ingestd: another program has the port") from None
+    finally:
+        connection.close()
+    return document

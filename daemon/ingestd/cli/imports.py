@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +10,16 @@ import asyncpg
 import typer
 
 from ingestd.app import inline
-from ingestd.cli.console import Session, Shell, milliseconds, session, strings_for_ids, table
-from ingestd.cli.jobs import parse_option
-from ingestd.errors import InvalidInput, NotFound
+from ingestd.cli.console import details, milliseconds, strings_for_ids, table
+from ingestd.cli.options import LoadId, parse_object, parse_option
+from ingestd.cli.session import session
+from ingestd.cli.shell import Shell, complain, printable
+from ingestd.errors import Conflict, InvalidInput, NotFound
 from ingestd.imports import actions
 from ingestd.imports.store import reads
-from ingestd.settings import parse_priority
+from ingestd.settings import did_you_mean, parse_priority
 
+STATUSES = ("pending", "succeeded", "partial", "failed", "skipped")
 COUNTS = ("read", "inserted", "updated", "unchanged", "rejected", "superseded")
 FAILED = 1
 WAIT_EVERY_S = 0.1
@@ -33,19 +33,22 @@ def add_to(app: typer.Typer) -> None:
         ctx: typer.Context,
         name: str = typer.Argument(..., help="A declared import."),
         file: Path = typer.Argument(..., help="The file to load."),
-        notes: str = typer.Option("", "--notes"),
+        notes: str = typer.Option("", "--notes", help="Kept with the load and its job."),
         tag: list[str] = typer.Option([], "--tag", help="May be repeated."),
         priority: str = typer.Option("", "--priority", help="low, normal, high or -100..100."),
-        metadata: str = typer.Option("", "--metadata", metavar="JSON"),
+        metadata: str = typer.Option("", "--metadata", metavar="JSON", help="A JSON object, kept with the load and its job."),
         force: bool = typer.Option(False, "--force", help="Load it even if the same content has been loaded."),
     ) -> int:
-        """Load one file by hand, with or without a running daemon; prints its counts."""
+        """Load one file by hand.
+
+        A running daemon does the work; without one it is done here. Prints the counts; exit 1 if the load failed.
+        """
         shell: Shell = ctx.obj
         options: dict[str, Any] = {
             "notes": notes or None,
             "tags": tag,
             "priority": parse_option("--priority", parse_priority, priority) if priority else None,
-            "metadata": _metadata(metadata),
+            "metadata": parse_object("--metadata", metadata, '{"sender": "acme"}') if metadata else None,
             "force": force,
         }
         return shell.run(_import(shell, name, file.absolute(), options))
@@ -72,48 +75,40 @@ def add_to(app: typer.Typer) -> None:
     def list_loads(
         ctx: typer.Context,
         name: str = typer.Option("", "--import", help="Only of this import."),
-        status: str = typer.Option("", "--status", help="pending succeeded partial failed skipped"),
-        limit: int = typer.Option(20, "--limit", min=1, max=1000),
+        status: str = typer.Option("", "--status", help=" ".join(STATUSES)),
+        limit: int = typer.Option(20, "--limit", min=1, max=1000, help="How many."),
     ) -> None:
         """The newest loads."""
         shell: Shell = ctx.obj
+        if status and status not in STATUSES:
+            raise InvalidInput(f'--status: "{status}" is none of {", ".join(STATUSES)}{did_you_mean(status, STATUSES)}', pointer="--status")
         shell.run(_list_loads(shell, name or None, status or None, limit))
 
     @loads.command()
-    def show(ctx: typer.Context, load_id: int) -> None:
+    def show(ctx: typer.Context, load_id: LoadId) -> None:
         """One load with everything known about it."""
         shell: Shell = ctx.obj
         shell.run(_show(shell, load_id))
 
     @loads.command()
-    def rejects(ctx: typer.Context, load_id: int, limit: int = typer.Option(100, "--limit", min=1, max=100_000)) -> None:
+    def rejects(
+        ctx: typer.Context, load_id: LoadId, limit: int = typer.Option(100, "--limit", min=1, max=100_000, help="How many.")
+    ) -> None:
         """The records that did not load, and why."""
         shell: Shell = ctx.obj
         shell.run(_rejects(shell, load_id, limit))
 
     @loads.command()
-    def retry(ctx: typer.Context, load_id: int) -> None:
+    def retry(ctx: typer.Context, load_id: LoadId) -> None:
         """Load a failed file again."""
         shell: Shell = ctx.obj
         shell.run(_act(shell, load_id, "retry"))
 
     @loads.command()
-    def skip(ctx: typer.Context, load_id: int) -> None:
+    def skip(ctx: typer.Context, load_id: LoadId) -> None:
         """Give a failed file up, so that those behind it can load."""
         shell: Shell = ctx.obj
         shell.run(_act(shell, load_id, "skip"))
-
-
-def _metadata(text: str) -> dict[str, Any] | None:
-    if not text:
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(f"--metadata is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InvalidInput("--metadata must be a JSON object")
-    return value
 
 
 async def _import(shell: Shell, name: str, file: Path, options: dict[str, Any]) -> int:
@@ -124,33 +119,31 @@ async def _import(shell: Shell, name: str, file: Path, options: dict[str, Any]) 
             if not await workshop.somebody_works():
                 shell.report("no daemon is running: loading here")
                 await workshop.work()
-            loop = asyncio.get_running_loop()
-            waiting = asyncio.current_task()
-            assert waiting is not None
-            loop.add_signal_handler(signal.SIGTERM, waiting.cancel)
-            done = await _wait_for_load(opened, load_id)
+            done = await _wait_for_load(opened.conn, load_id)
     shell.answer(strings_for_ids(done), _sentence(done))
+    if done["blocked_by"]:
+        before = done["blocked_by"]
+        raise Conflict(
+            f"load {load_id} waits behind load {before}, which failed; it is loaded once that one is settled",
+            hint=f"ingestd loads retry {before}, or ingestd loads skip {before}",
+        )
     if done["status"] == "failed":
-        sys.stderr.write(f"ingestd: {done['reason']}\n")
+        complain(done["reason"])
     return FAILED if done["status"] == "failed" else 0
 
 
 def _sentence(load: dict[str, Any]) -> str:
     counts = " ".join(f"{name} {load[name] or 0:,}" for name in COUNTS)
     tail = f" ({load['reason']})" if load["reason"] and load["status"] != "failed" else ""
-    return f"load {load['id']}: {counts} status {load['status']}{tail}"
+    return printable(f"load {load['id']}: {counts} status {load['status']}{tail}")
 
 
-async def _wait_for_load(opened: Session, load_id: int) -> dict[str, Any]:
+async def _wait_for_load(conn: asyncpg.Connection, load_id: int) -> dict[str, Any]:
+    """Until it is final, or waits for somebody to decide about another one."""
     while True:
-        found = await _require(opened.conn, load_id)
-        if found["status"] != "pending":
+        found = await _require(conn, load_id)
+        if found["status"] != "pending" or found["blocked_by"]:
             return found
-        if found.get("blocked_by"):
-            raise InvalidInput(
-                f"load {load_id} waits: {found['reason']}",
-                hint=f"ingestd loads retry {found['blocked_by']}, or ingestd loads skip {found['blocked_by']}",
-            )
         await asyncio.sleep(WAIT_EVERY_S)
 
 
@@ -187,12 +180,16 @@ async def _trigger(shell: Shell, name: str) -> None:
         if name not in opened.settings.imports:
             raise actions.no_such_import(name, opened.settings.imports)
         job_id = await actions.trigger_import(opened.conn, shell.actor, name)
+        await opened.tell_if_nobody_works(shell)
     shell.answer({"job_id": str(job_id)}, f"job {job_id}")
 
 
 async def _list_loads(shell: Shell, name: str | None, status: str | None, limit: int) -> None:
     async with session(shell) as opened:
         found = await reads.list_loads(opened.conn, import_name=name, status=status, limit=limit)
+        # one that is declared no more still has its loads
+        if name and name not in opened.settings.imports and not await reads.list_loads(opened.conn, import_name=name, limit=1):
+            raise actions.no_such_import(name, opened.settings.imports)
     rows = [
         [
             str(load["id"]),
@@ -206,18 +203,13 @@ async def _list_loads(shell: Shell, name: str | None, status: str | None, limit:
         for load in found
     ]
     columns = ["id", "import", "file", "status", *COUNTS, "took", "why"]
-    shell.answer({"items": strings_for_ids(found)}, table(columns, rows))
+    shell.answer({"items": strings_for_ids(found)}, table(columns, rows) if found else "no loads")
 
 
 async def _show(shell: Shell, load_id: int) -> None:
     async with session(shell) as opened:
         found = await _require(opened.conn, load_id)
-    rows = [
-        [name, json.dumps(value, default=str) if isinstance(value, dict | list) else str(value) if isinstance(value, int) else value]
-        for name, value in found.items()
-        if value not in (None, "", [], {})
-    ]
-    shell.answer(strings_for_ids(found), table(["", ""], rows))
+    shell.answer(strings_for_ids(found), details(found))
 
 
 async def _rejects(shell: Shell, load_id: int, limit: int) -> None:
@@ -232,6 +224,7 @@ async def _act(shell: Shell, load_id: int, verb: str) -> None:
     async with session(shell) as opened:
         if verb == "retry":
             job_id = await actions.retry_load(opened.conn, shell.actor, load_id)
+            await opened.tell_if_nobody_works(shell)
             shell.answer({"id": str(load_id), "job_id": str(job_id)}, f"load {load_id} is tried again as job {job_id}")
         else:
             await actions.skip_load(opened.conn, shell.actor, load_id)

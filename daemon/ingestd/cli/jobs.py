@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
 import typer
 
 from ingestd.app.handlers import user_handlers
-from ingestd.cli.console import Shell, milliseconds, session, strings_for_ids, table
+from ingestd.cli.console import details, milliseconds, strings_for_ids, table
+from ingestd.cli.options import JobId, parse_moment, parse_object, parse_option
+from ingestd.cli.session import session
+from ingestd.cli.shell import Shell, printable
 from ingestd.errors import InvalidInput, NotFound
 from ingestd.jobs import actions
 from ingestd.jobs.model import FINAL, NewJob, State
 from ingestd.jobs.store import reads
-from ingestd.jobs.store.queues import publish_missing_kinds
+from ingestd.jobs.store.queues import publish_missing_kinds, queue_exists, queues
 from ingestd.jobs.store.reads import JobFilter
-from ingestd.settings import parse_duration, parse_priority
+from ingestd.settings import did_you_mean, parse_priority
 
 WAIT_EVERY_S = 0.2
 FAILED = 1
+STATES = [*State, "partial"]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -34,24 +35,26 @@ def add_to(app: typer.Typer) -> None:
         kind: str = typer.Argument(..., help="Which handler is to run it."),
         args: str = typer.Option("{}", "--args", metavar="JSON", help="Its arguments, a JSON object."),
         queue: str = typer.Option("", "--queue", help="Lane; default: the kind's."),
-        priority: str = typer.Option("", "--priority", help="low, normal, high or -100..100."),
-        run_at: str = typer.Option("", "--run-at", help="Not before: an ISO time with offset, or a duration such as 10m."),
+        priority: str = typer.Option("", "--priority", help="low, normal, high or -100..100; default: the kind's."),
+        run_at: str = typer.Option("", "--run-at", metavar="TIME", help="Not before: an ISO time, or a duration such as 10m."),
         unique_key: str = typer.Option("", "--unique-key", help="While a job with it is open, that one is answered."),
         tag: list[str] = typer.Option([], "--tag", help="May be repeated."),
+        allow_unknown: bool = typer.Option(False, "--allow-unknown", help="Even if no node knows the kind yet."),
         wait: bool = typer.Option(False, "--wait", help="Wait until the job is final; exit 1 if it did not succeed."),
     ) -> int:
         """Enqueue one job."""
         shell: Shell = ctx.obj
         job = NewJob(
             kind,
-            _object(args),
+            parse_object("--args", args, '{"supplier": "acme"}'),
             queue=queue or None,
             priority=parse_option("--priority", parse_priority, priority) if priority else None,
+            run_at=parse_moment("--run-at", run_at) if run_at else None,
             unique_key=unique_key or None,
             tags=tuple(tag),
             triggered_by="cli",
         )
-        return shell.run(_enqueue(shell, job, run_at, wait))
+        return shell.run(_enqueue(shell, job, allow_unknown, wait))
 
     jobs = typer.Typer(help="Look at jobs, retry and cancel them.", no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(jobs, name="jobs")
@@ -59,81 +62,51 @@ def add_to(app: typer.Typer) -> None:
     @jobs.command("list")
     def list_jobs(
         ctx: typer.Context,
-        state: str = typer.Option("", "--state", help="scheduled blocked available running retrying succeeded partial failed …"),
-        kind: str = typer.Option("", "--kind"),
-        queue: str = typer.Option("", "--queue"),
-        tag: str = typer.Option("", "--tag"),
-        limit: int = typer.Option(20, "--limit", min=1, max=1000),
+        state: str = typer.Option("", "--state", help=" ".join(STATES)),
+        kind: str = typer.Option("", "--kind", help="Only of this kind."),
+        queue: str = typer.Option("", "--queue", help="Only of this queue."),
+        tag: str = typer.Option("", "--tag", help="Only with this tag."),
+        limit: int = typer.Option(20, "--limit", min=1, max=1000, help="How many."),
     ) -> None:
         """The newest jobs, open and finished."""
         shell: Shell = ctx.obj
-        if state and state not in {*State, "partial"}:
-            raise InvalidInput(f'"{state}" is not a state of a job: {", ".join([*State, "partial"])}')
+        if state and state not in STATES:
+            raise InvalidInput(f'--state: "{state}" is none of {", ".join(STATES)}{did_you_mean(state, STATES)}', pointer="--state")
         which = JobFilter(state=state or None, kind=kind or None, queue=queue or None, tag=tag or None)
         shell.run(_list(shell, which, limit))
 
     @jobs.command()
-    def show(ctx: typer.Context, job_id: int) -> None:
+    def show(ctx: typer.Context, job_id: JobId) -> None:
         """One job with its attempts."""
         shell: Shell = ctx.obj
         shell.run(_show(shell, job_id))
 
     @jobs.command()
-    def retry(ctx: typer.Context, job_id: int) -> None:
-        """Bring a failed or cancelled job back into the queue under its own id."""
+    def retry(ctx: typer.Context, job_id: JobId) -> None:
+        """Bring a failed or cancelled job back under its own id."""
         shell: Shell = ctx.obj
         shell.run(_retry(shell, job_id))
 
     @jobs.command()
-    def cancel(ctx: typer.Context, job_id: int) -> None:
+    def cancel(ctx: typer.Context, job_id: JobId) -> None:
         """Cancel a waiting job, or ask the node that runs it to."""
         shell: Shell = ctx.obj
         shell.run(_cancel(shell, job_id))
 
 
-def parse_option(name: str, parse: Any, value: str) -> Any:
-    """Parse an option's value; what is wrong with it names the option."""
-    try:
-        return parse(value)
-    except ValueError as error:
-        raise InvalidInput(f"{name}: {error}", pointer=name) from None
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(f"--args is not JSON: {error}", hint="""write it like --args '{"supplier": "acme"}'""") from None
-    if not isinstance(value, dict):
-        raise InvalidInput("--args must be a JSON object", hint="""write it like --args '{"supplier": "acme"}'""")
-    return value
-
-
-def parse_moment(text: str, now: datetime) -> datetime:
-    """An ISO time with offset, or a duration from now."""
-    try:
-        return now + parse_duration(text)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidInput(f'"{text}" is neither an ISO time such as 2027-01-31T08:00:00+01:00 nor a duration such as 10m') from None
-    return moment if moment.tzinfo else moment.astimezone()
-
-
-async def _enqueue(shell: Shell, job: NewJob, run_at: str, wait: bool) -> int:
+async def _enqueue(shell: Shell, job: NewJob, allow_unknown: bool, wait: bool) -> int:
     async with session(shell) as opened:
         specs = user_handlers(opened.settings.daemon.handlers, shell.folder)
         await publish_missing_kinds(opened.conn, specs)
-        if run_at:
-            job = replace(job, run_at=parse_moment(run_at, datetime.now(UTC)))
-        job_id = await actions.enqueue_job(opened.conn, shell.actor, job)
+        job_id = await actions.enqueue_job(opened.conn, shell.actor, job, allow_unknown=allow_unknown)
+        await opened.tell_if_nobody_works(shell)
         if not wait:
             shell.answer({"id": str(job_id)}, f"job {job_id}")
             return 0
+        shell.report(f"waiting for job {job_id}; Ctrl-C leaves it in the queue")
         found = await wait_for(opened.conn, job_id)
-    shell.answer(strings_for_ids(found), f"job {job_id} {found['state']}" + (f": {found['reason']}" if found["reason"] else ""))
+    state = "partial" if found["partial"] else found["state"]
+    shell.answer(strings_for_ids(found), f"job {job_id} {state}" + (f": {printable(found['reason'])}" if found["reason"] else ""))
     return 0 if found["state"] == State.SUCCEEDED else FAILED
 
 
@@ -150,6 +123,9 @@ async def wait_for(conn: asyncpg.Connection, job_id: int) -> dict[str, Any]:
 
 async def _list(shell: Shell, which: JobFilter, limit: int) -> None:
     async with session(shell) as opened:
+        if which.queue and not await queue_exists(opened.conn, which.queue):
+            known = [row["name"] for row in await queues(opened.conn)]
+            raise NotFound(f'there is no queue "{which.queue}"{did_you_mean(which.queue, known)}')
         found = await reads.list_jobs(opened.conn, which, limit)
     rows = [
         [
@@ -165,7 +141,7 @@ async def _list(shell: Shell, which: JobFilter, limit: int) -> None:
         for job in found
     ]
     columns = ["id", "kind", "queue", "state", "attempt", "created", "took", "why"]
-    shell.answer({"items": strings_for_ids(found)}, table(columns, rows))
+    shell.answer({"items": strings_for_ids(found)}, table(columns, rows) if found else "no jobs")
 
 
 async def _show(shell: Shell, job_id: int) -> None:
@@ -173,16 +149,22 @@ async def _show(shell: Shell, job_id: int) -> None:
         found = await reads.show_job(opened.conn, job_id)
     if found is None:
         raise NotFound(f"there is no job {job_id}")
-    attempts = found.pop("attempts") or []
-    rows = [[name, json.dumps(value, default=str) if isinstance(value, dict | list) else value] for name, value in found.items()]
-    rows += [[f"attempt {entry.get('n')}", f"{entry.get('outcome')} {(entry.get('error') or {}).get('message', '')}"] for entry in attempts]
-    shown = [[name, str(value) if isinstance(value, int) else value] for name, value in rows if value not in (None, "", "[]", "{}")]
-    shell.answer(strings_for_ids(found | {"attempts": attempts}), table(["", ""], shown))
+    facts = found | {"attempts": None, "error": _sentence(found["error"])}
+    for number, entry in enumerate(found["attempts"] or [], start=1):
+        facts[f"attempt {entry.get('n', number)}"] = f"{entry.get('outcome')} {_sentence(entry.get('error')) or ''}".rstrip()
+    shell.answer(strings_for_ids(found), details(facts))
+    if not shell.json and (found["error"] or {}).get("traceback"):
+        shell.answer(None, "\n" + "\n".join(printable(line) for line in found["error"]["traceback"].splitlines()))
+
+
+def _sentence(error: dict[str, Any] | None) -> str | None:
+    return f"{error.get('class')}: {error.get('message')}" if error else None
 
 
 async def _retry(shell: Shell, job_id: int) -> None:
     async with session(shell) as opened:
         await actions.retry_job(opened.conn, shell.actor, job_id)
+        await opened.tell_if_nobody_works(shell)
     shell.answer({"id": str(job_id)}, f"job {job_id} is back in its queue")
 
 

@@ -6,8 +6,12 @@ from dataclasses import asdict
 
 import typer
 
-from ingestd.cli.console import Shell, session, table
+from ingestd.cli.console import details, table
+from ingestd.cli.session import Session, not_in_service, nothing_in_service, session
+from ingestd.cli.shell import Shell
+from ingestd.errors import NotFound
 from ingestd.rollups import actions, reads
+from ingestd.settings import format_duration
 
 
 def add_to(app: typer.Typer) -> None:
@@ -54,17 +58,32 @@ async def _list(shell: Shell) -> None:
         for one in found
     ]
     columns = ["name", "source", "bucket", "state", "flag", "staleness", "dirty", "buckets", "rows", "refreshed", "why"]
-    shell.answer({"items": [asdict(one) for one in found]}, table(columns, rows) if found else "no rollups are in service")
+    nothing = nothing_in_service("rollup", opened.settings.rollups)
+    shell.answer({"items": [_document(one) for one in found]}, table(columns, rows) if found else nothing)
 
 
 async def _status(shell: Shell, name: str) -> None:
     async with session(shell) as opened:
-        found = asdict(await reads.rollup_status(opened.conn, name))
-    rows = [[key, str(value)] for key, value in found.items() if value not in (None, "", (), {})]
-    shell.answer(found, table(["", ""], rows))
+        found = await _require(opened, name)
+    shell.answer(_document(found), details(asdict(found)))
 
 
 async def _refresh(shell: Shell, name: str) -> None:
     async with session(shell) as opened:
+        await _require(opened, name)
         job_id = await actions.refresh_now(opened.conn, shell.actor, name)
+        await opened.tell_if_nobody_works(shell)
     shell.answer({"job_id": str(job_id)}, f"job {job_id}")
+
+
+async def _require(opened: Session, name: str) -> reads.RollupStatus:
+    try:
+        return await reads.rollup_status(opened.conn, name)
+    except NotFound:
+        if name in opened.settings.rollups:
+            raise not_in_service("rollup", name) from None
+        raise
+
+
+def _document(one: reads.RollupStatus) -> dict[str, object]:
+    return asdict(one) | {"max_staleness": format_duration(one.max_staleness)}

@@ -1,25 +1,31 @@
-"""`run` and `check`."""
+"""`run`."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import threading
+from contextlib import suppress
+from types import FrameType
 
 import typer
 
 from ingestd.app.app import App, Options
 from ingestd.app.control import Control
-from ingestd.app.handlers import user_handlers
 from ingestd.app.settings import Settings, warnings
-from ingestd.cli.console import Shell, complain
+from ingestd.cli.shell import Shell, complain
 from ingestd.events import Bus
 from ingestd.logging import LogListener
 
 FORCED = 75
+# A second signal ends the process within five seconds, whatever is in its way.
+FORCED_S = 4.0
+LEFTOVERS_S = 1.0
 
 
 def add_to(app: typer.Typer) -> None:
-    """Enter the commands."""
+    """Enter the command."""
 
     @app.command()
     def run(
@@ -27,41 +33,93 @@ def add_to(app: typer.Typer) -> None:
         duties: str = typer.Option("", "--duties", help="What this node does: work,schedule,serve (default: all)."),
         queues: str = typer.Option("", "--queues", help="Queues this node works on (default: all)."),
     ) -> int:
-        """Run the daemon. SIGTERM drains, a second one forces, SIGHUP reloads the configuration."""
+        """Run the daemon.
+
+        SIGTERM and Ctrl-C let running jobs finish, a second one does not wait; SIGHUP reads the configuration again.
+        """
         shell: Shell = ctx.obj
         if duties:
             shell.environ = {**shell.environ, "INGESTD_DAEMON__DUTIES": duties}
         if queues:
             shell.environ = {**shell.environ, "INGESTD_DAEMON__QUEUES": queues}
         settings = shell.settings()
-        for warning in warnings(settings):
+        for warning in warnings(settings, shell.environ):
             complain(f"warning: {warning}")
-        return shell.run(serve(shell, settings, Control()), settings.logs.level)
-
-    @app.command()
-    def check(ctx: typer.Context) -> None:
-        """Check the configuration without starting anything: every error and warning at once."""
-        shell: Shell = ctx.obj
-        settings = shell.settings()
-        user_handlers(settings.daemon.handlers, shell.folder)
-        found = warnings(settings)
-        for warning in found:
-            complain(f"warning: {warning}")
-        shell.answer({"ok": True, "warnings": found}, "configuration is valid")
+        return shell.run(_run(shell, settings), settings.logs.level)
 
 
-async def serve(shell: Shell, settings: Settings, control: Control, options: Options | None = None, bus: Bus | None = None) -> int:
+async def _run(shell: Shell, settings: Settings) -> int:
     """Run one node under this process's signals.
 
     Returns:
         The exit code: 0, or 75 if a second signal forced the end.
     """
-    bus = bus or Bus()
+    bus, control, started = Bus(), Control(), asyncio.Event()
     bus.subscribe(LogListener())
-    options = options or Options(reload=shell.settings, folder=shell.folder, report=shell.report)
+    options = Options(reload=shell.settings, folder=shell.folder, report=shell.report, on_ready=lambda _: started.set())
     loop = asyncio.get_running_loop()
+    told = Told(control, loop)
+    # Not loop.add_signal_handler: a handler that blocks the loop must not make the daemon deaf.
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, control.stop)
+        loop.remove_signal_handler(number)
+        signal.signal(number, told.stop)
     loop.add_signal_handler(signal.SIGHUP, control.reload.set)
-    await App(settings, control, bus, options).run()
-    return FORCED if control.force.is_set() else 0
+    await serve(App(settings, control, bus, options), control, started)
+    code = FORCED if control.force.is_set() else 0
+    # Everything is written and closed: a thread or coroutine of a job that will not end has no say in when the process does.
+    leave_within(LEFTOVERS_S, code)
+    return code
+
+
+async def serve(app: App, control: Control, started: asyncio.Event) -> None:
+    """Run one node; whoever asks it to stop before it is up does not have to wait until it is.
+
+    Args:
+        started: set once the node is ready.
+    """
+    node = asyncio.create_task(app.run(), name="node")
+    asked = asyncio.create_task(control.drain.wait(), name="asked to stop")
+    try:
+        await asyncio.wait({node, asked}, return_when=asyncio.FIRST_COMPLETED)
+        too_early = asked.done() and not started.is_set()
+        if too_early:
+            node.cancel()
+        try:
+            await node
+        except asyncio.CancelledError:
+            if not too_early:
+                raise
+    finally:
+        asked.cancel()
+        if not node.done():
+            node.cancel()
+            await asyncio.gather(node, return_exceptions=True)
+
+
+class Told:
+    """Turns the signals that end this process into requests, the second one into an end that nothing can hold up.
+
+    Args:
+        control: what the app obeys.
+        loop: the app's loop.
+    """
+
+    def __init__(self, control: Control, loop: asyncio.AbstractEventLoop) -> None:
+        self._control = control
+        self._loop = loop
+        self._times = 0
+
+    def stop(self, _number: int, _frame: FrameType | None) -> None:
+        """Drain at the first signal, force at the second."""
+        self._times += 1
+        if self._times == 2:
+            leave_within(FORCED_S, FORCED)
+        with suppress(RuntimeError):  # the loop is closed already: the process is ending
+            self._loop.call_soon_threadsafe(self._control.stop)
+
+
+def leave_within(seconds: float, code: int) -> None:
+    """End the process with this code unless it has ended by itself until then."""
+    timer = threading.Timer(seconds, os._exit, (code,))
+    timer.daemon = True
+    timer.start()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import typer
 
-from ingestd.cli.console import Session, Shell, session, strings_for_ids, table
-from ingestd.errors import InvalidInput
+from ingestd.cli.console import strings_for_ids, table
+from ingestd.cli.session import Session, not_in_service, nothing_in_service, session
+from ingestd.cli.shell import Shell
+from ingestd.errors import InvalidInput, NotFound
 from ingestd.schedule import actions, preview
 from ingestd.schedule.rules import Upcoming, in_zone, parse_rule, upcoming
 from ingestd.schedule.store import reads
 from ingestd.schedule.zones import find_zone
+
+T = TypeVar("T")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -67,46 +73,60 @@ async def _list(shell: Shell) -> None:
             one["next_due_at"],
             (one["last_slot"] or {}).get("due_at"),
             (one["last_slot"] or {}).get("state"),
+            one["problem"],
         ]
         for one in found
     ]
-    columns = ["name", "rule", "target", "is", "next", "last", "slot"]
-    shell.answer({"items": strings_for_ids(found)}, table(columns, rows) if found else "no schedules are in service")
+    columns = ["name", "rule", "target", "is", "next", "last", "slot", "problem"]
+    nothing = nothing_in_service("schedule", opened.settings.schedules)
+    shell.answer({"items": strings_for_ids(found)}, table(columns, rows) if found else nothing)
 
 
 async def _next(shell: Shell, name: str, count: int, start: str) -> None:
     moment: datetime | None = None
     if start:
         try:
-            moment = datetime.fromisoformat(start)
+            moment = datetime.fromisoformat(start.strip())
         except ValueError:
             raise InvalidInput(f'--from: "{start}" is not an ISO time such as 2027-03-28T00:00:00', pointer="--from") from None
+    try:
+        found = await _upcoming(shell, name, count, moment)
+    except OverflowError:
+        raise InvalidInput(f'--from: "{start}" is beyond the calendar', pointer="--from") from None
+    document = [{"at": slot.at.isoformat(), "note": slot.note} for slot in found]
+    rows = [[slot.at.strftime("%a %Y-%m-%d %H:%M:%S %z"), slot.note or " "] for slot in found]
+    shell.answer(document, table(["at", "note"], rows) if found else "no slots to come")
+
+
+async def _upcoming(shell: Shell, name: str, count: int, moment: datetime | None) -> list[Upcoming]:
     declared = shell.settings().schedules.get(name)
     if declared is not None:
         # Its rule is here: no database is needed to tell what it means.
         since = datetime.now(UTC) if moment is None else in_zone(moment, find_zone(declared.timezone))
-        found = upcoming(parse_rule(declared.rule, declared.timezone), since, count)
-    else:
-        async with session(shell) as opened:
-            found = await _stored(opened, name, count, moment)
-    document = [{"at": slot.at.isoformat(), "note": slot.note} for slot in found]
-    rows = [[slot.at.strftime("%a %Y-%m-%d %H:%M:%S %z"), slot.note or " "] for slot in found]
-    shell.answer(document, table(["at", "note"], rows))
-
-
-async def _stored(opened: Session, name: str, count: int, moment: datetime | None) -> list[Upcoming]:
-    return await preview.next_slots(opened.conn, name, count, moment)
+        return upcoming(parse_rule(declared.rule, declared.timezone), since, count)
+    async with session(shell) as opened:
+        return await preview.next_slots(opened.conn, name, count, moment)
 
 
 async def _trigger(shell: Shell, name: str, reason: str | None) -> None:
     async with session(shell) as opened:
-        job_id = await actions.trigger(opened.conn, shell.actor, name, reason)
+        job_id = await _in_service(opened, name, lambda: actions.trigger(opened.conn, shell.actor, name, reason))
+        await opened.tell_if_nobody_works(shell)
     shell.answer({"job_id": str(job_id)}, f"job {job_id}")
 
 
 async def _pause(shell: Shell, name: str, *, paused: bool) -> None:
+    act = actions.pause if paused else actions.resume
     async with session(shell) as opened:
-        act = actions.pause if paused else actions.resume
-        changed = await act(opened.conn, shell.actor, name)
+        changed = await _in_service(opened, name, lambda: act(opened.conn, shell.actor, name))
     word = "paused" if paused else "on"
     shell.answer({"name": name, "state": word}, f"{name} is {word}" + ("" if changed else " already"))
+
+
+async def _in_service(opened: Session, name: str, act: Callable[[], Awaitable[T]]) -> T:
+    try:
+        return await act()
+    except NotFound:
+        if name in opened.settings.schedules:
+            raise not_in_service("schedule", name) from None
+        raise

@@ -8,7 +8,10 @@ import typer
 
 from ingestd.access.store import record_audit
 from ingestd.app.targets import target_job
-from ingestd.cli.console import Shell, session, strings_for_ids, table
+from ingestd.cli.console import strings_for_ids, table
+from ingestd.cli.options import RunId
+from ingestd.cli.session import session
+from ingestd.cli.shell import Shell
 from ingestd.errors import NotFound
 from ingestd.jobs import workflow as jobs_workflow
 from ingestd.jobs.store import reads
@@ -33,7 +36,7 @@ def add_to(app: typer.Typer) -> None:
         shell.run(_start(shell, name))
 
     @workflows.command()
-    def show(ctx: typer.Context, run: int = typer.Argument(..., help="A run's id.")) -> None:
+    def show(ctx: typer.Context, run: RunId) -> None:
         """One run, step by step."""
         shell: Shell = ctx.obj
         shell.run(_show(shell, run))
@@ -62,6 +65,7 @@ async def _start(shell: Shell, name: str) -> None:
         async with opened.conn.transaction():
             run = await jobs_workflow.start(opened.conn, declared.compile(name, target_job), triggered_by="cli")
             await record_audit(opened.conn, shell.actor, "start", "workflow", name, {"run": run})
+        await opened.tell_if_nobody_works(shell)
     shell.answer({"run": str(run)}, f"run {run}")
 
 

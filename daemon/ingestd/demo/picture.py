@@ -1,9 +1,9 @@
-"""What the demo draws: pure functions from its state to the terminal."""
+"""What the demo draws: pure functions from its state to the terminal, made to fit 80 columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ingestd.cli.console import milliseconds, table
+from ingestd.cli.console import cell, milliseconds, table
 from ingestd.rollups.reads import RollupStatus
 
 COUNTS = ("read", "inserted", "updated", "unchanged", "rejected", "superseded")
@@ -20,6 +20,9 @@ FINAL_LOADS = ("succeeded", "partial", "failed", "skipped")
 FINAL_RUNS = ("succeeded", "partial", "failed", "cancelled")
 FINAL_JOBS = ("succeeded", "failed", "cancelled", "skipped")
 WEATHER = "weather"
+BAR = 20
+PANEL = 100
+DIM = "dim"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class State:
         loads: of this showing, oldest first.
         run: of the workflow, with its steps.
         flaky: the job that fails twice.
+        rows: table -> how many it holds.
     """
 
     loads: Sequence[Mapping[str, Any]]
@@ -38,6 +42,7 @@ class State:
     rollups: Sequence[RollupStatus]
     schedules: Sequence[Mapping[str, Any]]
     url: str
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     def settled(self) -> bool:
         """Whether everything the demo started has come to its end."""
@@ -52,6 +57,7 @@ class State:
     def problems(self) -> list[str]:
         """What did not come out as it should."""
         found = [f"load of {load['file']} {load['status']}: {load['reason']}" for load in self.loads if load["status"] == "failed"]
+        found += [f"load of {load['file']} is still {load['state']}" for load in self.loads if load["status"] == "pending"]
         if self.run["state"] != "succeeded":
             found.append(f"workflow {self.run['workflow']}: {self.run['state']}")
         if self.flaky["state"] != "succeeded":
@@ -60,34 +66,49 @@ class State:
         return found
 
 
-def progress(state: State) -> RenderableType:
-    """What is going on right now."""
-    grid = Table.grid(padding=(0, 2))
+def progress(state: State, width: int) -> RenderableType:
+    """What is going on right now.
+
+    Args:
+        width: of the terminal.
+    """
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style=DIM)
+    grid.add_column(no_wrap=True)
+    grid.add_column(min_width=BAR, no_wrap=True)
+    grid.add_column(style=DIM, no_wrap=True, overflow="ellipsis", ratio=1)
     for load in state.loads:
-        fraction = (load["progress"] or {}).get("fraction") if load["status"] == "pending" else 1.0
-        text = (load["progress"] or {}).get("text") if load["status"] == "pending" else load["status"]
-        bar = ProgressBar(total=1.0, completed=fraction or 0.0, width=28, pulse=load["state"] == "running" and fraction is None)
-        grid.add_row(Text(f"load {load['file']}"), bar, Text(str(text or load["reason"] or load["state"]), style="dim"))
+        grid.add_row("file", Text(load["file"]), _bar(load), Text(_doing(load)))
     for step in state.run["steps"]:
-        grid.add_row(Text(f"step {step['step']}"), Text(step["state"], style="dim"), Text(step["reason"] or "", style="dim"))
-    grid.add_row(Text("job flaky_courier"), Text(state.flaky["state"], style="dim"), Text(f"attempt {state.flaky['attempt']}", style="dim"))
+        waits = step["state"] == "blocked" and f"after {', '.join(step['after'])}"
+        grid.add_row("step", Text(step["step"]), cell(step["state"]), Text(step["reason"] or waits or ""))
+    grid.add_row("job", Text(state.flaky["kind"]), cell(state.flaky["state"]), Text(f"attempt {state.flaky['attempt']}"))
     for rollup in state.rollups:
-        grid.add_row(Text(f"rollup {rollup.name}"), Text(rollup.state, style="dim"), Text(rollup.reason or "", style="dim"))
-    return Panel(grid, title="ingestd demo", title_align="left", border_style="dim")
+        grid.add_row("rollup", Text(rollup.name), cell(rollup.state), Text(rollup.reason or ""))
+    return Panel(grid, title="ingestd demo", title_align="left", border_style=DIM, width=min(width, PANEL))
+
+
+def _bar(load: Mapping[str, Any]) -> ProgressBar:
+    done = load["status"] in FINAL_LOADS
+    fraction = 1.0 if done else (load["progress"] or {}).get("fraction")
+    return ProgressBar(total=1.0, completed=fraction or 0.0, width=BAR, pulse=load["state"] == "running" and fraction is None)
+
+
+def _doing(load: Mapping[str, Any]) -> str:
+    if load["status"] in FINAL_LOADS:
+        return f"{load['read']:,} records" if load["read"] else str(load["status"])
+    return str((load["progress"] or {}).get("text") or load["reason"] or ("loading" if load["state"] == "running" else "waiting"))
 
 
 def summary(state: State, seconds: float) -> RenderableType:
-    """What came of it."""
-    # columns that are zero everywhere only take room
-    counts = [name for name in COUNTS if name == "read" or any(load[name] for load in state.loads)]
-    loads = table(
-        ["file", "status", *counts, "took", "why"],
-        [
-            [load["file"], load["status"], *[load[name] or 0 for name in counts], milliseconds(load["duration_ms"]), load["reason"] or " "]
-            for load in state.loads
-        ],
-        title="Loads",
-    )
+    """What came of it.
+
+    Args:
+        seconds: it took.
+    """
+    parts: list[RenderableType] = [_loads(state)]
+    if state.loads and all(load["status"] == "skipped" for load in state.loads):
+        parts.append(Text("Nothing was loaded again: an earlier run had the same content (by SHA-256).", style="yellow"))
     rollups = table(
         ["rollup", "bucket", "state", "buckets", "rows", "staleness"],
         [
@@ -96,18 +117,49 @@ def summary(state: State, seconds: float) -> RenderableType:
         ],
         title="Rollups",
     )
-    steps = " → ".join(f"{step['step']} {step['state']}" for step in state.run["steps"])
+    return Group(*parts, Text(), rollups, Text(), _jobs(state), Text(), Text(_last_line(state, seconds), style="bold"))
+
+
+def _loads(state: State) -> Table:
+    # columns that are zero everywhere only take room
+    counts = [name for name in COUNTS if name == "read" or any(load[name] for load in state.loads)]
+    explained = any(load["reason"] for load in state.loads)
+    return table(
+        ["file", "status", *counts, "took", "rows now", *(["why"] if explained else [])],
+        [
+            [
+                load["file"],
+                load["status"],
+                *[load[name] or 0 for name in counts],
+                milliseconds(load["duration_ms"]),
+                state.rows.get(load["table"]),
+                *([load["reason"] or " "] if explained else []),
+            ]
+            for load in state.loads
+        ],
+        title="Loads",
+    )
+
+
+def _jobs(state: State) -> Table:
+    steps = " → ".join(step["step"] if step["state"] == "succeeded" else f"{step['step']} ({step['state']})" for step in state.run["steps"])
     tries = " → ".join(entry["outcome"] for entry in state.flaky["attempts"] or [])
     due = [[f"schedule {one['name']}", "on", f"next {one['next_due_at']:%H:%M:%S} UTC"] for one in state.schedules if one["next_due_at"]]
-    jobs = table(
+    return table(
         ["what", "state", "how"],
         [
             [f"workflow {state.run['workflow']}", state.run["state"], steps],
-            ["job flaky_courier", state.flaky["state"], tries],
+            [f"job {state.flaky['kind']}", state.flaky["state"], tries],
             *due,
         ],
         title="Jobs",
     )
-    total = sum(load["read"] or 0 for load in state.loads)
-    foot = Text(f"{total:,} records in {seconds:.1f} s. Page: {state.url}", style="bold")
-    return Group(loads, Text(), rollups, Text(), jobs, Text(), foot)
+
+
+def _last_line(state: State, seconds: float) -> str:
+    read = sum(load["read"] or 0 for load in state.loads)
+    skipped = sum(load["status"] == "skipped" for load in state.loads)
+    holds = f"the tables hold {sum(state.rows.values()):,} rows"
+    if skipped and not read:
+        return f"{skipped} files skipped in {seconds:.1f} s, loaded before; {holds}."
+    return f"{read:,} records in {seconds:.1f} s; {holds}."

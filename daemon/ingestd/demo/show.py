@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
-import socket
 import time
-from dataclasses import dataclass, field
-from importlib import resources
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import uvloop
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.text import Text
 
 from ingestd import logging
 from ingestd.access.roles import Actor
 from ingestd.app.app import App, Options
 from ingestd.app.control import Control
-from ingestd.app.settings import Settings, default_state_dir, load
-from ingestd.cli.console import Shell
-from ingestd.demo import inbox, picture
+from ingestd.app.settings import Settings
+from ingestd.cli.run_daemon import serve
+from ingestd.cli.shell import Shell, heed_ctrl_c, printable
+from ingestd.demo import inbox, picture, site
 from ingestd.demo.picture import State
-from ingestd.errors import Refused
+from ingestd.demo.store import count_rows
 from ingestd.events import Bus, Event, JobRetrying, LoadFinished, Notice
 from ingestd.imports.store import reads as import_reads
 from ingestd.jobs.enqueue import enqueue
@@ -36,6 +40,7 @@ from ingestd.schedule.store import reads as schedule_reads
 LOOK_EVERY_S = 0.2
 PATIENCE_S = 300.0
 FAILED = 1
+_NOTHING = re.compile(r", 0 [a-z]+")
 
 
 def run(shell: Shell, *, leave: bool) -> int:
@@ -47,31 +52,12 @@ def run(shell: Shell, *, leave: bool) -> int:
     Returns:
         The exit code: 0, or 1 if something of the demo's work failed.
     """
-    settings = prepare(shell)
-    log = (settings.daemon.state_dir / "demo.log").open("a", encoding="utf-8")
-    logging.configure("debug" if shell.verbose else "info", log)
-    console = Console(highlight=False, soft_wrap=False)
-    try:
-        return uvloop.run(Demo(settings, console, leave=leave).run())
-    finally:
-        log.close()
-
-
-def prepare(shell: Shell) -> Settings:
-    """Write the demo's configuration into its state folder and read it, with the user's own on top.
-
-    Raises:
-        Refused: the state folder cannot be used.
-    """
-    folder = Path(shell.environ.get("INGESTD_DAEMON__STATE_DIR") or default_state_dir().with_name("ingestd-demo")).absolute()
-    file = folder / "demo.toml"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o711)
-        (folder / "inbox").mkdir(exist_ok=True)
-        file.write_text((resources.files("ingestd.demo") / "demo.toml").read_text(encoding="utf-8"), encoding="utf-8")
-    except OSError as error:
-        raise Refused(f"cannot use {folder}: {error.strerror}", hint="set INGESTD_DAEMON__STATE_DIR to a folder of yours") from None
-    return load([file, *shell.files], shell.environ)
+    folder = site.open_folder(shell.environ)
+    with site.alone(folder), (folder / "demo.log").open("a", encoding="utf-8") as log:
+        settings = site.configure(folder, shell)
+        logging.configure("debug" if shell.verbose else "info", log)
+        heed_ctrl_c()
+        return uvloop.run(Demo(settings, folder, Console(highlight=False), leave=leave).run())
 
 
 @dataclass
@@ -79,6 +65,7 @@ class Demo:
     """One showing of the demo."""
 
     settings: Settings
+    folder: Path
     console: Console
     leave: bool
     control: Control = field(default_factory=Control)
@@ -90,67 +77,80 @@ class Demo:
     began: float = field(default_factory=time.monotonic)
 
     async def run(self) -> int:
-        """Run the daemon and the show side by side."""
+        """Run the daemon and the show side by side; whichever ends first ends the other."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.control.stop)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._stop)
         self.bus.subscribe(LogListener())
         self.bus.subscribe(self._tell)
         ready: asyncio.Future[App] = loop.create_future()
-        options = Options(folder=self.settings.daemon.state_dir, report=self._report, on_ready=ready.set_result)
-        daemon = asyncio.create_task(self._daemon(options), name="daemon")
+        options = Options(folder=self.folder, report=self._report, on_ready=ready.set_result)
+        daemon = asyncio.create_task(self._daemon(options, ready), name="daemon")
         show = asyncio.create_task(self._show(ready), name="show")
-        done, _ = await asyncio.wait({daemon, show}, return_when=asyncio.FIRST_COMPLETED)
-        if daemon in done and show not in done:
+        await asyncio.wait({daemon, show}, return_when=asyncio.FIRST_COMPLETED)
+        if not daemon.done() and (self.leave or show.exception() or show.result()):
+            self.control.stop()
+        try:
+            await daemon
+        finally:
             show.cancel()
             await asyncio.gather(show, return_exceptions=True)
-            daemon.result()
-            return 0
-        code = show.result()
-        if self.leave or code:
-            self.control.stop()
-        await daemon
-        return code
+        return 0 if show.cancelled() else show.result()
 
-    async def _daemon(self, options: Options) -> None:
-        await App(self._on_a_free_port(), self.control, self.bus, options).run()
+    def _stop(self) -> None:
+        if not self.control.drain.is_set():
+            self._report("stopping: what runs may finish; Ctrl-C again does not wait")
+        self.control.stop()
 
-    def _on_a_free_port(self) -> Settings:
-        """The same settings, with any free port if the usual one is taken."""
-        admin = self.settings.admin
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((admin.host, admin.port))
-            except OSError:
-                return self.settings.model_copy(update={"admin": admin.model_copy(update={"port": 0})})
-        return self.settings
+    async def _daemon(self, options: Options, ready: asyncio.Future[App]) -> None:
+        started = asyncio.Event()
+        ready.add_done_callback(lambda _: started.set())
+        await serve(App(self.settings, self.control, self.bus, options), self.control, started)
 
     async def _show(self, ready: asyncio.Future[App]) -> int:
         self._report("starting Postgres and the daemon")
         app = await ready
         self.url = app.rooms.admin_url if app.rooms and app.rooms.admin_url else ""
-        self.console.print(f"[bold]ingestd[/] is up: [link={self.url}]{self.url}[/]  (state in {self.settings.daemon.state_dir})")
-        await self._begin(app)
-        state = await self._watch(app)
-        self.console.print()
-        self.console.print(picture.summary(state, time.monotonic() - self.began))
+        self._say(Text.assemble("ingestd is up: ", (self.url, "bold")))
+        self._report(f"its files are in {self.folder}")
+        state = await self._unless_stopped(self._work(app))
+        if state is None:
+            return 0
+        self._say(Text())
+        self._say(picture.summary(state, time.monotonic() - self.began))
         problems = state.problems()
         for problem in problems:
-            self.console.print(f"[red]{problem}[/]")
+            self._say(Text(problem, style="red"))
+        if problems:
+            self._say(Text(f"more in {self.folder / 'demo.log'}", style="red"))
+            return FAILED
         if not self.leave:
-            self.console.print(f"\nThe page is live at [bold link={self.url}]{self.url}[/]. Ctrl-C drains and stops.")
-            if not problems:
-                await self.control.drain.wait()
-        return FAILED if problems else 0
+            self._invite()
+            await self.control.drain.wait()
+        return 0
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, State]) -> State | None:
+        """The work's state, or None if somebody stopped the demo: then the daemon goes away under it."""
+        task = asyncio.create_task(work, name="work of the demo")
+        stopped = asyncio.create_task(self.control.drain.wait(), name="stopped")
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if self.control.drain.is_set():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return None
+        return task.result()
+
+    async def _work(self, app: App) -> State:
+        await self._begin(app)
+        return await self._watch(app)
 
     async def _begin(self, app: App) -> None:
         """Give the daemon its work: files in the inbox, a run of the workflow, a job that fails twice."""
         async with app.db.services() as conn:
             newest = await import_reads.list_loads(conn, limit=1)
         self.since_load = newest[0]["id"] if newest else 0
-        await asyncio.to_thread(inbox.fill, self.settings.daemon.state_dir / "inbox")
-        assert app.rooms is not None
+        await asyncio.to_thread(inbox.fill, self.folder / "inbox")
         async with app.db.services() as conn:
             self.run_id = await app.start_workflow(conn, Actor("demo", "admin", "cli"), "flights")
             (self.flaky_id,) = await enqueue(conn, [NewJob("flaky_courier", {"parcel": "ORD-2013"}, triggered_by="cli")])
@@ -159,16 +159,14 @@ class Demo:
         deadline = time.monotonic() + PATIENCE_S
         with Live(console=self.console, refresh_per_second=8, transient=True, auto_refresh=self.console.is_terminal) as live:
             while True:
-                try:
+                # Postgres may be away for a moment; the daemon brings it back
+                with suppress(*OUTAGE):
                     state = await self._look(app)
-                except OUTAGE:
-                    # Postgres is away for a moment; the daemon brings it back
-                    await asyncio.sleep(LOOK_EVERY_S)
-                    continue
-                if self.console.is_terminal:
-                    live.update(picture.progress(state))
-                if state.settled() or time.monotonic() > deadline:
-                    return state
+                    if self.console.is_terminal:
+                        live.update(picture.progress(state, self.console.width))
+                    if state.settled() or time.monotonic() > deadline:
+                        async with app.db.services() as conn:
+                            return replace(state, rows=await count_rows(conn, [one.table for one in self.settings.imports.values()]))
                 await asyncio.sleep(LOOK_EVERY_S)
 
     async def _look(self, app: App) -> State:
@@ -181,12 +179,27 @@ class Demo:
         assert flaky is not None
         return State(list(reversed(loads)), run, flaky, rollups, schedules, self.url)
 
+    def _invite(self) -> None:
+        self._say(Text())
+        self._say(Text.assemble("The page is live at ", (self.url, "bold"), ". Ctrl-C drains and stops."))
+        self._report(f"to look around from another terminal: export INGESTD_CONFIG={self.folder / 'demo.toml'}")
+        self._report("then: ingestd jobs list, ingestd psql -c 'select * from rollups.weather_daily'")
+
+    def _say(self, what: RenderableType) -> None:
+        if self.console.is_terminal:
+            self.console.print(what)
+            return
+        with self.console.capture() as captured:
+            self.console.print(what)
+        for line in captured.get().splitlines():
+            self.console.file.write(line.rstrip() + "\n")
+        self.console.file.flush()
+
     def _report(self, words: str) -> None:
-        self.console.print(f"[dim]… {words}[/]", highlight=False)
+        self.console.print(Text(f"… {words}", style="dim"), soft_wrap=True)
 
     def _tell(self, event: Event) -> None:
-        if isinstance(event, LoadFinished | JobRetrying | Notice):
-            worded = word(event)
-            if worded:
-                colour = {"warning": "yellow", "error": "red"}.get(worded[0], "")
-                self.console.print(f"  {worded[1]}", style=colour, markup=False, soft_wrap=True)
+        worded = word(event) if isinstance(event, LoadFinished | JobRetrying | Notice) else None
+        if worded and worded[0] != "debug":
+            colour = {"warning": "yellow", "error": "red"}.get(worded[0], "")
+            self.console.print(Text(f"  {printable(_NOTHING.sub('', worded[1]))}", style=colour), soft_wrap=True)

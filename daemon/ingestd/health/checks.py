@@ -16,6 +16,7 @@ from pathlib import Path
 import asyncpg
 
 from ingestd.facts import Check, CheckSource, FactBook, Status, worst
+from ingestd.health.store import ping
 from ingestd.postgres.pool import OUTAGE, Database
 from ingestd.service import LoopState
 
@@ -96,7 +97,7 @@ class HealthRunner:
         began = time.perf_counter()
         try:
             async with asyncio.timeout(SOURCE_TIMEOUT_S), self._db.services() as conn:
-                await conn.fetchval("select 1")
+                await ping(conn)
         except (*OUTAGE, asyncpg.PostgresError) as error:
             text = f"unreachable: {error or type(error).__name__}"
             return Check("database", "critical", text[:300], hint="start Postgres, or check [database] url")

@@ -89,9 +89,7 @@ class GaugeCache(Collector):
         families: dict[str, tuple[GaugeMetricFamily, list[str]]] = {}
         for gauge in self._gauges:
             names = sorted(gauge.labels)
-            family, known = families.setdefault(
-                gauge.name, (GaugeMetricFamily(f"ingestd_{gauge.name}", gauge.help, labels=names), names)
-            )
+            family, known = families.setdefault(gauge.name, (GaugeMetricFamily(f"ingestd_{gauge.name}", gauge.help, labels=names), names))
             if names == known:
                 family.add_metric([str(gauge.labels[name]) for name in names], gauge.value)
         yield from (family for family, _ in families.values())

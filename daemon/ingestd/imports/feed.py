@@ -69,9 +69,7 @@ class Feed:
         on_slice: called in the thread after each slice with (offset reached in bytes, records read).
     """
 
-    def __init__(
-        self, file: CsvFile, lane: Lane, *, null: Sequence[str], book: RejectBook, on_slice: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, file: CsvFile, lane: Lane, *, null: Sequence[str], book: RejectBook, on_slice: Callable[[int, int], None]) -> None:
         self.read = 0
         self.good = 0
         self.ascending = all(column.exact for column in lane.columns if column.name in lane.key)
@@ -82,6 +80,7 @@ class Feed:
         self._on_slice = on_slice
         self._converters = [Converter(column, null, as_text=column.name in lane.as_text) for column in lane.columns]
         self._last_key: list[Any] | None = None
+        self._counting = pa.array([], pa.int64())
         self._room = threading.Semaphore(IN_FLIGHT)
         self._stopped = threading.Event()
 
@@ -134,14 +133,14 @@ class Feed:
     def _batch(self, part: Slice) -> Any:
         """The good rows of a slice, typed; the others go into the book, in order."""
         values: list[Any] = []
-        faults: dict[int, int] = {}  # row -> position of its first bad column
+        faults: dict[int, tuple[int, bool]] = {}  # row -> position of its first bad column, and whether a value is missing
         for position, (converter, texts) in enumerate(zip(self._converters, part.cells, strict=True)):
             typed, bad = converter.convert(texts)
             for row in bad:
-                faults.setdefault(row, position)
+                faults.setdefault(row, (position, False))
             if converter.column.not_null and typed.null_count:
                 for row in pc.indices_nonzero(pc.is_null(typed)).to_pylist():
-                    faults.setdefault(row, position)
+                    faults.setdefault(row, (position, True))
             values.append(typed)
         self._note_rejects(part, faults)
         arrays, names = values, [column.name for column in self._lane.columns]
@@ -150,23 +149,32 @@ class Feed:
             arrays.append(pa.repeat(pa.scalar(self._lane.load_id, pa.int64()), rows))
             names.append(PROVENANCE[0])
         if self._lane.numbered:
-            arrays.append(pa.array(part.numbers, pa.int64()))
+            arrays.append(self._numbers(part))
             names.append(PROVENANCE[1])
         batch = pa.RecordBatch.from_arrays(arrays, names=names)
         if faults:
-            rejected = pa.array(sorted(faults), pa.int64())
-            batch = batch.filter(pc.invert(pc.is_in(pa.array(range(rows), pa.int64()), value_set=rejected)))
+            rejected = pa.array([part.numbers[row] for row in faults], pa.int64())
+            batch = batch.filter(pc.invert(pc.is_in(self._numbers(part), value_set=rejected)))
         self.good += batch.num_rows
         self._watch_order(batch)
         return batch
 
-    def _note_rejects(self, part: Slice, faults: dict[int, int]) -> None:
+    def _numbers(self, part: Slice) -> Any:
+        """The record numbers of a slice, as an array."""
+        numbers = part.numbers
+        if not isinstance(numbers, range):
+            return pa.array(numbers, pa.int64())
+        if len(self._counting) < len(numbers):
+            self._counting = pa.array(range(len(numbers)), pa.int64())
+        return pc.add(self._counting.slice(0, len(numbers)), numbers.start)
+
+    def _note_rejects(self, part: Slice, faults: dict[int, tuple[int, bool]]) -> None:
         found = list(part.rejects)
-        for row, position in faults.items():
+        for row, (position, missing) in faults.items():
             converter, text = self._converters[position], part.cells[position][row].as_py()
             number, name = part.numbers[row], converter.column.name
-            if text is None or converter.convert(pa.array([text], pa.string()))[1] == []:
-                code, reason = "missing_value", f"{name} is empty, and the column is not null"
+            if missing:
+                code, reason = "missing_value", f"{name} is empty, and must have a value"
             else:
                 code, reason = "bad_value", f"{name}: {converter.explain(text)}"
             found.append(Reject(number, name, code, reason[:LONGEST_REASON], readable(part.raw(number))))
@@ -190,7 +198,6 @@ class Feed:
             before, after = column.slice(0, size - 1), column.slice(1)
             rises = pc.or_(pc.less(before, after), pc.and_(pc.equal(before, after), rises))
         self.ascending = pc.all(rises).as_py() is not False
-
 
 
 def _put_in_chunks(put: Callable[[bytes | None], None], data: bytes) -> None:

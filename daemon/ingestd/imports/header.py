@@ -21,7 +21,7 @@ _NOT_TEXT = {
     b"\xfe\xff": "UTF-16: save it as UTF-8",
     b"PAR1": "Parquet, not CSV",
 }
-_RECORD = re.compile(rb'(?:[^"\r\n]++|(?<![^,;\t|\r\n])"[^"]*+(?:""[^"]*+)*+"|(?<=[^,;\t|\r\n])")*+(\r\n|\n|\r|\Z)')
+_RECORD = re.compile(rb'(?>(?:[^"\r\n]++|(?<![^,;\t|\r\n])"[^"]*+(?>(?:""[^"]*+)*)"|(?<=[^,;\t|\r\n])")*)(\r\n|\n|\r|\Z)')
 
 
 @dataclass(frozen=True)
@@ -175,9 +175,7 @@ def require_columns(names: Sequence[str], header: Header, wanted: Sequence[str],
     """
     for column in wanted:
         if column not in names:
-            raise FileProblem(
-                f"wrong header: {what} {column} is not in the file{did_you_mean(column, names)} (found: {header.shown})"
-            )
+            raise FileProblem(f"wrong header: {what} {column} is not in the file{did_you_mean(column, names)} (found: {header.shown})")
 
 
 def listed(words: Sequence[str], most: int = 12) -> str:

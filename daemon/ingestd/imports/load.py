@@ -11,7 +11,6 @@ from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -22,16 +21,16 @@ from ingestd.imports.columns import NeedsText, arrow_type
 from ingestd.imports.feed import Feed, Lane
 from ingestd.imports.formats.csv import CsvFile
 from ingestd.imports.header import Header, read_header
-from ingestd.imports.infer import infer
 from ingestd.imports.merge import ROW_ERRORS, Merged, Merger, is_row_error
+from ingestd.imports.new_table import Made, make_table
 from ingestd.imports.rejects import Reject, RejectBook, readable
 from ingestd.imports.request import FileProblem, LoadOutcome, LoadRequest, LoadStatus, LoadTrouble, TooManyRejects
 from ingestd.imports.shape import Column, Table
-from ingestd.imports.sql import STAGING_SCHEMA, Staging, create_table, split
+from ingestd.imports.sql import STAGING_SCHEMA, Staging, split
 from ingestd.imports.store import loads
 from ingestd.jobs.model import State
 from ingestd.jobs.store.ack import Result, ack
-from ingestd.postgres.pool import OUTAGE
+from ingestd.postgres.pool import OUTAGE, has_ended
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 Report = Callable[[float, str], None]
@@ -84,11 +83,15 @@ async def run(request: LoadRequest, connect: Connect, report: Report) -> LoadOut
 async def _after_trouble(load: Load, error: BaseException, connect: Connect) -> LoadOutcome:
     """Find out what trouble left behind: if only the answer to COMMIT was lost, the load is done."""
     text = str(error) or type(error).__name__
+    lost = isinstance(error, OUTAGE) and await load.has_lost_connection()
     conn = await connect()
     try:
         done = await loads.finished(conn, load.request.load_id)
         if done is not None:
             return done
+        if lost:
+            # Whoever ended the connection, it was not this load: no attempt is spent on it.
+            raise DatabaseUnreachable(f"load {load.request.load_id} lost its connection: {text}") from error
         if not load.request.last_attempt:
             raise LoadTrouble(f"load {load.request.load_id} was interrupted: {text}") from error
         return await load.fail(error, f"gave up after {load.request.attempt} attempts: {text}", conn)
@@ -113,11 +116,11 @@ class Load:
         self._report = report
         self._path = Path(request.path)
         self._began = time.monotonic()
-        self._made_table = False
+        self._made: Made | None = None
         self._book = RejectBook(request.max_rejects)
         self._read = 0
-        self._inferring = False
-        self._records_seen = 0
+        self._copied = 0
+        self._reached = 0
 
     async def run(self) -> LoadOutcome:
         """Run to the commit."""
@@ -126,7 +129,7 @@ class Load:
         file = CsvFile(self._path, header, null=request.null, max_record_bytes=request.max_record_bytes)
         no_table = await loads.read_table(self._conn, request.target) is None
         if no_table:
-            await self._make_table(file, header)
+            self._made = await make_table(self._conn, request, file, header, self._saw)
         async with self._conn.transaction():
             await loads.begin(self._conn, request.target)
             done = await loads.finished(self._conn, request.load_id)
@@ -154,7 +157,7 @@ class Load:
         try:
             async with conn.transaction():
                 await loads.begin(conn, self.request.target)
-                if self._made_table and await self._take_table_back(conn):
+                if self._made is Made.NEW and await self._take_table_back(conn):
                     outcome = replace(outcome, created_table=False)
                 await loads.write_rejects(conn, self.request.load_id, self._book)
                 return await self._complete(conn, outcome)
@@ -168,6 +171,10 @@ class Load:
                 return await loads.drop_if_empty(conn, self.request.load_id, self.request.target)
         except asyncpg.PostgresError:  # something depends on it already: it stays
             return False
+
+    async def has_lost_connection(self) -> bool:
+        """Whether its connection has ended under it."""
+        return await has_ended(self._conn)
 
     def close(self) -> None:
         """Forget the rejects."""
@@ -184,54 +191,9 @@ class Load:
             raise FileProblem(f"the received file has {size:,} bytes where {self.request.size:,} were received")
         return read_header(head, delimiter=self.request.delimiter)
 
-    async def _make_table(self, file: CsvFile, header: Header) -> None:
-        """Create the table, in a short transaction of its own: the load that follows may be long."""
-        request = self.request
-        schema, _ = split(request.target)
-        if not await loads.schema_exists(self._conn, schema):
-            raise FileProblem(f'schema "{schema}" does not exist: create schema {schema}')
-        names = mapping.new_columns(header, request)
-        await self._check_declared()
-        types = await self._types(file, names)
-        if types is None:
-            return
-        columns = list(zip(names, types, strict=True))
-        async with self._conn.transaction():
-            await loads.begin(self._conn, request.target)
-            if await loads.read_table(self._conn, request.target) is not None:
-                return  # another load was faster; whether this file fits what it made is seen next
-            await loads.make_table(self._conn, create_table(request.target, columns, request.key))
-            await loads.remember_table(self._conn, request.load_id, request.target, request.import_name, columns)
-        self._made_table = True
-
-    async def _check_declared(self) -> None:
-        for name, sql_type in self.request.columns.items():
-            if not mapping.plausible_type(sql_type) or not await loads.known_type(self._conn, sql_type):
-                raise FileProblem(f'columns.{name}: Postgres knows no type "{sql_type}"')
-
-    async def _types(self, file: CsvFile, names: tuple[str, ...]) -> list[str] | None:
-        """The type of each column; None if the file has no record to tell them by."""
-        declared = self.request.columns
-        if all(name in declared for name in names):
-            return [declared[name] for name in names]
-        self._inferring = True
-        found = await asyncio.to_thread(self._infer, file, len(names))
-        if not self._records_seen:
-            return None
-        return [declared.get(name, guess) for name, guess in zip(names, found, strict=True)]
-
-    def _infer(self, file: CsvFile, width: int) -> list[str]:
-        def cells() -> Any:
-            for part in file.slices():
-                self._records_seen += part.records
-                self._progress(part.end, self._records_seen, "looking at")
-                yield part.cells
-
-        return infer(cells(), width, self.request.null)
-
     async def _load(self, file: CsvFile, header: Header) -> LoadOutcome:
         found = await loads.read_table(self._conn, self.request.target)
-        if found is None and self._inferring and not self._records_seen:
+        if found is None and self._made is Made.NO_RECORDS:
             remark = f"the file holds no records: {self.request.target} was not created"
             return self._outcome("succeeded", reason=remark)
         if found is None:
@@ -242,7 +204,6 @@ class Load:
         columns = mapping.fill(table, header, self.request)
         if self.request.mode != "append":
             mapping.check_key(table, self.request)
-        self._inferring = False
         as_text = frozenset(column.name for column in columns if arrow_type(column) is None)
         direct = self.request.mode == "append" and not table.partitioned and not as_text
         while True:
@@ -256,9 +217,7 @@ class Load:
                     raise
                 direct = False  # some row breaks a constraint: through staging it can be found
 
-    async def _pass(
-        self, file: CsvFile, table: Table, columns: tuple[Column, ...], as_text: frozenset[str], direct: bool
-    ) -> LoadOutcome:
+    async def _pass(self, file: CsvFile, table: Table, columns: tuple[Column, ...], as_text: frozenset[str], direct: bool) -> LoadOutcome:
         """Bring the file in, one time through it."""
         self._book.close()
         self._book = RejectBook(self.request.max_rejects)
@@ -275,6 +234,8 @@ class Load:
         feed = await self._copy(file, lane, table.target if direct else f"{STAGING_SCHEMA}.{staging.table}")
         if feed.read != feed.good + self._book.count:
             raise RuntimeError(f"{feed.read} records read, {feed.good} good, {self._book.count} rejected: they do not add up")
+        if feed.read and self._reached != self.request.size:
+            raise RuntimeError(f"{self._reached} of {self.request.size} bytes were read")
         self._check_ratio()
         if direct:
             return self._counted(feed, Merged(inserted=feed.good if not table.triggers else self._copied), 0)
@@ -282,16 +243,14 @@ class Load:
 
     async def _copy(self, file: CsvFile, lane: Lane, into: str) -> Feed:
         def on_slice(end: int, read: int) -> None:
-            self._read = read
-            self._progress(end, read, "loading")
+            self._read, self._reached = read, end
+            self._loaded(end, read)
 
         feed = Feed(file, lane, null=self.request.null, book=self._book, on_slice=on_slice)
         schema, table = split(into)
         try:
             async with aclosing(feed.stream()) as stream:
-                tag = await self._conn.copy_to_table(
-                    table, schema_name=schema, columns=lane.names, source=stream, format="binary", timeout=None
-                )
+                self._copied = await loads.copy_in(self._conn, schema, table, lane.names, stream)
         except Exception:
             if isinstance(feed.error, OSError):
                 raise LoadTrouble(f"cannot read {self.request.file_name}: {feed.error}") from feed.error
@@ -299,7 +258,6 @@ class Load:
                 raise feed.error from None
             raise
         self._read = feed.read
-        self._copied = int(tag.split()[-1])
         if schema == STAGING_SCHEMA and self._copied != feed.good:
             raise RuntimeError(f"{feed.good} rows sent, {self._copied} staged")
         return feed
@@ -374,7 +332,7 @@ class Load:
             status,
             reason=reason,
             duplicate_of=duplicate_of,
-            created_table=self._made_table,
+            created_table=self._made is Made.NEW,
             duration_ms=round((time.monotonic() - self._began) * 1000),
         )
 
@@ -396,7 +354,7 @@ class Load:
             UUID(self.request.claim),
             State.FAILED if failed else State.SUCCEEDED,
             partial=outcome.status == "partial",
-            result={"load": self.request.load_id, "status": outcome.status, **outcome.counts},
+            result={"load": self.request.load_id, "status": outcome.status, **outcome.counts, "deleted": outcome.deleted},
             error=outcome.error,
             reason=outcome.reason,
             counts=counts,
@@ -412,8 +370,9 @@ class Load:
             },
         )
 
-    def _progress(self, end: int, records: int, verb: str) -> None:
-        share = end / max(self.request.size, 1)
-        if self._made_table or self._inferring:
-            share = share / 2 + (0.5 if not self._inferring else 0)
-        self._report(share * 0.9, f"{verb} {records:,} records")
+    def _saw(self, end: int, records: int) -> None:
+        self._report(0.45 * end / self.request.size, f"looking at {records:,} records")
+
+    def _loaded(self, end: int, records: int) -> None:
+        share = end / self.request.size
+        self._report(0.45 + 0.45 * share if self._made else 0.9 * share, f"loading {records:,} records")

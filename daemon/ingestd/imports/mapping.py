@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ingestd.imports.header import Header, column_names, listed, require_columns
 from ingestd.imports.request import FileProblem, LoadRequest
@@ -49,10 +50,15 @@ def fill(table: Table, header: Header, request: LoadRequest) -> tuple[Column, ..
                 f'wrong header: column "{label}" is not in {request.target}{did_you_mean(name, known)} '
                 f"(its columns: {listed(table.names)}); add it to the table, rename it, or leave it out of the file"
             )
-    filled = tuple(table.column(name) for name in names)
+    filled = tuple(_wanted(table.column(name), request) for name in names)
     _check_writable(filled, request)
     _check_complete(table, names, header, request)
     return filled
+
+
+def _wanted(column: Column, request: LoadRequest) -> Column:
+    """A key column must have a value whatever the table says: null equals nothing, such a row would be inserted for ever."""
+    return replace(column, not_null=True) if request.mode != "append" and column.name in request.key else column
 
 
 def _check_writable(filled: Sequence[Column], request: LoadRequest) -> None:

@@ -13,8 +13,15 @@ from ingestd.imports.shape import Table
 from ingestd.imports.sql import Staging
 from ingestd.imports.store import loads
 
-# What a single row can be guilty of: constraints, data exceptions, a trigger's RAISE, a twin in the same file.
-ROW_ERRORS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, asyncpg.RaiseError, asyncpg.CardinalityViolationError)
+# What a single row can be guilty of: constraints, data exceptions, a trigger's RAISE, a twin in the same file, a value too
+# large for an index.
+ROW_ERRORS = (
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.DataError,
+    asyncpg.RaiseError,
+    asyncpg.CardinalityViolationError,
+    asyncpg.ProgramLimitExceededError,
+)
 
 
 def is_row_error(error: BaseException) -> bool:
@@ -108,9 +115,7 @@ class Merger:
         """Remove rows that the file no longer has."""
         return await loads.run(self._conn, self._sql.delete_missing)
 
-    async def _whole_or_piecemeal(
-        self, staged: int, act: Callable[[tuple[int, int] | None], Awaitable[Merged]]
-    ) -> tuple[Merged, int]:
+    async def _whole_or_piecemeal(self, staged: int, act: Callable[[tuple[int, int] | None], Awaitable[Merged]]) -> tuple[Merged, int]:
         """All at once; if some record is refused, halves of halves until the guilty ones stand alone."""
         if not staged:
             return Merged(), 0
@@ -126,9 +131,7 @@ class Merger:
         refused = await self._piecemeal(bounds[0]["first"], bounds[0]["last"], act, done)
         return done, refused
 
-    async def _piecemeal(
-        self, first: int, last: int, act: Callable[[tuple[int, int] | None], Awaitable[Merged]], done: Merged
-    ) -> int:
+    async def _piecemeal(self, first: int, last: int, act: Callable[[tuple[int, int] | None], Awaitable[Merged]], done: Merged) -> int:
         try:
             async with self._conn.transaction():
                 part = await act((first, last))

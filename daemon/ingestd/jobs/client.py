@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -59,7 +59,9 @@ class Client:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         """Close the pools."""
-        _current.reset(self._token)
+        with suppress(ValueError):
+            # closed in another task than it was opened in, as web frameworks do: that task never had it
+            _current.reset(self._token)
         if self._own:
             await self._db.close()
 

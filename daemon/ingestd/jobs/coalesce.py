@@ -77,6 +77,6 @@ class Coalescer:
                 answer.set_result(job_id)
 
 
-def _fail(waiting: Waiting, error: Exception) -> None:
+def _fail(waiting: Waiting, error: BaseException) -> None:
     if not waiting[1].done():
         waiting[1].set_exception(error)

@@ -35,6 +35,8 @@ fsync = on
 synchronous_commit = on
 full_page_writes = on
 jit = off
+# The role is called ingestd, and so is our schema: with "$user" first, a table a user makes would land among ours.
+search_path = 'public'
 timezone = UTC
 log_timezone = UTC
 datestyle = 'ISO, YMD'

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
+import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +20,7 @@ from ingestd.errors import ConfigurationError, DatabaseUnreachable, Refused
 
 CONNECT_TIMEOUT_S = 10.0
 STATEMENT_TIMEOUT_S = 60.0
+RELEASE_TIMEOUT_S = 10.0
 # What a connection that is gone, going or not there yet raises; OSError covers refused and reset ones.
 OUTAGE: tuple[type[BaseException], ...] = (
     OSError,
@@ -31,16 +35,42 @@ OUTAGE: tuple[type[BaseException], ...] = (
 )
 
 
+# A server's goodbye arrives just before the end of the connection is noticed.
+GOODBYE_S = 0.1
+# A peer that vanished without a word is noticed within half a minute, also by a statement that only waits for its answer.
+KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+)
+
+
+class NoneFree(DatabaseUnreachable, TimeoutError):
+    """No connection became free within `acquire_timeout`."""
+
+
+class ConnectionLost(DatabaseUnreachable, ConnectionError):
+    """Postgres lets nobody in, or went away under a connection that was lent; what was not committed is rolled back."""
+
+
 def dump_json(value: object) -> str:
     """Encode for jsonb, dates and UUIDs included.
 
-    NUL cannot be stored in jsonb, so it becomes U+FFFD. Integers beyond 64 bits fall back to the stdlib encoder.
+    NUL cannot be stored in jsonb, so it becomes U+FFFD; half a surrogate pair becomes a question mark. Integers beyond 64 bits
+    fall back to the stdlib encoder.
     """
     try:
         text = orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_NAIVE_UTC).decode()
     except TypeError:
-        text = json.dumps(value, default=str)
+        text = storable(json.dumps(value, default=str, ensure_ascii=False))
     return text.replace("\\u0000", "\\ufffd")
+
+
+def storable(text: str) -> str:
+    """The text without what a Postgres text cannot hold: NUL becomes U+FFFD, half a surrogate pair a question mark."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 async def set_codecs(conn: asyncpg.Connection) -> None:
@@ -89,10 +119,12 @@ class Database:
         self._acquire_timeout_s = acquire_timeout_s
         self._max_lifetime_s = max_lifetime_s
         self._pools: dict[str, asyncpg.Pool] = {}
+        self._lent: dict[str, set[Any]] = {}
 
     async def open(self) -> None:
         """Make the pools; connections are opened when first needed."""
         for name in ("core", "services", "handlers"):
+            self._lent[name] = set()
             self._pools[name] = await asyncpg.create_pool(
                 self.dsn,
                 min_size=0,
@@ -101,7 +133,7 @@ class Database:
                 command_timeout=None if name == "handlers" else STATEMENT_TIMEOUT_S,
                 max_inactive_connection_lifetime=min(self._max_lifetime_s, 300.0),
                 server_settings={"application_name": f"{self.application_name}:{name}", "timezone": "UTC"},
-                init=set_codecs,
+                init=_prepare,
                 reset=_reset,
             )
 
@@ -117,9 +149,36 @@ class Database:
 
     @asynccontextmanager
     async def _lend(self, name: str) -> AsyncIterator[asyncpg.Connection]:
-        pool = self._pools[name]
-        async with pool.acquire(timeout=self._acquire_timeout_s) as conn:
+        pool, lent = self._pools[name], self._lent[name]
+        try:
+            conn = await pool.acquire(timeout=self._acquire_timeout_s)
+        except TimeoutError:
+            raise NoneFree("no database connection became free in time") from None
+        except OUTAGE as error:
+            raise ConnectionLost(f"Postgres lets nobody in: {error or type(error).__name__}") from error
+        lent.add(conn)
+        try:
             yield conn
+        except OUTAGE as error:
+            if await has_ended(conn):
+                raise ConnectionLost(f"Postgres went away: {error or type(error).__name__}") from error
+            raise
+        finally:
+            lent.discard(conn)
+            with suppress(*OUTAGE):  # a connection that cannot be returned is closed instead
+                await pool.release(conn, timeout=RELEASE_TIMEOUT_S)
+
+    async def renew(self) -> None:
+        """Trust no connection from before an outage: some may be open on this side only, and never answer.
+
+        Those that are idle are replaced at their next use. Statements of loops are short and repeated, so they are cut off; a
+        job's connection is left to the kernel's keepalive, for cutting a healthy one would cost work.
+        """
+        for name, pool in self._pools.items():
+            await pool.expire_connections()
+            if name != "handlers":
+                for conn in tuple(self._lent[name]):
+                    conn.terminate()
 
     def core(self) -> Any:
         """Lend a connection for claim or ack: `async with db.core() as conn`."""
@@ -135,9 +194,33 @@ class Database:
 
     async def connect(self, purpose: str, *, settings: Mapping[str, str] | None = None) -> asyncpg.Connection:
         """Open a connection outside the pools, past any pooler; the caller closes it."""
-        return await connect(
-            self.direct_dsn, application_name=f"{self.application_name}:{purpose}", settings=dict(settings or {})
-        )
+        return await connect(self.direct_dsn, application_name=f"{self.application_name}:{purpose}", settings=dict(settings or {}))
+
+
+async def _prepare(conn: asyncpg.Connection) -> None:
+    notice_silence(conn)
+    await set_codecs(conn)
+
+
+def notice_silence(conn: asyncpg.Connection) -> None:
+    """Have the kernel ask whether the other side is still there; asyncpg has no option for that."""
+    sock = conn._transport.get_extra_info("socket")  # noqa: SLF001
+    if sock is None or sock.family == socket.AF_UNIX:
+        return
+    # uvloop shows a socket without setsockopt; a duplicate of its descriptor is the same socket.
+    with socket.socket(fileno=os.dup(sock.fileno())) as twin:
+        for level, option, value in KEEPALIVE:
+            twin.setsockopt(level, option, value)
+
+
+async def has_ended(conn: asyncpg.Connection) -> bool:
+    """Whether a connection that just failed is closed, or is about to be."""
+    deadline = time.monotonic() + GOODBYE_S
+    while not conn.is_closed():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.005)
+    return True
 
 
 async def _reset(conn: asyncpg.Connection) -> None:
@@ -172,7 +255,7 @@ async def connect(
         raise Refused(f"Postgres refuses the connection: {error}") from None
     except OUTAGE as error:
         raise DatabaseUnreachable(f"Postgres is not reachable at {describe(dsn)}: {error or type(error).__name__}") from error
-    await set_codecs(conn)
+    await _prepare(conn)
     return conn
 
 

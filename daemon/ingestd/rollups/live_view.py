@@ -38,7 +38,8 @@ async def expose(conn: asyncpg.Connection, rollup: Rollup, shape: Shape, source_
             await hide(conn, rollup)
         return None
     if exposure == "live":
-        statement = sql.live_view(shape, rollup.name, rollup.table, rollup.id, source_id)
+        indexed = await registry.indexed(conn, source_id)
+        statement = sql.live_view(shape, rollup.name, rollup.table, rollup.id, source_id, indexed=indexed)
     else:
         statement = sql.stored_view(shape, rollup.name, rollup.table)
     try:

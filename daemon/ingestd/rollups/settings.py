@@ -45,29 +45,23 @@ Column = Annotated[str, AfterValidator(_check_identifier)]
 
 
 class RollupSettings(Section):
-    """One rollup.
+    """One rollup; its view is rollups.NAME, the table behind it rollups.NAME_stored."""
 
-    Args:
-        source: table to aggregate.
-        time: its column that says when a row happened: timestamptz, or timestamp or date read in `timezone`.
-        bucket: `1 day`, or a part of a day.
-        timezone: whose midnights divide days.
-        group_by: columns that make a row of their own in each bucket.
-        where: a condition on rows of the source.
-        measures: name of the column -> aggregate.
-        max_staleness: how old a change may get before the stored buckets have it; the view always has it.
-        flag: on; off (not refreshed, view exact); shadow (refreshed, no view); frozen (not refreshed, view as stored).
-    """
-
-    source: Annotated[str, AfterValidator(_check_source)]
-    time: Column
-    bucket: Bucket
-    timezone: Annotated[str, AfterValidator(_check_zone)] = "UTC"
-    group_by: StrList = Field(default_factory=list)
-    where: str = ""
-    measures: dict[str, str]
-    max_staleness: Duration = timedelta(seconds=60)
-    flag: Flag = "on"
+    source: Annotated[str, AfterValidator(_check_source)] = Field(description="table to aggregate; the rollup waits until it exists")
+    time: Column = Field(
+        description="its column that says when a row happened: timestamptz, or timestamp or date read in the time zone below"
+    )
+    bucket: Bucket = Field(description='"1 day", or a part of a day such as "15 minutes" or "1 hour"')
+    timezone: Annotated[str, AfterValidator(_check_zone)] = Field(default="UTC", description="whose midnights divide days")
+    group_by: StrList = Field(default_factory=list, description="columns that make a row of their own in each bucket")
+    where: str = Field(default="", description="SQL condition on the rows that count")
+    measures: dict[str, str] = Field(description=f"column of the view = {FORMS}")
+    max_staleness: Duration = Field(
+        default=timedelta(seconds=60), description="how old a change may get before the table has it; the view always has it"
+    )
+    flag: Flag = Field(
+        default="on", description="on; off: not refreshed, view exact; shadow: refreshed, no view; frozen: not refreshed, view as stored"
+    )
 
     @field_validator("group_by")
     @classmethod

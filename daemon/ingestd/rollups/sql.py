@@ -17,9 +17,9 @@ from ingestd.rollups.spec import Measure, Spec
 EARLIEST = "timestamptz '0001-01-10 00:00:00+00'"
 LATEST = "timestamptz '9999-12-20 00:00:00+00'"
 PAD = "interval '26 hours'"  # no key lies further from its times
-MAX_SCANS = 32  # more dirty stretches than that: one scan over all of them
-# Parameters of the refresh travel as text: no bound ever passes through Python's datetime.
-RANGES, LO, HI = "$2::text::tstzmultirange", "$3::text::timestamptz", "$4::text::timestamptz"
+MAX_SCANS = 32  # where an index finds each dirty stretch; more of them, or no index: one scan over all
+# In a subselect, so that its text is read once and not for every row.
+RANGES, LO, HI = "(select $2::text::tstzmultirange)", "$3::timestamptz", "$4::timestamptz"
 OPERATIONS = ("insert", "update", "delete", "truncate")
 
 _WHOLE = {"int2", "int4", "int8", "numeric"}
@@ -271,11 +271,12 @@ select (select count(*) from claimed) as claimed,
        (select count(distinct bucket) from fresh) - (select count(distinct bucket) from held) as more_buckets"""
 
 
-def live_view(shape: Shape, name: str, table: str, rollup_id: int, source_id: int) -> str:
+def live_view(shape: Shape, name: str, table: str, rollup_id: int, source_id: int, *, indexed: bool) -> str:
     """The view that is exact at every snapshot: clean buckets from the table, dirty ones counted now.
 
     Its reader needs no right on our tables: the dirty log is read in the view itself, with its owner's rights.
     """
+    scans = MAX_SCANS if indexed else 1
     aligned = f"ingestd.bucket_range(lo, hi, {shape.width}, {literal(shape.spec.zone)})"
     columns = ", ".join([*shape.keys, *(state for state, _ in shape.states)])
     counted = shape.aggregate(
@@ -293,7 +294,7 @@ select {shape.projection} from (
     where ((select ranges from dirty) @> bucket) is not true
     union all
     select counted.* from (
-        select ranges, unnest(case when (select count(*) from unnest(ranges)) <= {MAX_SCANS} then ranges
+        select ranges, unnest(case when (select count(*) from unnest(ranges)) <= {scans} then ranges
                                    else tstzmultirange(range_merge(ranges)) end) as scan
         from dirty) ingestd_scan
     cross join lateral ({counted}) counted) live"""

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
+from uuid import UUID
 
 import asyncpg
 
@@ -26,6 +28,10 @@ FULL = 5000
 IDLE_S = 60.0
 FLUSH_S = 10.0
 RETRY_S = 0.2
+# What a job's result may raise on its way: refused by Postgres, or no JSON in the first place.
+UNSTORABLE = (asyncpg.PostgresError, ValueError, TypeError, RecursionError)
+
+W = TypeVar("W")
 
 
 @dataclass(slots=True)
@@ -73,6 +79,10 @@ class Acker:
         """Tell of a job whose claim was gone before its ending could be written."""
         self._bus.emit(StaleAck(job.id, job.kind))
 
+    def claims(self) -> set[UUID]:
+        """Claims of jobs whose ending is not written yet."""
+        return {pending.job.claim for pending in self._waiting}
+
     def is_full(self) -> bool:
         """Whether so much waits to be written that nothing more should be claimed."""
         return len(self._waiting) >= FULL
@@ -116,30 +126,13 @@ class Acker:
         results = [pending.write for pending in batch if isinstance(pending.write, store.Result)]
         returns = [pending.write for pending in batch if isinstance(pending.write, store.PutBack)]
         async with self._db.core() as conn:
-            written = await self._write_results(conn, results)
-            if returns:
-                written |= await store.put_back(conn, returns)
+            written = await _apart(conn, results, store.ack, _without_payload)
+            written |= await _apart(conn, returns, store.put_back, _failed_instead)
             missing = [pending for pending in batch if pending.job.id not in written]
             if missing:
                 # Perhaps the write before this one committed and only its answer was lost.
                 written |= await store.already_acked(conn, [(p.job.id, p.job.claim) for p in missing])
         return written
-
-    async def _write_results(self, conn: asyncpg.Connection, results: list[store.Result]) -> set[int]:
-        if not results:
-            return set()
-        try:
-            return await store.ack(conn, results)
-        except OUTAGE:
-            raise
-        except asyncpg.PostgresError as error:
-            if len(results) > 1:
-                # One of them cannot be stored; it must not keep the others.
-                written: set[int] = set()
-                for result in results:
-                    written |= await self._write_results(conn, [result])
-                return written
-            return await store.ack(conn, [_without_payload(results[0], error)])
 
     def _tell(self, pending: Pending, written: bool) -> None:
         job, write = pending.job, pending.write
@@ -150,6 +143,28 @@ class Acker:
             self._bus.emit(JobFinished(job.id, job.kind, _shown(write), write.duration_ms, error, write.result))
         elif write.spent:
             self._bus.emit(JobRetrying(job.id, job.kind, job.attempt, write.delay.total_seconds(), pending.reason))
+
+
+async def _apart(
+    conn: asyncpg.Connection,
+    writes: Sequence[W],
+    write: Callable[[asyncpg.Connection, Sequence[W]], Awaitable[set[int]]],
+    instead: Callable[[W, Exception], store.Result],
+) -> set[int]:
+    """Write all in one statement; where one of them cannot be stored, that one alone ends otherwise."""
+    if not writes:
+        return set()
+    try:
+        return await write(conn, writes)
+    except OUTAGE:
+        raise
+    except UNSTORABLE as error:
+        if len(writes) == 1:
+            return await store.ack(conn, [instead(writes[0], error)])
+        written: set[int] = set()
+        for one in writes:
+            written |= await _apart(conn, [one], write, instead)
+        return written
 
 
 def _frees_others(job: Job) -> bool:
@@ -165,6 +180,11 @@ def _shown(result: store.Result) -> str:
     return "partial" if result.partial and result.state is State.SUCCEEDED else str(result.state)
 
 
-def _without_payload(result: store.Result, error: asyncpg.PostgresError) -> store.Result:
+def _without_payload(result: store.Result, error: Exception) -> store.Result:
     reason = f"{result.reason or ''} (its result could not be stored: {error})".strip()
     return replace(result, result=None, error=None, counts=None, attempt=None, reason=reason)
+
+
+def _failed_instead(write: store.PutBack, error: Exception) -> store.Result:
+    text = f"it could not be put back into the queue: {error}"
+    return store.Result(write.job_id, write.claim, State.FAILED, reason=text, error={"class": type(error).__name__, "message": text})

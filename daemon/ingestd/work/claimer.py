@@ -76,6 +76,10 @@ class Claimer:
         """Claim nothing more."""
         self._draining = True
 
+    def unanswered(self) -> set[UUID]:
+        """Claims that were asked for and whose answer has not arrived."""
+        return set(self._doubtful)
+
     def is_draining(self) -> bool:
         """Whether nothing more is claimed."""
         return self._draining

@@ -11,16 +11,12 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from ingestd.errors import IngestdError, StaleClaim
+from ingestd.errors import StaleClaim
 from ingestd.events import Bus
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import Job, NewJob, State
 from ingestd.jobs.store import ack as ack_store
-from ingestd.postgres.pool import OUTAGE, Database
-
-
-class NoConnection(IngestdError):
-    """No connection became free in time, or Postgres went away under one; the job is handed back without spending an attempt."""
+from ingestd.postgres.pool import Database
 
 
 class Context:
@@ -72,33 +68,23 @@ class Context:
 
         Raises:
             StaleClaim: the job belongs to somebody else by now; everything was rolled back.
-            NoConnection: no connection became free in time.
+            NoneFree: no connection became free in time.
+            ConnectionLost: Postgres went away.
             RuntimeError: the job has been completed already.
         """
         if self._opened:
             raise RuntimeError("ctx.transaction() completes the job and can be used once; use ctx.step() for commits before it")
         self._opened = True
         try:
-            lent = self.db.handlers()
-            conn = await lent.__aenter__()
-        except TimeoutError:
-            self._opened = False
-            raise NoConnection("no database connection became free in time") from None
-        try:
-            async with conn.transaction():
-                yield conn
-                result = self._completion()
-                if self.job.id not in await ack_store.ack(conn, [result]):
-                    raise StaleClaim(f"job {self.job.id} belongs to somebody else; its work was rolled back")
-            self.acked = result
-        except BaseException as error:
+            async with self.db.handlers() as conn:
+                async with conn.transaction():
+                    yield conn
+                    result = self._completion()
+                    if self.job.id not in await ack_store.ack(conn, [result]):
+                        raise StaleClaim(f"job {self.job.id} belongs to somebody else; its work was rolled back")
+                self.acked = result
+        finally:
             self._opened = self.acked is not None
-            lost = isinstance(error, OUTAGE) and conn.is_closed()
-            await lent.__aexit__(type(error), error, error.__traceback__)
-            if lost:
-                raise NoConnection(f"Postgres went away: {error}") from error
-            raise
-        await lent.__aexit__(None, None, None)
 
     @asynccontextmanager
     async def step(self, checkpoint: Any) -> AsyncIterator[asyncpg.Connection]:

@@ -15,6 +15,7 @@ from contextlib import suppress
 import asyncpg
 
 from ingestd.events import Bus, DatabaseBack, DatabaseLost, Event
+from ingestd.jobs.store import rescue as rescue_store
 from ingestd.postgres.pool import Database
 from ingestd.service import backoff_s
 from ingestd.work import store
@@ -22,6 +23,9 @@ from ingestd.work.node import NodeIdentity
 
 BEAT_S = 2.0
 ANSWER_S = 5.0
+# Others wait 30 s after a restart of the server for living nodes to take their locks again: be there soon.
+RECONNECT_S = 2.0
+LOCK_S = 20.0
 # A host that vanishes is noticed by the server, which then lets go of the lock: 5 + 2 * 3 seconds, and 15 at most.
 KEEPALIVE = {
     "tcp_keepalives_idle": "5",
@@ -60,6 +64,7 @@ class Heartbeat:
         self.state = "running"
         self.loop_lag_ms = 0.0
         self.last_beat = 0.0
+        self.sessions = 0
         self._db = db
         self._node = node
         self._bus = bus
@@ -73,6 +78,7 @@ class Heartbeat:
         self._stop = threading.Event()
         self._again = threading.Event()
         self._lost_at: float | None = None
+        self._failures = 0
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     @property
@@ -101,30 +107,32 @@ class Heartbeat:
         asyncio.run(self._live())
 
     async def _live(self) -> None:
-        failures = 0
         while not self._stop.is_set():
             conn: asyncpg.Connection | None = None
             try:
                 conn = await self._db.connect("heartbeat", settings=KEEPALIVE)
                 await self._take_lock(conn)
                 await self._beat_until_stopped(conn)
-                failures = 0
             except Exception as error:  # noqa: BLE001 - whatever ends a session, the thread must go on
-                failures += 1
+                self._failures += 1
                 self._lost(error)
-                await asyncio.sleep(backoff_s(failures))
+                await asyncio.sleep(min(backoff_s(self._failures), RECONNECT_S))
             finally:
                 if conn is not None:
                     with suppress(Exception):
                         await conn.close(timeout=1)
 
     async def _take_lock(self, conn: asyncpg.Connection) -> None:
-        # After a broken session the server may still hold the lock for the old one.
-        while not await store.take_lock(conn, self._node.id):
-            await asyncio.sleep(0.2)
+        async with asyncio.timeout(LOCK_S):
+            while not await store.take_lock(conn, self._node.id):
+                # The server has not noticed yet that our session before this one is gone.
+                await rescue_store.terminate_backends(conn, f"{self._node.application_name}:heartbeat")
+                await asyncio.sleep(0.2)
 
     async def _beat_until_stopped(self, conn: asyncpg.Connection) -> None:
         await self._register(conn)
+        self.sessions += 1
+        self._failures = 0
         self._found()
         self._ready.set()
         while not self._stop.is_set():

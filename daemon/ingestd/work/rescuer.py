@@ -6,6 +6,7 @@ a second apart, on a server that has been up long enough for living nodes to hav
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID
 
 import asyncpg
@@ -30,20 +31,22 @@ class Rescuer:
         node: this one, which it never looks at.
         presence: the lock files of this machine.
         bus: where rescues are told.
+        sessions: how many sessions this node's own heartbeat has had; another one means that the server was away for us too.
     """
 
-    def __init__(self, db: Database, node: NodeIdentity, presence: Presence, bus: Bus) -> None:
+    def __init__(self, db: Database, node: NodeIdentity, presence: Presence, bus: Bus, sessions: Callable[[], int]) -> None:
         self._db = db
         self._node = node
         self._presence = presence
         self._bus = bus
         self._looks: dict[UUID, int] = {}
-        self._session: int | None = None
+        self._sessions = sessions
+        self._session = 0
 
     async def poll(self) -> float:
         """One look at all other nodes; returns the seconds until the next."""
         async with self._db.services() as conn:
-            self._forget_looks_of_broken_session(conn)
+            self._forget_looks_of_broken_session()
             peers = await store.peers(conn, self._node.id)
             for peer in peers:
                 why = await self._death_of(conn, peer)
@@ -55,9 +58,9 @@ class Rescuer:
         self._looks = {node: looks for node, looks in self._looks.items() if node in known}
         return EVERY_S
 
-    def _forget_looks_of_broken_session(self, conn: asyncpg.Connection) -> None:
+    def _forget_looks_of_broken_session(self) -> None:
         # Whoever lost its own session meanwhile may have seen a server going down, not a node dying.
-        session = conn.get_server_pid()
+        session = self._sessions()
         if session != self._session:
             self._looks.clear()
             self._session = session

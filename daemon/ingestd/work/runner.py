@@ -13,8 +13,9 @@ from ingestd.jobs.backoff import Backoff
 from ingestd.jobs.model import PARKED_CHILDREN, AwaitChildren, Discard, Done, Job, Outcome, Retry, Snooze, State
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store.ack import PutBack, Result
+from ingestd.postgres.pool import ConnectionLost, NoneFree
 from ingestd.settings import parse_duration
-from ingestd.work.context import Context, NoConnection
+from ingestd.work.context import Context
 
 TRACEBACK_CHARS = 8000
 MESSAGE_CHARS = 2000
@@ -61,12 +62,13 @@ async def run(ctx: Context, spec: HandlerSpec, interrupted: list[str]) -> Ending
         return _ending(ctx, spec, value)
     except asyncio.CancelledError:
         return _after_cancel(ctx, interrupted)
-    except TimeoutError as error:
-        if deadline is not None and deadline.expired():
+    except Exception as error:  # noqa: BLE001 - the one place where a handler's exceptions become outcomes
+        if interrupted:
+            # Whatever a handler makes of being cancelled, it was not its own failure.
+            return _after_cancel(ctx, interrupted)
+        if deadline is not None and isinstance(error, TimeoutError) and deadline.expired() and ctx.acked is None:
             message = f"timed out after {timeout}"
             return _again_or_failed(ctx, spec, None, message, {"class": "TimedOut", "message": message})
-        return _after_error(ctx, spec, error)
-    except Exception as error:  # noqa: BLE001 - the one place where a handler's exceptions become outcomes
         return _after_error(ctx, spec, error)
 
 
@@ -127,7 +129,7 @@ def _after_error(ctx: Context, spec: HandlerSpec, error: Exception) -> Ending:
         return Ending(None, str(ctx.acked.state))
     if isinstance(error, StaleClaim):
         return Ending(None, "its claim is gone")
-    if isinstance(error, NoConnection):
+    if isinstance(error, NoneFree | ConnectionLost):
         # Not the job's failure: no attempt is spent.
         return _put_back(ctx, HAND_BACK_DELAY, described["message"], spent=False)
     return _again_or_failed(ctx, spec, None, described["message"], described)

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
-from ingestd.events import Bus, JobStarted
+from ingestd.events import Bus, JobStarted, Notice
 from ingestd.jobs.client import Client, use_client
 from ingestd.jobs.model import Job
 from ingestd.jobs.registry import Registry
@@ -25,7 +26,9 @@ from ingestd.work.node import NodeIdentity
 
 REPORT_EVERY_S = 1.0
 MISSING_LOOKS = 10
+RECONCILE_EVERY_S = 10.0
 CANCEL_GRACE_S = 5.0
+FORCED_GRACE_S = 0.5
 
 
 @dataclass(slots=True)
@@ -36,6 +39,7 @@ class Running:
         task: the slot that runs it.
         interrupted: why it was cancelled from outside, if it was.
         missing: looks in a row at which the database did not know our claim.
+        abandoned: handed back although it has not ended; whatever it does now is fenced.
     """
 
     job: Job
@@ -44,6 +48,7 @@ class Running:
     interrupted: list[str] = field(default_factory=list)
     progress: dict[str, Any] | None = None
     missing: int = 0
+    abandoned: bool = False
 
     def show(self, fraction: float | None, text: str) -> None:
         """Keep the job's progress for the next report."""
@@ -82,6 +87,7 @@ class Worker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._reported = False
+        self._reconcile_at = 0.0
         # Asked once a second: it costs too much for every job.
         self._tell_starts = bus.wants(JobStarted)
         self.acker = Acker(db, bus, on_progress)
@@ -116,7 +122,9 @@ class Worker:
         for running in left:
             self._interrupt(running, runner.Interrupted.DRAIN)
         if left:
-            await self._wait_idle(CANCEL_GRACE_S, None)
+            await self._wait_idle(FORCED_GRACE_S if force.is_set() else CANCEL_GRACE_S, force)
+        for running in list(self._running.values()):
+            self._abandon(running)
         for slot in self._slots:
             slot.cancel()
         await self.acker.flush()
@@ -188,7 +196,15 @@ class Worker:
         if not lane.empty and lane.wanted:
             self.claimer.poller.wake()
 
+    def _abandon(self, running: Running) -> None:
+        """Hand back a job that does not end although it was told to: this process is about to, and its late writes are fenced."""
+        if running.ctx.acked is None:
+            running.abandoned = True
+            self.acker.submit(Pending(running.job, runner.give_back(running.job), "handed back"))
+
     def _end(self, running: Running, ending: runner.Ending) -> None:
+        if running.abandoned:
+            return
         if ending.write is not None:
             self.acker.submit(Pending(running.job, ending.write, ending.reason))
         elif running.ctx.acked is not None:
@@ -215,6 +231,7 @@ class Worker:
         """Publish progress, hear of cancellations, and compare what is held with what the database says."""
         running = dict(self._running)
         if not running and self._reported:
+            await self._reconcile()
             return REPORT_EVERY_S
         self._tell_starts = self._bus.wants(JobStarted)
         progress = {str(job_id): entry.progress for job_id, entry in running.items() if entry.progress}
@@ -226,7 +243,33 @@ class Worker:
             if job_id in held and held[job_id]["cancel"]:
                 self._interrupt(entry, runner.Interrupted.CANCEL)
         self._drop_lost(running, held)
+        await self._reconcile()
         return REPORT_EVERY_S
+
+    async def _reconcile(self) -> None:
+        """Give back what the database says this node holds and nobody here knows of.
+
+        A claim that was cut off may be carried out after its release: the server finishes what it has begun.
+        """
+        if time.monotonic() < self._reconcile_at or self.claimer.is_draining():
+            return
+        self._reconcile_at = time.monotonic() + RECONCILE_EVERY_S
+        # Known before or after the look: a claim or an ack may be under way during it.
+        known = self._known_claims()
+        async with self._db.services() as conn:
+            held = await claim_store.held(conn, self._node.id)
+            known |= self._known_claims()
+            for claim in {row["claim"] for row in held} - known:
+                released = await claim_store.release_claim(conn, self._node.id, claim)
+                if released:
+                    self._bus.emit(
+                        Notice(f"gave back {len(released)} jobs of a claim whose answer was lost", details={"jobs": released[:20]})
+                    )
+
+    def _known_claims(self) -> set[UUID]:
+        ready = {entry[3].claim for lane in self.claimer.lanes.values() for entry in lane.ready}
+        running = {entry.job.claim for entry in self._running.values()}
+        return ready | running | self.acker.claims() | self.claimer.unanswered()
 
     def _drop_lost(self, running: Mapping[int, Running], held: Mapping[int, Any]) -> None:
         """A job rescued by others while we were cut off: stop working on it. Missed for ten seconds, for an ack may be under way."""

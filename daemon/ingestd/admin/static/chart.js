@@ -1,7 +1,8 @@
 // Draws the chart from its own table, so that picture and numbers cannot differ.
 "use strict";
 (() => {
-  const MINUTE = 60, HOUR = 3600, DAY = 86400;
+  // uPlot takes 30 and 365 days for a month and a year, and then steps by the calendar.
+  const MINUTE = 60, HOUR = 3600, DAY = 86400, MONTH = 30 * DAY, YEAR = 365 * DAY;
   let plot = null, shape = "", numbers = "", shown = null;
 
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -39,8 +40,8 @@
     const year = form({ year: "numeric" }), month = form({ month: "short", year: "numeric" });
     const day = form({ day: "numeric", month: "short" }), time = form({ hour: "2-digit", minute: "2-digit" });
     return (_, splits, __, ___, step) => splits.map((at) => {
-      if (step >= 360 * DAY) return year(at);
-      if (step >= 28 * DAY) return month(at);
+      if (step >= YEAR) return year(at);
+      if (step >= MONTH) return month(at);
       if (step >= DAY) return day(at);
       return time(at) === "00:00" ? day(at) : time(at);
     });
@@ -61,7 +62,7 @@
     return {
       width: host.clientWidth,
       height: host.clientHeight,
-      padding: [10, 8, 0, 0],
+      padding: [10, 20, 0, 0],
       legend: { show: false },
       tzDate: (at) => uPlot.tzDate(new Date(at * 1000), data.zone),
       cursor: {
@@ -73,8 +74,8 @@
       axes: [
         { ...axis, grid: { show: false }, space: 64, size: 30, values: ticks(data.zone),
           incrs: [MINUTE, 5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE, HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR,
-            DAY, 2 * DAY, 3 * DAY, 7 * DAY, 14 * DAY, 30.4375 * DAY, 91.3125 * DAY, 182.625 * DAY, 365.25 * DAY] },
-        { ...axis, size: 48, space: 40, values: (_, splits) => splits.map(short) },
+            DAY, 2 * DAY, 3 * DAY, 7 * DAY, 14 * DAY, MONTH, 2 * MONTH, 3 * MONTH, 6 * MONTH, YEAR, 2 * YEAR, 5 * YEAR] },
+        { ...axis, size: 44, space: 40, values: (_, splits) => splits.map(short) },
       ],
       series: [{}, ...data.names.map((name, i) => {
         const colour = css("--s" + i);

@@ -47,7 +47,7 @@
     const seconds = Math.floor((Date.now() - last) / 1000);
     const state = paused ? "paused" : failures || seconds > 10 ? "stale" : "on";
     const age = seconds < 60 ? seconds + " s" : Math.floor(seconds / 60) + " min";
-    const words = { on: "Live", paused: "Paused · " + age + " old", stale: "Not answering · " + age + " old" }[state];
+    const words = { on: "Live · " + age, paused: "Paused · " + age + " old", stale: "Not answering · " + age + " old" }[state];
     if (button.dataset.state !== state) button.dataset.state = state;
     if (text.textContent !== words) text.textContent = words;
   }

@@ -149,8 +149,7 @@ class CsvFile:
             or segment.longest > self._limit
             or data[:1] in (b"\n", b"\r")
             or b"\n\n" in data
-            or b"\n\r" in data
-            or b"\r\r" in data
+            or (b"\r" in data and (b"\n\r" in data or b"\r\r" in data))
             or (len(self._names) == 1 and b"\\." in data)
         )
 

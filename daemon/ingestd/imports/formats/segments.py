@@ -50,10 +50,11 @@ class Grammar:
         sep = re.escape(delimiter.encode())
         opens = rb"(?<![^%s\r\n])" % sep
         literal = rb'(?<=[^%s\r\n])"' % sep
-        closed = rb'%s"[^"]*+(?:""[^"]*+)*+"' % opens
-        self._strict = re.compile(rb'(?:[^"]++|%s(?=[%s\r\n]|\Z)|%s)*+' % (closed, sep, literal))
-        self._lenient = re.compile(rb'(?:[^"]++|%s|%s)*+' % (closed, literal))
-        self._record = re.compile(rb'((?:[^"\r\n]++|%s|%s)*+)(?:\r\n|\n|\r|\Z)' % (closed, literal))
+        closed = rb'%s"[^"]*+(?>(?:""[^"]*+)*)"' % opens
+        self._strict = re.compile(rb'[^"]*+(?>(?:(?:%s(?=[%s\r\n]|\Z)|%s)[^"]*+)*)' % (closed, sep, literal))
+        self._lenient = re.compile(rb'[^"]*+(?>(?:(?:%s|%s)[^"]*+)*)' % (closed, literal))
+        bare = rb'[^"\r\n]*+'
+        self._record = re.compile(rb'(%s(?>(?:(?:%s|%s)%s)*))(?:\r\n|\n|\r|\Z)' % (bare, closed, literal, bare))
         self._opening = re.compile(rb'%s"|[\r\n]' % opens)
 
     def open_quote(self, data: bytes, end: int) -> int:
@@ -65,17 +66,19 @@ class Grammar:
         """Whether no quote is open at `end` and every quoted cell before it ends where a cell may end."""
         return self._strict.match(data, 0, end).end() == end  # type: ignore[union-attr]
 
-    def boundary(self, data: bytes) -> int:
-        """Length of the whole records that `data` begins with; 0 if the first one does not end in it."""
+    def boundary(self, data: bytes) -> tuple[int, bool]:
+        """Length of the whole records that `data` begins with (0 if the first one does not end in it); are they well quoted?"""
         end = _last_line_end(data, len(data))
         if end <= 0 or b'"' not in data:
-            return max(end, 0)
+            return max(end, 0), True
         while end > 0:
+            if self.well_quoted(data, end):
+                return end, True
             quote = self.open_quote(data, end)
             if quote < 0:
-                return end
+                return end, False
             end = _last_line_end(data, quote)
-        return 0
+        return 0, True
 
     def records(self, segment: Segment) -> list[bytes]:
         """The records of a segment without their line ends."""
@@ -122,9 +125,9 @@ def cut(file: BinaryIO, start: int, grammar: Grammar, limit: int, piece: int = P
     offset, buffer = start, b""
     while block := file.read(piece):
         buffer += block
-        end = grammar.boundary(buffer)
+        end, well_quoted = grammar.boundary(buffer)
         if end:
-            yield _segment(buffer[:end], offset, grammar)
+            yield _segment(buffer[:end], offset, well_quoted)
             offset, buffer = offset + end, buffer[end:]
         elif len(buffer) > limit:
             length, rest = _skip(file, buffer, grammar, piece)
@@ -135,13 +138,11 @@ def cut(file: BinaryIO, start: int, grammar: Grammar, limit: int, piece: int = P
     if buffer:
         if b'"' in buffer and grammar.open_quote(buffer, len(buffer)) >= 0:
             raise UnclosedQuote(offset, buffer, grammar)
-        yield _segment(buffer, offset, grammar)
+        yield _segment(buffer, offset, grammar.well_quoted(buffer, len(buffer)))
 
 
-def _segment(data: bytes, offset: int, grammar: Grammar) -> Segment:
-    quoted = b'"' in data
-    body = len(data) - data.endswith((b"\n", b"\r"))
-    return Segment(data, offset, quoted, not quoted or grammar.well_quoted(data, body), longest=len(data))
+def _segment(data: bytes, offset: int, well_quoted: bool) -> Segment:
+    return Segment(data, offset, b'"' in data, well_quoted, longest=len(data))
 
 
 class UnclosedQuote(FileProblem):
@@ -171,9 +172,9 @@ def _skip(file: BinaryIO, head: bytes, grammar: Grammar, piece: int) -> tuple[in
     Returns:
         Its length in bytes with the line end, and the bytes read beyond it; length -1: a quote in it is never closed.
     """
-    # A quote as the very last byte may close a cell or be half of a doubled one: it is left for the walk below.
-    known = len(head) - head.endswith(b'"')
-    quote = grammar.open_quote(head, known)
+    # Quotes at the very end may close a cell or be halves of doubled ones: they are left for the walk below.
+    known = len(head.rstrip(b'"'))
+    quote = grammar.open_quote(head, known) if known else 0
     inside = quote >= 0
     length = quote + 1 if inside else known - 1
     window = head[length:]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterable, Coroutine, Iterable, Sequence
 from typing import Any
 
 import asyncpg
@@ -79,6 +80,7 @@ TALLY = """
 select sum(pg_stat_get_xact_tuples_inserted(relid))::bigint as inserted, sum(pg_stat_get_xact_tuples_updated(relid))::bigint as updated
 from (select relid from pg_partition_tree($1::oid::regclass) where isleaf
       union select $1::oid::regclass where not exists (select from pg_partition_tree($1::oid::regclass))) r"""
+LOOK_EVERY_S = 1.0
 TALLIES = "select current_setting('track_counts')::boolean"
 
 
@@ -124,12 +126,39 @@ async def finish(conn: asyncpg.Connection, load_id: int, outcome: LoadOutcome) -
 async def write_rejects(conn: asyncpg.Connection, load_id: int, rejects: Iterable[Reject]) -> None:
     """Keep the rejects of a load, in place of those of an earlier attempt."""
     await conn.execute(FORGET_REJECTS, load_id)
-    await conn.copy_records_to_table(
-        "reject",
-        schema_name="ingestd",
-        columns=["load_id", "record", "column", "code", "reason", "raw"],
-        records=(reject.row(load_id) for reject in rejects),
+    await while_connected(
+        conn,
+        conn.copy_records_to_table(
+            "reject",
+            schema_name="ingestd",
+            columns=["load_id", "record", "column", "code", "reason", "raw"],
+            records=(reject.row(load_id) for reject in rejects),
+        ),
     )
+
+
+async def copy_in(conn: asyncpg.Connection, schema: str, table: str, columns: Sequence[str], source: AsyncIterable[bytes]) -> int:
+    """Stream binary COPY data into a table; returns the number of rows. No time limit of its own."""
+    tag = await while_connected(
+        conn,
+        conn.copy_to_table(table, schema_name=schema, columns=list(columns), source=source, format="binary", timeout=None),
+    )
+    return int(tag.split()[-1])
+
+
+async def while_connected(conn: asyncpg.Connection, copying: Coroutine[Any, Any, str]) -> str:
+    """Await a COPY, but not for ever: the driver waits for a full socket to drain even after its connection is lost."""
+    task = asyncio.create_task(copying, name="copy")
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=LOOK_EVERY_S)
+            if conn.is_closed() and not task.done():
+                raise asyncpg.ConnectionDoesNotExistError("the connection was lost in the middle of a COPY")
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=LOOK_EVERY_S)
 
 
 async def read_table(conn: asyncpg.Connection, target: str) -> tuple[Table, str] | None:
@@ -167,9 +196,7 @@ async def make_table(conn: asyncpg.Connection, statement: str) -> None:
     await conn.execute(statement)
 
 
-async def remember_table(
-    conn: asyncpg.Connection, load_id: int, target: str, import_name: str, columns: Sequence[tuple[str, str]]
-) -> None:
+async def remember_table(conn: asyncpg.Connection, load_id: int, target: str, import_name: str, columns: Sequence[tuple[str, str]]) -> None:
     """Note that a load created a table, and with which columns."""
     shape = [{"name": name, "type": sql_type} for name, sql_type in columns]
     await conn.execute(REMEMBER_TABLE, target, import_name, shape)

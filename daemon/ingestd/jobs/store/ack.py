@@ -12,7 +12,7 @@ import asyncpg
 
 from ingestd.jobs.model import State
 from ingestd.jobs.store.partitions import make_partitions
-from ingestd.postgres.pool import dump_json
+from ingestd.postgres.pool import dump_json, storable
 
 ATTEMPTS_KEPT = 20
 
@@ -194,7 +194,7 @@ async def _ack_worded(conn: asyncpg.Connection, results: Sequence[Result]) -> se
         [r.partial for r in results],
         [_json(r.result) for r in results],
         [_json(r.error) for r in results],
-        [r.reason for r in results],
+        [None if r.reason is None else storable(r.reason) for r in results],
         [_json(r.counts) for r in results],
         [r.started_at for r in results],
         [r.duration_ms for r in results],

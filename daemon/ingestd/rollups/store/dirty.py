@@ -72,17 +72,18 @@ SPLIT = """
 with wide as (delete from ingestd.dirty where rollup_id = $1 and hi - lo > $2::interval returning lo, hi, prio, at)
 insert into ingestd.dirty (rollup_id, lo, hi, prio, at)
 select $1, piece, least(piece + $2, hi), prio, at from wide, generate_series(lo, hi - interval '1 microsecond', $2) piece"""
+# An endless stretch that came in since is left for the next refresh, which bounds it first.
 PICK = """
 with newest as (
-    select id, hi from ingestd.dirty where rollup_id = $1 order by prio, hi desc, id limit 1),
+    select id, hi from ingestd.dirty where rollup_id = $1 and isfinite(lo) and isfinite(hi) order by prio, hi desc, id limit 1),
 picked as (
     select d.id, d.lo, d.hi from ingestd.dirty d, newest
-    where d.rollup_id = $1 and (d.id = newest.id or (d.hi <= newest.hi and d.lo >= newest.hi - $2::interval))),
+    where d.rollup_id = $1 and (d.id = newest.id or (isfinite(d.lo) and d.hi <= newest.hi and d.lo >= newest.hi - $2::interval))),
 aligned as (
     select array_agg(p.id) as ids, range_agg(ingestd.bucket_range(p.lo, p.hi, r.width, r.zone))
            * tstzmultirange(tstzrange(min(r.floor), null)) as ranges
     from picked p, ingestd.rollup r where r.id = $1)
-select ids, ranges::text, lower(ranges)::text as lo, upper(ranges)::text as hi from aligned where ids is not null"""
+select ids, ranges::text, lower(ranges) as lo, upper(ranges) as hi from aligned where ids is not null"""
 REFRESHED = """
 update ingestd.rollup set last_refresh_at = clock_timestamp(), last_refresh_ms = $2, "rows" = "rows" + $3, buckets = buckets + $4,
     built_at = coalesce(built_at, case when not exists (

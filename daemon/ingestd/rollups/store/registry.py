@@ -91,6 +91,9 @@ with cleaned as (delete from ingestd.dirty where source_id = $1),
 delete from ingestd.source where id = $1"""
 TIMEOUTS = "select set_config('lock_timeout', $1, true), set_config('statement_timeout', $2, true)"
 READ_ONLY = "select set_config('transaction_read_only', 'on', true)"
+INDEXED = """
+select exists (select from ingestd.source s join pg_index i on i.indrelid = s.relid and i.indisvalid and i.indpred is null
+    join pg_attribute a on a.attrelid = s.relid and a.attnum = i.indkey[0] and a.attname = s.time_column where s.id = $1)"""
 OID_OF = "select to_regclass(format('rollups.%I', $1::text))::oid"
 ON_TABLE = """
 select id from ingestd.rollup where stage <> 'retired' and state = 'ready'
@@ -269,6 +272,11 @@ async def run_ddl(conn: asyncpg.Connection, statements: Iterable[str]) -> None:
 async def set_timeouts(conn: asyncpg.Connection, *, lock: timedelta, statement: timedelta) -> None:
     """Bound what the rest of the transaction may wait and take."""
     await conn.execute(TIMEOUTS, str(int(lock.total_seconds() * 1000)), str(int(statement.total_seconds() * 1000)))
+
+
+async def indexed(conn: asyncpg.Connection, source_id: int) -> bool:
+    """Whether an index finds rows of a source by their time."""
+    return bool(await conn.fetchval(INDEXED, source_id))
 
 
 async def attributes(conn: asyncpg.Connection, relid: int) -> dict[str, str]:

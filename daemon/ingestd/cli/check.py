@@ -1,0 +1,52 @@
+"""`check`."""
+
+from __future__ import annotations
+
+import typer
+
+from ingestd.app.settings import Settings, warnings
+from ingestd.cli.shell import Shell, complain
+from ingestd.errors import ConfigurationError
+from ingestd.settings import did_you_mean
+
+
+def add_to(app: typer.Typer) -> None:
+    """Enter the command."""
+
+    @app.command()
+    def check(ctx: typer.Context) -> None:
+        """Check the configuration without starting anything.
+
+        Every error and warning is told at once, with its place; exit 78 if there is an error.
+        """
+        _check(ctx.obj)
+
+
+def _check(shell: Shell) -> None:
+    try:
+        settings = shell.settings()
+        found = [*warnings(settings, shell.environ), *_unknown_kinds(shell, settings)]
+    except ConfigurationError as error:
+        if shell.json:
+            shell.answer({"ok": False, "problems": error.problems, "warnings": []})
+        raise
+    for warning in found:
+        complain(f"warning: {warning}")
+    shell.answer({"ok": True, "problems": [], "warnings": found}, "configuration is valid")
+
+
+def _unknown_kinds(shell: Shell, settings: Settings) -> list[str]:
+    """Jobs that are declared to run although this node cannot run them; another one may."""
+    wanted = {f"schedules.{name}": one.job for name, one in settings.schedules.items() if one.job}
+    for name, workflow in settings.workflows.items():
+        wanted |= {f"workflows.{name}.steps.{step_name}": step.job for step_name, step in workflow.steps.items() if step.job}
+    if not wanted and not settings.daemon.handlers:
+        return []
+    from ingestd.app.handlers import user_handlers
+
+    kinds = {spec.kind for spec in user_handlers(settings.daemon.handlers, shell.folder)}
+    return [
+        f'"job" in [{where}]: none of [daemon] handlers declares the kind "{kind}"{did_you_mean(kind, kinds)}'
+        for where, kind in wanted.items()
+        if kind not in kinds
+    ]

@@ -1,0 +1,67 @@
+"""A command's session with the configured database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+
+from ingestd.app.database import Location, locate
+from ingestd.app.settings import Settings
+from ingestd.cli.shell import Shell, complain
+from ingestd.errors import NotFound
+from ingestd.postgres.migrate import migrate
+from ingestd.postgres.pool import connect
+from ingestd.work.store import nodes
+
+SILENT_S = 15.0
+
+
+@dataclass
+class Session:
+    """A connection to the configured database, migrated."""
+
+    settings: Settings
+    location: Location
+    conn: asyncpg.Connection
+
+    async def tell_if_nobody_works(self, shell: Shell) -> None:
+        """What was enqueued waits while no daemon runs: say so, or it looks as if it were lost."""
+        if not shell.quiet and not any(_works(node) for node in await nodes(self.conn)):
+            complain("no daemon works on this database now: the job waits for one (`ingestd run`)")
+
+
+def _works(node: asyncpg.Record) -> bool:
+    return bool(node["state"] == "running" and "work" in node["duties"] and node["silent_s"] < SILENT_S)
+
+
+@asynccontextmanager
+async def session(shell: Shell) -> AsyncIterator[Session]:
+    """Open the configured database for one command, on an empty machine too: the embedded server is joined or started.
+
+    The configuration is not applied: only a daemon does that, and a command run with another file must not undo it.
+    """
+    settings = shell.settings()
+    async with locate(settings, shell.report) as location:
+        conn = await connect(location.dsn, application_name="ingestd:cli")
+        try:
+            await migrate(conn)
+            yield Session(settings, location, conn)
+        finally:
+            await conn.close(timeout=5)
+
+
+def not_in_service(noun: str, name: str) -> NotFound:
+    """The error for what stands in the configuration but not in the database."""
+    return NotFound(
+        f'{noun} "{name}" is declared, but not in service yet', hint="a daemon puts it in service when it starts: `ingestd run`"
+    )
+
+
+def nothing_in_service(noun: str, declared: Mapping[str, object]) -> str:
+    """What to say in place of an empty list."""
+    if not declared:
+        return f"no {noun}s are declared"
+    return f"no {noun}s are in service yet: a daemon puts the declared ones in service when it starts (`ingestd run`)"

@@ -1,0 +1,186 @@
+"""The page in a real browser: live, quiet in the console, and still itself after a hundred refreshes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from ingestd.jobs.enqueue import enqueue
+from ingestd.jobs.model import NewJob
+from tests.admin.conftest import Site
+from tests.admin.rows import fail_job, finish_job, new_load
+from tests.admin.test_page import HOSTILE
+from tests.support import eventually
+
+pytestmark = pytest.mark.browser
+
+
+class Tab:
+    """A browser tab and everything it complained about."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.dialogs: list[str] = []
+        page.on("console", lambda message: self.complaints.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("dialog", self._dismiss)
+
+    async def _dismiss(self, dialog: Any) -> None:
+        self.dialogs.append(dialog.message)
+        await dialog.dismiss()
+
+    async def text(self, selector: str) -> str:
+        """The text of the first match, one space between words."""
+        return " ".join((await self.page.text_content(selector) or "").split())
+
+
+@pytest.fixture
+async def tab(chromium: Any) -> AsyncIterator[Tab]:
+    """A fresh tab; what it complained about fails the test."""
+    context = await chromium.new_context(viewport={"width": 1280, "height": 900})
+    page = await context.new_page()
+    opened = Tab(page)
+    yield opened
+    await context.close()
+    assert opened.complaints == []
+    assert opened.dialogs == []
+
+
+async def test_what_happens_appears_by_itself(site: Site, tab: Tab, conn: asyncpg.Connection) -> None:
+    """A new job, then its end, without a reload; the address stays."""
+    await tab.page.goto(site.url)
+    (job,) = await enqueue(conn, [NewJob("sync_prices", {"supplier": "acme"})])
+    await tab.page.wait_for_selector(f"#job-{job} .pill:has-text('available')", timeout=10_000)
+    await finish_job(conn, job)
+    await tab.page.wait_for_selector(f"#job-{job} .pill:has-text('succeeded')", timeout=10_000)
+    assert (await tab.text("#live-text")).startswith("Live")
+    assert tab.page.url.rstrip("/") == site.url
+
+
+async def test_an_action_is_answered_in_place(site: Site, tab: Tab, conn: asyncpg.Connection) -> None:
+    """The button, the words, the new state; and a conflict is told, not swallowed."""
+    (job,) = await enqueue(conn, [NewJob("sync_prices")])
+    await fail_job(conn, job)
+    await tab.page.goto(site.url)
+    await tab.page.click(f"#job-{job} button:has-text('Retry')")
+    await tab.page.wait_for_selector(f"#job-{job} .pill:has-text('available')", timeout=10_000)
+    assert await tab.text("#toast") == f"Job {job} will run again."
+    await tab.page.click("#live-switch")
+    await finish_job(conn, job)
+    await tab.page.click(f"#job-{job} button:has-text('Cancel')")
+    await tab.page.wait_for_selector("#toast.on.bad", timeout=10_000)
+    assert "there is nothing to cancel" in await tab.text("#toast")
+    tab.complaints.clear()  # Chromium reports every 409 in its console
+
+
+async def test_pausing_holds_the_page_still(site: Site, tab: Tab, conn: asyncpg.Connection) -> None:
+    """And resuming catches up."""
+    await tab.page.goto(site.url)
+    await tab.page.click("#live-switch")
+    assert (await tab.text("#live-text")).startswith("Paused")
+    requests: list[str] = []
+    tab.page.on("request", lambda request: requests.append(request.url))
+    (job,) = await enqueue(conn, [NewJob("sync_prices")])
+    await tab.page.wait_for_selector("#live-text:has-text('4 s')", timeout=10_000)
+    assert requests == []
+    await tab.page.click("#live-switch")
+    await tab.page.wait_for_selector(f"#job-{job}", timeout=10_000)
+
+
+async def test_a_daemon_that_is_gone_is_seen_at_once(site: Site, tab: Tab) -> None:
+    """What is shown stays, and says how old it is."""
+    await tab.page.goto(site.url)
+    await tab.page.wait_for_selector("#live-switch[data-state=on]")
+    await site.server.stop()
+    await tab.page.wait_for_selector("#live-switch[data-state=stale]", timeout=15_000)
+    assert "Not answering" in await tab.text("#live-text")
+    assert "Jobs" in await tab.text("#jobs-title")
+    tab.complaints.clear()  # refused connections
+
+
+async def test_refreshes_leave_the_reader_alone(site: Site, tab: Tab, conn: asyncpg.Connection) -> None:
+    """Focus, selection of text, opened details and the drawing survive; nothing piles up."""
+    (job,) = await enqueue(conn, [NewJob("sync_prices", {"supplier": "acme"})])
+    await tab.page.goto(site.url)
+    await tab.page.wait_for_selector("#plot canvas")
+    await tab.page.click("details.data summary")
+    await tab.page.focus(f"#job-{job} button")
+    await tab.page.evaluate(
+        "window.mark = document.querySelector('#plot canvas'); getSelection().selectAllChildren(document.querySelector('#jobs-title'))"
+    )
+    refreshes: list[str] = []
+    tab.page.on("response", lambda response: refreshes.append(response.url) if "/live" in response.url else None)
+    await eventually(lambda: len(refreshes) >= 3, saying="three refreshes")
+    found = await tab.page.evaluate(
+        """() => ({same: window.mark === document.querySelector('#plot canvas'), open: document.querySelector('details.data').open,
+                   focus: document.activeElement.getAttribute('aria-label'), selected: getSelection().toString(),
+                   canvases: document.querySelectorAll('canvas').length})"""
+    )
+    assert found == {"same": True, "open": True, "focus": f"Cancel job {job}", "selected": "Jobs", "canvases": 1}
+
+
+async def test_views_have_addresses_and_a_way_back(site: Site, tab: Tab, conn: asyncpg.Connection) -> None:
+    """A tab changes the list in place and in the address bar; a reload shows the same."""
+    failed, waiting = await enqueue(conn, [NewJob("sync_prices"), NewJob("sync_prices")])
+    await fail_job(conn, failed)
+    await tab.page.goto(site.url)
+    await tab.page.click(".tabs a:has-text('Failed')")
+    await tab.page.wait_for_selector(f"#job-{waiting}", state="detached", timeout=10_000)
+    assert tab.page.url == f"{site.url}/?jobs=failed"
+    await tab.page.reload()
+    assert await tab.page.locator("#jobs tbody tr").count() == 1
+
+
+async def test_hostile_text_runs_nothing(site: Site, tab: Tab, conn: asyncpg.Connection) -> None:
+    """No dialog, no violation of the policy, on the first sight and after refreshes."""
+    for words in HOSTILE:
+        _, bad = await enqueue(conn, [NewJob(words, {words: words}), NewJob("sync_prices")])
+        await fail_job(conn, bad, words)
+        await new_load(conn, "readings", words, status="failed", reason=words)
+    refreshes: list[str] = []
+    tab.page.on("response", lambda response: refreshes.append(response.url) if "/live" in response.url else None)
+    await tab.page.goto(site.url)
+    await eventually(lambda: len(refreshes) >= 2, saying="two refreshes")
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+async def test_no_width_makes_the_page_scroll_sideways(site: Site, chromium: Any, conn: asyncpg.Connection, width: int) -> None:
+    """Also with long names and errors."""
+    (bad,) = await enqueue(conn, [NewJob("a_kind_with_a_very_long_name_that_has_no_spaces_in_it_at_all_and_goes_on")])
+    await fail_job(conn, bad, "x" * 400)
+    await new_load(conn, "readings", f"{'long' * 40}.csv", status="failed", reason="y" * 400, with_job=True)
+    context = await chromium.new_context(viewport={"width": width, "height": 800})
+    page = await context.new_page()
+    await page.goto(site.url)
+    assert await page.evaluate("document.documentElement.scrollWidth") <= width
+    await context.close()
+
+
+async def test_the_page_reads_without_javascript(site: Site, chromium: Any, conn: asyncpg.Connection) -> None:
+    """Numbers instead of the drawing, and a button that works."""
+    (job,) = await enqueue(conn, [NewJob("sync_prices")])
+    context = await chromium.new_context(java_script_enabled=False)
+    page = await context.new_page()
+    await page.goto(site.url)
+    assert not await page.locator("#plot").is_visible()
+    assert await page.locator("#chart-form button").is_visible()
+    await page.click(f"#job-{job} button")
+    assert page.url == f"{site.url}/#jobs"
+    assert "cancelled" in (await page.text_content(f"#job-{job}") or "")
+    await context.close()
+
+
+async def test_a_chosen_theme_stays(site: Site, tab: Tab) -> None:
+    """System, light, dark, and round again; the drawing follows."""
+    await tab.page.goto(site.url)
+    for theme in ("light", "dark"):
+        await tab.page.click("#theme-switch")
+        assert await tab.page.evaluate("document.documentElement.dataset.theme") == theme
+    await tab.page.reload()
+    assert await tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(13, 16, 21)"
+    await tab.page.click("#theme-switch")
+    assert await tab.page.evaluate("document.documentElement.dataset.theme ?? null") is None

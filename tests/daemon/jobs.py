@@ -1,0 +1,74 @@
+"""Jobs that do what tests need, for daemons of their own: `[daemon] handlers = ["tests.daemon.jobs"]`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from ingestd import Context, job
+from ingestd.jobs.backoff import Backoff
+from tests.faults import ledger
+
+AT_ONCE = Backoff(base_s=0.05, jitter=0)
+
+
+@job(ledger.KIND, max_attempts=4, backoff=AT_ONCE)
+async def enter(ctx: Context) -> None:
+    """Leave one row, committed together with the job's completion, after long enough to be killed in between."""
+    async with ctx.transaction() as conn:
+        await conn.execute(ledger.ENTER, ctx.job.id, ctx.job.attempt, ctx.node)
+        await asyncio.sleep(random.uniform(0, 0.1))
+
+
+@job("until_file", max_attempts=1)
+async def until_file(ctx: Context, path: str) -> None:
+    """Go on until a file appears, then leave one row."""
+    while not Path(path).exists():
+        await asyncio.sleep(0.02)
+    await ledger.enter(ctx)
+
+
+@job("in_transaction", max_attempts=4, backoff=AT_ONCE)
+async def in_transaction(ctx: Context, path: str) -> None:
+    """Leave one row, then keep the transaction open until a file tells this very run how to end."""
+    told = f"{path}-{ctx.job.claim}"
+    async with ctx.transaction() as conn:
+        await conn.execute(ledger.ENTER, ctx.job.id, ctx.job.attempt, ctx.node)
+        Path(f"{told}-begun").touch()
+        while not Path(f"{told}-end").exists():
+            if Path(f"{told}-fail").exists():
+                raise RuntimeError("told to fail")
+            await asyncio.sleep(0.02)
+
+
+@job("deaf", max_attempts=1)
+async def deaf(ctx: Context) -> None:
+    """Never end, whoever asks."""
+    while True:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+
+@job("in_thread", max_attempts=1)
+def in_thread(ctx: Context) -> None:
+    """Sleep where nothing can wake it."""
+    time.sleep(60)
+
+
+@job("blocks", max_attempts=1)
+async def blocks(ctx: Context, seconds: float) -> None:
+    """Keep the whole event loop from turning, as a careless handler does."""
+    time.sleep(seconds)  # noqa: ASYNC251 - on purpose
+    await ledger.enter(ctx)
+
+
+@job("rude", max_attempts=1)
+async def rude(ctx: Context) -> None:
+    """Turn a cancellation into an error of its own."""
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        raise RuntimeError("I was disturbed") from None

@@ -1,0 +1,1 @@
+"""Daemons with one safeguard removed: `[daemon] handlers` names one, and the test that guards it must fail."""

@@ -1,0 +1,88 @@
+"""What Postgres cannot store about one job must not keep the others from being acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from ingestd.jobs.enqueue import enqueue
+from ingestd.jobs.model import Discard, Done, NewJob, Retry, Snooze
+from ingestd.postgres.pool import Database
+from ingestd.work.context import Context
+from tests.support import eventually
+from tests.work.conftest import handler, working
+
+
+async def nul_in_error(ctx: Context) -> None:
+    raise ValueError("a\0b")
+
+
+async def half_a_character_in_error(ctx: Context) -> None:
+    raise ValueError("a\ud800b")
+
+
+async def half_a_character_in_reason(ctx: Context) -> Discard:
+    return Discard("a\ud800b")
+
+
+async def half_a_character_in_result(ctx: Context) -> Done:
+    return Done({"name": "a\ud800b"})
+
+
+async def number_beyond_json(ctx: Context) -> Done:
+    return Done({"n": 10**200_000})
+
+
+async def circle(ctx: Context) -> Done:
+    round_and_round: list[Any] = []
+    round_and_round.append(round_and_round)
+    return Done(round_and_round)
+
+
+async def strange_keys(ctx: Context) -> Done:
+    return Done({(1, 2): 3})
+
+
+async def beyond_the_calendar(ctx: Context) -> Snooze:
+    return Snooze(timedelta(days=900_000_000))
+
+
+async def nul_in_retry(ctx: Context) -> Retry:
+    return Retry(after="1h", reason="a\0\ud800b")
+
+
+@pytest.mark.parametrize(
+    ("run", "state"),
+    [
+        (nul_in_error, "failed"),
+        (half_a_character_in_error, "failed"),
+        (half_a_character_in_reason, "failed"),
+        (half_a_character_in_result, "succeeded"),
+        (number_beyond_json, "succeeded"),
+        (circle, "succeeded"),
+        (strange_keys, "succeeded"),
+        (beyond_the_calendar, "failed"),
+        (nul_in_retry, None),
+    ],
+)
+async def test_an_ending_that_cannot_be_stored_as_it_is_keeps_no_other_job(
+    db: Database, run: Callable[..., Awaitable[Any]], state: str | None
+) -> None:
+    async def nothing(ctx: Context) -> None: ...
+
+    attempts = 2 if state is None else 1
+    async with working(db, handler("odd", run, max_attempts=attempts), handler("plain", nothing, max_attempts=1)):
+        async with db.services() as conn:
+            (odd,) = await enqueue(conn, [NewJob("odd")])
+            plain = await enqueue(conn, [NewJob("plain") for _ in range(20)])
+
+        async def settled() -> bool:
+            async with db.services() as look:
+                done = {row["id"]: row["state"] for row in await look.fetch("select id, state from ingestd.history")}
+                waits = await look.fetchval("select claim is null from ingestd.job where id = $1", odd)
+            return all(done.get(job_id) == "succeeded" for job_id in plain) and (waits if state is None else done.get(odd) == state)
+
+        await eventually(settled, timeout_s=5)
