@@ -45,6 +45,8 @@ class HandlerSpec:
     def unfit(self, args: Mapping[str, Any]) -> str | None:
         """Why the handler cannot be called with these arguments, or None if it can."""
         needed, known = self._names
+        if not args and not needed:
+            return None
         if needed <= args.keys() and (known is None or args.keys() <= known):
             return None
         missing = ", ".join(sorted(needed - args.keys()))

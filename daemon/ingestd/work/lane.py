@@ -30,6 +30,7 @@ class Lane:
         empty: the last claim found less than was asked for.
         job_s: learned seconds a job.
         consumers: tasks that run its jobs.
+        low: with fewer ready than this, it is time to claim again.
     """
 
     id: int
@@ -41,6 +42,7 @@ class Lane:
     empty: bool = False
     job_s: float = 1.0
     consumers: int = 0
+    low: int = 1
     cursor: Cursor = field(default_factory=Cursor)
     _idle: deque[asyncio.Future[None]] = field(default_factory=deque)
 
@@ -61,6 +63,7 @@ class Lane:
 
     def put(self, jobs: Iterable[Job]) -> None:
         """Hand claimed jobs to the slots."""
+        self.low = max(1, self.prefetch // 2)
         for job in jobs:
             heapq.heappush(self.ready, (-job.priority, job.run_at, job.id, job))
             while self._idle:

@@ -153,6 +153,8 @@ class Worker:
 
     async def _slot(self, lane: Lane) -> None:
         """One slot: run jobs one after the other. No task is made a job: that alone would cost a quarter of the speed."""
+        task = asyncio.current_task()
+        assert task is not None
         with use_client(self._client):
             while lane.consumers <= lane.slots:
                 job = lane.take()
@@ -160,18 +162,16 @@ class Worker:
                     if job is None:
                         await lane.wait()
                     else:
-                        await self._run(lane, job)
+                        await self._run(lane, job, task)
                 except asyncio.CancelledError:
                     # A cancellation meant for a job that had just ended must not take the slot with it; any other one must.
                     if not self._was_interrupted():
                         raise
             lane.consumers -= 1
 
-    async def _run(self, lane: Lane, job: Job) -> None:
+    async def _run(self, lane: Lane, job: Job, task: asyncio.Task[None]) -> None:
         spec = self._registry.get(job.kind)
         assert spec is not None, "only known kinds are claimed"
-        task = asyncio.current_task()
-        assert task is not None
         running = Running(job, Context(job, self._db, self._node.id, self._bus), task)
         running.ctx.on_progress = running.show
         self._running[job.id] = running
@@ -193,7 +193,7 @@ class Worker:
         self._end(running, ending)
         if job.crashes:
             self.claimer.suspect_ended(job.id)
-        if not lane.empty and lane.wanted:
+        if len(lane.ready) < lane.low and not lane.empty:
             self.claimer.poller.wake()
 
     def _abandon(self, running: Running) -> None:
