@@ -27,6 +27,7 @@ from ingestd.postgres.pool import Database, connect
 FOR_OTHERS = "only an ordinary user" if os.geteuid() == 0 else "only root"
 # Databases are copied for each test and none has to survive a crash; tests about crashes start servers of their own.
 FORGETFUL = ("fsync = off", "full_page_writes = off", "synchronous_commit = off")
+ROOM_IN_MEMORY = 2 << 30  # bytes
 
 
 @pytest.hookimpl(wrapper=True)
@@ -46,6 +47,14 @@ def with_database(dsn: str, name: str) -> str:
     return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
 
 
+def in_memory() -> str | None:
+    """A folder in memory, where a database is copied four times as fast as on most disks; None where there is no room for it."""
+    shared = Path("/dev/shm")
+    if os.access(shared, os.W_OK | os.X_OK) and shutil.disk_usage(shared).free > ROOM_IN_MEMORY:
+        return str(shared)
+    return None
+
+
 @pytest.fixture(scope="session")
 async def server_dsn() -> AsyncIterator[str]:
     """URL of a running server."""
@@ -56,7 +65,7 @@ async def server_dsn() -> AsyncIterator[str]:
     from ingestd.postgres.embedded import EmbeddedPostgres, EmbeddedSettings
 
     # Not pytest's own temporary folder: root's server runs as another user, who may not enter that.
-    folder = Path(tempfile.mkdtemp(prefix="ingestd-tests-"))
+    folder = Path(tempfile.mkdtemp(prefix="ingestd-tests-", dir=in_memory()))
     folder.chmod(0o711)
     version = int(os.environ.get("INGESTD_TEST_POSTGRES", "18"))
     server = EmbeddedPostgres(EmbeddedSettings(folder / "postgres", version=version), system_dir=folder / "system")

@@ -182,6 +182,27 @@ async def test_under_strict_order_a_failed_load_blocks_visibly_until_it_is_skipp
     assert await table(conn) == [(1, "x"), (3, "z")]
 
 
+async def test_the_hint_about_blocking_loads_is_about_one_that_the_check_names(inbox: Inbox, conn: asyncpg.Connection) -> None:
+    inbox.declare("alone", source=f"{inbox.folder}/alone.csv", table="alone")
+    inbox.put("alone.csv", "wrong,v\n1,x\n", minutes_ago=9)
+    async with inbox.working(watching=True):
+        await statuses(conn, ["failed"])
+        inbox.declare()
+        inbox.put("b.csv", "wrong,v\n1,x\n", minutes_ago=2)
+        inbox.put("c.csv", "id,v\n3,z\n", minutes_ago=1)
+        del inbox.imports["alone"]
+        (inbox.folder / "alone.csv").unlink()
+        (_, failed, _) = await statuses(conn, ["failed", "failed", "pending"])
+        checks = facts(lambda: inbox.imports, inbox.bus, inbox.watch).checks
+        assert checks is not None
+
+        async def told() -> bool:
+            check = (await checks(conn))[-1]
+            return f"load {failed['id']} (b.csv)" in check.value and f"ingestd loads skip {failed['id']}" in check.hint
+
+        await eventually(told)
+
+
 async def test_a_retried_load_keeps_its_place_before_the_later_ones(inbox: Inbox, conn: asyncpg.Connection) -> None:
     inbox.declare()
     inbox.put("a.csv", "Id No,v\n1,early\n", minutes_ago=2)

@@ -231,6 +231,18 @@ async def test_what_somebody_dropped_is_made_again(hourly: asyncpg.Connection, d
     await kit.exact(hourly, "hourly", kit.recount())
 
 
+@pytest.mark.parametrize("seen_between", [False, True])
+async def test_a_column_dropped_and_made_again_is_counted_anew(hourly: asyncpg.Connection, seen_between: bool) -> None:
+    await hourly.execute("alter table sales drop column amount cascade")
+    if seen_between:
+        await tend(hourly)
+        assert (await reads.rollup_status(hourly, "hourly")).state == "waiting"
+    # The default gives every row a value, and no trigger fires.
+    await hourly.execute("alter table sales add column amount numeric(12,2) default 7")
+    await retend(hourly)
+    await kit.exact(hourly, "hourly", kit.recount())
+
+
 async def test_triggers_that_somebody_dropped_or_disabled_are_back_and_the_gap_is_recounted(hourly: asyncpg.Connection) -> None:
     await hourly.execute("alter table sales disable trigger all; delete from sales where id < 50")
     await tend(hourly)

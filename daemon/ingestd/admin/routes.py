@@ -8,6 +8,7 @@ from typing import TypeVar, get_args
 
 import orjson
 from aiohttp import web
+from aiohttp.web import RequestPayloadError
 from pydantic import BaseModel
 
 from ingestd.access.roles import Actor, Permission
@@ -40,8 +41,15 @@ class Call:
 
     @property
     def name(self) -> str:
-        """The object's name in the path."""
-        return self.request.match_info["name"]
+        """The object's name in the path.
+
+        Raises:
+            NotFound: it is not a text that Postgres could hold, so nothing has that name.
+        """
+        text = self.request.match_info["name"]
+        if "\0" in text:
+            raise NotFound("no name holds a NUL character")
+        return text
 
     @property
     def id(self) -> int:
@@ -82,7 +90,10 @@ class Call:
             UsageError: it is not JSON.
             InvalidInput: it does not fit.
         """
-        raw = await self.request.read()
+        try:
+            raw = await self.request.read()
+        except RequestPayloadError as error:
+            raise UsageError(f"the body cannot be read: {error}") from None
         if raw.strip() and self.request.content_type != "application/json":
             raise UsageError("send the body as JSON, with Content-Type: application/json")
         try:

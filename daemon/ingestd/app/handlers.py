@@ -127,7 +127,8 @@ def user_handlers(modules: Sequence[str], folder: Path) -> list[HandlerSpec]:
         found = declared_jobs(vars(module))
         if not found:
             problems.append(f'"handlers" in [daemon]: module "{name}" declares no @job function')
-        specs += found
+        # a job that two modules share is one job
+        specs += [spec for spec in found if spec not in specs]
     if problems:
         raise ConfigurationError(problems)
     return specs

@@ -171,6 +171,8 @@ def _hoist(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Take the global options out, so that they may stand anywhere; psql's own must reach psql."""
     front: list[str] = []
     rest: list[str] = []
+    if strange := next((word for word in argv if not _is_text(word)), None):
+        raise UsageError(f'"{strange}" is not UTF-8 text', hint="a file with such a name has to be renamed first")
     words = iter(argv)
     for word in words:
         if word == "--":
@@ -185,6 +187,11 @@ def _hoist(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             rest.append(word)
     return front, rest
+
+
+def _is_text(word: str) -> bool:
+    # what is not comes as lone surrogates, which neither a database nor a log can hold
+    return not any("\ud800" <= character <= "\udfff" for character in word)
 
 
 def build(chosen: str | None, environ: Mapping[str, str]) -> typer.Typer:

@@ -116,10 +116,14 @@ async def _import(shell: Shell, name: str, file: Path, options: dict[str, Any]) 
         settings = opened.settings
         async with inline.workshop(settings, opened.location, shell.folder) as workshop:
             load_id = await actions.import_file(workshop.intake, shell.actor, name, settings.imports, file, **options)
-            if not await workshop.somebody_works():
-                shell.report("no daemon is running: loading here")
-                await workshop.work()
-            done = await _wait_for_load(opened.conn, load_id)
+            try:
+                if not await workshop.somebody_works():
+                    shell.report("no daemon is running: loading here")
+                    await workshop.work()
+                done = await _wait_for_load(opened.conn, load_id)
+            except asyncio.CancelledError:
+                complain(f"load {load_id} stays in the queue: a daemon or the next `ingestd import` takes it up")
+                raise
     shell.answer(strings_for_ids(done), _sentence(done))
     if done["blocked_by"]:
         before = done["blocked_by"]

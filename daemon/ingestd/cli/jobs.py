@@ -12,7 +12,7 @@ from ingestd.app.handlers import user_handlers
 from ingestd.cli.console import details, milliseconds, strings_for_ids, table
 from ingestd.cli.options import JobId, parse_moment, parse_object, parse_option
 from ingestd.cli.session import session
-from ingestd.cli.shell import Shell, printable
+from ingestd.cli.shell import Shell, complain, printable
 from ingestd.errors import InvalidInput, NotFound
 from ingestd.jobs import actions
 from ingestd.jobs.model import FINAL, NewJob, State
@@ -103,8 +103,11 @@ async def _enqueue(shell: Shell, job: NewJob, allow_unknown: bool, wait: bool) -
         if not wait:
             shell.answer({"id": str(job_id)}, f"job {job_id}")
             return 0
-        shell.report(f"waiting for job {job_id}; Ctrl-C leaves it in the queue")
-        found = await wait_for(opened.conn, job_id)
+        try:
+            found = await wait_for(opened.conn, job_id)
+        except asyncio.CancelledError:
+            complain(f"no longer waiting; job {job_id} stays in the queue")
+            raise
     state = "partial" if found["partial"] else found["state"]
     shell.answer(strings_for_ids(found), f"job {job_id} {state}" + (f": {printable(found['reason'])}" if found["reason"] else ""))
     return 0 if found["state"] == State.SUCCEEDED else FAILED

@@ -67,8 +67,7 @@ def parse_moment(name: str, text: str, now: datetime | None = None) -> datetime:
     except (ValueError, OverflowError):
         pass
     try:
-        moment = datetime.fromisoformat(text.strip())
-        return moment if moment.tzinfo else moment.astimezone()
+        return datetime.fromisoformat(text.strip()).astimezone(UTC)
     except (ValueError, OverflowError):
         message = f'{name}: "{text}" is neither an ISO time such as 2027-01-31T08:00:00+01:00 nor a duration such as 10m'
         raise InvalidInput(message, pointer=name) from None

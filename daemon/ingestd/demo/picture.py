@@ -85,7 +85,8 @@ def progress(state: State, width: int) -> RenderableType:
     grid.add_row("job", Text(state.flaky["kind"]), cell(state.flaky["state"]), Text(f"attempt {state.flaky['attempt']}"))
     for rollup in state.rollups:
         grid.add_row("rollup", Text(rollup.name), cell(rollup.state), Text(rollup.reason or ""))
-    return Panel(grid, title="ingestd demo", title_align="left", border_style=DIM, width=min(width, PANEL))
+    # a terminal echoes ^C behind the last line: if that wrapped, what is drawn could not be taken back
+    return Panel(grid, title="ingestd demo", title_align="left", border_style=DIM, width=min(width - len("^C") - 1, PANEL))
 
 
 def _bar(load: Mapping[str, Any]) -> ProgressBar:

@@ -115,6 +115,7 @@ class Demo:
         self._report(f"its files are in {self.folder}")
         state = await self._unless_stopped(self._work(app))
         if state is None:
+            self._report("stopped before everything was done; `ingestd demo` goes on from here")
             return 0
         self._say(Text())
         self._say(picture.summary(state, time.monotonic() - self.began))

@@ -75,7 +75,8 @@ class ImportFacts:
 
 
 async def _blocked_check(conn: asyncpg.Connection) -> Check:
-    blocking = await reads.blocking_loads(conn)
+    # Those that somebody waits behind first: the hint is about the first one that the value names.
+    blocking = sorted(await reads.blocking_loads(conn), key=lambda item: not item[0]["waiting"])
     held_up = [
         f"load {row['id']} ({row['file_name']}) failed and holds up {row['waiting']} into {row['target']}"
         for row, _ in blocking
@@ -88,7 +89,7 @@ async def _blocked_check(conn: asyncpg.Connection) -> Check:
         "degraded" if blocking else "healthy",
         "; ".join(held_up[:3]) or idle,
         "0",
-        since=first[1] if first else None,
+        since=min((since for _, since in blocking), default=None),
         hint=f"ingestd loads retry {first[0]['id']} once its cause is gone, or ingestd loads skip {first[0]['id']}" if first else "",
     )
 

@@ -132,6 +132,8 @@ async def _spawn() -> Process:
         stdout=PIPE,
         stderr=PIPE,
         limit=LONGEST_LINE,
+        # Ctrl-C goes to everything in the terminal's foreground; only the parent decides when a load ends.
+        start_new_session=True,
         env={**os.environ, "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
     )
 

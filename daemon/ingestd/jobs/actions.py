@@ -8,8 +8,8 @@ import asyncpg
 
 from ingestd.access.roles import Actor
 from ingestd.access.store import record_audit
-from ingestd.errors import Conflict, InvalidInput, NotFound
-from ingestd.jobs.enqueue import enqueue
+from ingestd.errors import Conflict, NotFound
+from ingestd.jobs.enqueue import enqueue, require_kind
 from ingestd.jobs.model import NewJob, State
 from ingestd.jobs.store import history, jobs, queues
 from ingestd.settings import did_you_mean
@@ -22,10 +22,8 @@ async def enqueue_job(conn: asyncpg.Connection, actor: Actor, job: NewJob, *, al
         InvalidInput: no node ever published this kind, or its queue does not exist.
     """
     async with conn.transaction():
-        if not allow_unknown and not await queues.kind_known(conn, job.kind):
-            known = [row["name"] for row in await queues.kinds(conn)]
-            hint = did_you_mean(job.kind, known) or (f"; known kinds: {', '.join(known)}" if known else "; no node has run here yet")
-            raise InvalidInput(f'no node knows the kind "{job.kind}"{hint}', pointer="/kind")
+        if not allow_unknown:
+            await require_kind(conn, job.kind)
         (job_id,) = await enqueue(conn, [job])
         await record_audit(conn, actor, "enqueue", "job", job_id, {"kind": job.kind})
     return job_id

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import TracebackType
 from typing import Any
 
 import asyncpg
 
-from ingestd.errors import UsageError
-from ingestd.jobs.enqueue import enqueue
+from ingestd.errors import InvalidInput, UsageError
+from ingestd.jobs.enqueue import enqueue, require_kind
 from ingestd.jobs.model import NewJob
 from ingestd.jobs.store.reads import show_job
 from ingestd.postgres.pool import Database, PoolSizes
@@ -48,12 +48,15 @@ class Client:
 
     def __init__(self, database: str | Database) -> None:
         self._own = isinstance(database, str)
+        self._open = not self._own
+        self._known: set[str] = set()
         self._db = Database(database, sizes=PoolSizes(1, 4, 1)) if isinstance(database, str) else database
 
     async def __aenter__(self) -> Client:
         """Open the pools and become the client that `@job` functions enqueue through."""
         if self._own:
             await self._db.open()
+            self._open = True
         self._token = _current.set(self)
         return self
 
@@ -63,6 +66,7 @@ class Client:
             # closed in another task than it was opened in, as web frameworks do: that task never had it
             _current.reset(self._token)
         if self._own:
+            self._open = False
             await self._db.close()
 
     async def enqueue(
@@ -79,6 +83,7 @@ class Client:
         notes: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         correlation_id: str | None = None,
+        allow_unknown: bool = False,
         conn: asyncpg.Connection | None = None,
     ) -> Handle:
         """Enqueue one job.
@@ -86,15 +91,20 @@ class Client:
         Args:
             kind: which handler runs it.
             args: JSON object of its arguments.
+            queue: its lane; like priority and max_attempts, None means the kind's.
             run_at: not before; an aware datetime.
             unique_key: while a job with it is open, the handle of that one is returned.
+            allow_unknown: even if no node has ever known the kind; the job then waits for one.
             conn: an asyncpg connection; the job is then part of the caller's transaction.
+
+        Raises:
+            InvalidInput: the kind or queue is unknown, or an option makes no sense.
         """
         job = NewJob(
             kind,
-            dict(args or {}),
+            args or {},
             queue=queue,
-            priority=None if priority is None else parse_priority(priority),
+            priority=_priority(priority),
             run_at=run_at,
             unique_key=unique_key,
             max_attempts=max_attempts,
@@ -104,25 +114,65 @@ class Client:
             correlation_id=correlation_id,
         )
         async with self.connection(conn) as used:
+            await self._require_kind(used, kind, allow_unknown)
             (job_id,) = await enqueue(used, [job])
         return Handle(job_id, self)
 
     async def enqueue_many(
-        self, kind: str, args: Sequence[Mapping[str, Any]], *, conn: asyncpg.Connection | None = None, **options: Any
+        self,
+        kind: str,
+        args: Sequence[Mapping[str, Any]],
+        *,
+        queue: str | None = None,
+        priority: int | str | None = None,
+        run_at: datetime | None = None,
+        max_attempts: int | None = None,
+        tags: Sequence[str] = (),
+        correlation_id: str | None = None,
+        allow_unknown: bool = False,
+        conn: asyncpg.Connection | None = None,
     ) -> list[Handle]:
-        """Enqueue many jobs of one kind in one transaction; options as in `NewJob`, the same for all."""
-        jobs = [NewJob(kind, dict(one), **options) for one in args]
+        """Enqueue many jobs of one kind in one transaction, all with the same options; as `enqueue`.
+
+        Returns:
+            One handle a job, in order.
+        """
+        like = NewJob(
+            kind,
+            queue=queue,
+            priority=_priority(priority),
+            run_at=run_at,
+            max_attempts=max_attempts,
+            tags=tuple(tags),
+            correlation_id=correlation_id,
+        )
         async with self.connection(conn) as used, used.transaction():
-            return [Handle(job_id, self) for job_id in await enqueue(used, jobs)]
+            await self._require_kind(used, kind, allow_unknown)
+            return [Handle(job_id, self) for job_id in await enqueue(used, [replace(like, args=one) for one in args])]
+
+    async def _require_kind(self, conn: asyncpg.Connection, kind: str, allow_unknown: bool) -> None:
+        # a kind that a node has published once is never forgotten
+        if not allow_unknown and kind not in self._known:
+            await require_kind(conn, kind)
+            self._known.add(kind)
 
     @asynccontextmanager
     async def connection(self, conn: asyncpg.Connection | None) -> AsyncIterator[asyncpg.Connection]:
         """The caller's connection, or one of the client's own."""
         if conn is not None:
             yield conn
-            return
-        async with self._db.services() as own:
-            yield own
+        elif not self._open:
+            raise UsageError("the client is not open: use it inside `async with Client(database_url) as client:`")
+        else:
+            async with self._db.services() as own:
+                yield own
+
+
+def _priority(value: int | str | None) -> int | None:
+    try:
+        return None if value is None else parse_priority(value)
+    except ValueError as error:
+        raise InvalidInput(str(error), pointer="/priority") from None
 
 
 def current_client() -> Client:

@@ -39,9 +39,14 @@ class JobFunction(Generic[P, R]):
 
         Raises:
             TypeError: the arguments do not fit the function.
+            InvalidInput: its queue does not exist.
         """
         inspect.signature(self._function).bind(None, **args)
-        return await current_client().enqueue(self.spec.kind, args)
+        spec = self.spec
+        # The code is at hand: whether a node has published the kind already does not matter, nor what it published.
+        return await current_client().enqueue(
+            spec.kind, args, queue=spec.queue, priority=spec.priority, max_attempts=spec.max_attempts, allow_unknown=True
+        )
 
 
 def job(
@@ -65,10 +70,20 @@ def job(
 
     Returns:
         A decorator for `async def handler(ctx, **args)`, or a plain `def`, which then runs in a thread.
+
+    Raises:
+        TypeError: it stands above something that cannot be a handler.
+        ValueError: an option makes no sense.
     """
+    if not isinstance(kind, str):
+        raise TypeError('a job needs a name: write @job("name")')
     parse_name(kind)
+    parse_name(queue)
+    if max_attempts < 1:
+        raise ValueError(f"max_attempts of job {kind} must be 1 or more: the first try counts")
 
     def declare(function: Callable[P, R]) -> JobFunction[P, R]:
+        _check_handler(kind, function)
         executor: Literal["async", "thread"] = "async" if inspect.iscoroutinefunction(function) else "thread"
         spec = HandlerSpec(
             kind,
@@ -85,7 +100,18 @@ def job(
     return declare
 
 
+def _check_handler(kind: str, function: Callable[..., Any]) -> None:
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise TypeError(f"job {kind}: a handler returns its outcome, it does not yield")
+    if inspect.isclass(function) or not callable(function):
+        raise TypeError(f"job {kind}: a handler is a function")
+    try:
+        inspect.signature(function).bind_partial(None)
+    except TypeError:
+        raise TypeError(f"job {kind}: a handler takes the context first: def {function.__name__}(ctx, …)") from None
+
+
 def declared_jobs(names: Mapping[str, Any]) -> list[HandlerSpec]:
-    """The specs of all `@job` functions among a module's names."""
-    found = {value.spec.kind: value.spec for value in names.values() if isinstance(value, JobFunction)}
+    """The specs of all `@job` functions among a module's names, each once whatever names it goes by."""
+    found = {id(value): value.spec for value in names.values() if isinstance(value, JobFunction)}
     return list(found.values())

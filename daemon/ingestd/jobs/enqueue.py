@@ -10,8 +10,11 @@ import asyncpg
 from ingestd.errors import InvalidInput
 from ingestd.jobs.model import NewJob
 from ingestd.jobs.store import jobs as store
+from ingestd.jobs.store import queues
+from ingestd.settings import did_you_mean
 
 BATCH = 1000
+MOST_ATTEMPTS = 32767
 
 
 async def enqueue(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[int]:
@@ -25,8 +28,10 @@ async def enqueue(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[int]
         One id a job, in order.
 
     Raises:
-        InvalidInput: a job names a queue that does not exist.
+        InvalidInput: a job names a queue that does not exist, or an option makes no sense; nothing was enqueued.
     """
+    for job in jobs:
+        _check(job)
     missing = await store.missing_queues(conn, jobs) if any(job.queue for job in jobs) else []
     if missing:
         raise InvalidInput(f'there is no queue "{missing[0]}"; declare it as [queues.{missing[0]}] in the configuration')
@@ -58,6 +63,7 @@ async def enqueue_alike(conn: asyncpg.Connection, template: NewJob, args: Sequen
     Raises:
         InvalidInput: the queue does not exist.
     """
+    _check(template)
     missing = await store.missing_queues(conn, [template]) if template.queue else []
     if missing:
         raise InvalidInput(f'there is no queue "{missing[0]}"; declare it as [queues.{missing[0]}] in the configuration')
@@ -66,6 +72,29 @@ async def enqueue_alike(conn: asyncpg.Connection, template: NewJob, args: Sequen
         for start in range(0, len(args), BATCH):
             ids += await store.insert_alike(conn, template, args[start : start + BATCH])
     return ids
+
+
+async def require_kind(conn: asyncpg.Connection, kind: str) -> None:
+    """Refuse a kind that no node has ever published: nobody would run the job.
+
+    Raises:
+        InvalidInput: it is one; says which ones there are.
+    """
+    if not await queues.kind_known(conn, kind):
+        known = [row["name"] for row in await queues.kinds(conn)]
+        hint = did_you_mean(kind, known) or (f"; known kinds: {', '.join(known)}" if known else "; no node has run here yet")
+        raise InvalidInput(f'no node knows the kind "{kind}"{hint}', pointer="/kind")
+
+
+def _check(job: NewJob) -> None:
+    if not job.kind:
+        raise InvalidInput("a job needs a kind", pointer="/kind")
+    if not isinstance(job.args, Mapping):
+        raise InvalidInput("args of a job must be a JSON object", pointer="/args")
+    if job.run_at is not None and job.run_at.tzinfo is None:
+        raise InvalidInput("run_at has no time zone: nobody can tell which moment it is", pointer="/run_at")
+    if job.max_attempts is not None and not 1 <= job.max_attempts <= MOST_ATTEMPTS:
+        raise InvalidInput(f"max_attempts must be 1 to {MOST_ATTEMPTS}", pointer="/max_attempts")
 
 
 async def _insert(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[int]:

@@ -13,6 +13,7 @@ from ingestd.errors import ConfigurationError
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import PARKED_DEPENDENCY, NewJob
 from ingestd.jobs.store import steps as store
+from ingestd.settings import did_you_mean
 
 OnFailure = Literal["skip", "run"]
 
@@ -53,7 +54,7 @@ def order_steps(workflow: str, steps: Sequence[Step]) -> tuple[Step, ...]:
     """
     by_name = {step.name: step for step in steps}
     unknown = [
-        f'[workflows.{workflow}.steps] {step.name}: after names "{name}", which is not a step of it'
+        f'"after" in [workflows.{workflow}.steps.{step.name}]: there is no step "{name}"{did_you_mean(name, by_name)}'
         for step in steps
         for name in step.after
         if name not in by_name

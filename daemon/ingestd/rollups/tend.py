@@ -120,6 +120,9 @@ async def prepare(conn: asyncpg.Connection, rollup_id: int) -> None:
         await registry.run_ddl(conn, [sql.drop_table(rollup.table), *sql.stored_ddl(shape, rollup.table)])
         stored = await registry.oid_of(conn, rollup.table)
         await registry.rebuild(conn, rollup.id)
+    elif rollup.state == "waiting" or (rollup.view is not None and await registry.oid_of(conn, rollup.name) != rollup.view):
+        # Postgres takes the view away with a column it reads, and a column made anew holds values that no trigger saw.
+        await registry.rebuild(conn, rollup.id)
     assert stored is not None
     exposure = wanted_exposure(rollup)
     # The view of a successor's name belongs to the version that serves.

@@ -1,0 +1,49 @@
+"""Promise 6: files that are appended load once each, in order, though the node that loads them is killed again and again."""
+
+from __future__ import annotations
+
+import time
+
+import asyncpg
+
+from tests.daemon import readings
+from tests.daemon.harness import Site
+from tests.faults import processes
+from tests.support import eventually
+
+# Appending: a file that loads twice leaves its rows twice.
+IMPORT = readings.IMPORT.replace('"upsert"', '"append"').replace('key = ["meter_id", "reading"]\n', "")
+FILES = ("a.csv", "b.csv", "c.csv")
+ROWS = 500_000
+TAKEN_UP_S = 5.0
+LOADING = """
+select j.id, n.pid from ingestd.job j join ingestd.node n on n.id = j.node where j.kind = 'load' and j.claim is not null"""
+TAKEN_UP = """
+select 1 from ingestd.job j join ingestd.node n on n.id = j.node where j.id = $1 and j.claim is not null and n.pid <> $2"""
+
+
+async def test_each_file_loads_once_and_in_order_though_its_node_is_killed(site: Site, conn: asyncpg.Connection) -> None:
+    site.configure(IMPORT)
+    nodes = {node.pid: node for node in [await site.start("--duties", "work"), await site.start("--duties", "work")]}
+    for name in FILES:
+        await readings.put_readings(site, name, ROWS, note=name)
+    for _ in FILES:
+        await readings.in_the_middle(site, ROWS // 20)
+        job = await conn.fetchrow(LOADING)
+        assert job is not None, "the load was over before it could be interrupted"
+        processes.kill(nodes[job["pid"]].pid)
+        began = time.monotonic()
+        await eventually(lambda job=job: conn.fetchval(TAKEN_UP, job["id"], job["pid"]), every_s=0.01)
+        assert time.monotonic() - began < TAKEN_UP_S
+        nodes.pop(job["pid"]).process.wait()
+        again = await site.start("--duties", "work")
+        nodes[again.pid] = again
+
+    await readings.all_loaded(site, *FILES)
+    per_load = await conn.fetch("select _ingestd_load load, count(*) n, count(distinct reading) readings from public.readings group by 1")
+    assert [(row["n"], row["readings"]) for row in per_load] == [(ROWS, ROWS)] * len(FILES)
+    for row in await conn.fetch("select * from ingestd.load"):
+        assert (row["read"], row["inserted"], row["updated"], row["unchanged"], row["rejected"]) == (ROWS, ROWS, 0, 0, 0)
+    assert await conn.fetchval("select array_agg(id order by finished_at) = array_agg(id order by id) from ingestd.load")
+    assert await conn.fetchval("select count(*) from ingestd.arrival") == len(FILES)
+    assert await conn.fetchval("select sum(crashes) from ingestd.history where kind = 'load'") >= len(FILES)
