@@ -66,6 +66,7 @@ class Claimer:
         self._doubtful: list[UUID] = []
         self._sweep_at = 0.0
         self._suspect: int | None = None
+        self._more_suspects = False
 
     def resize(self, slots: Mapping[str, int]) -> None:
         """Change how many jobs of each queue run here; takes effect with the next sweep."""
@@ -105,6 +106,8 @@ class Claimer:
         """A job that was taken alone has ended; the next suspect may run."""
         if self._suspect == job_id:
             self._suspect = None
+            self._more_suspects = True
+            self.poller.wake()
 
     async def _poll(self) -> float:
         if self._draining:
@@ -115,6 +118,8 @@ class Claimer:
             await self._release_doubtful(conn)
             if time.monotonic() >= self._sweep_at:
                 await self._sweep(conn)
+            if self._more_suspects and self._suspect is None:
+                await self._claim_suspect(conn)
             busy = False
             for lane in list(self.lanes.values()):
                 wanted = 0 if lane.empty else lane.wanted
@@ -142,11 +147,16 @@ class Claimer:
             jobs = await self._take(lambda who: store.sweep(conn, who, free, names))
             self._note_sweep(jobs, free)
             await self._hand_over(conn, jobs)
-            if self._suspect is None:
-                suspects = await self._take(lambda who: store.claim_suspect(conn, who, {queue: names[queue] for queue in free}))
-                self._suspect = suspects[0].id if suspects else None
-                await self._hand_over(conn, suspects)
+            self._more_suspects = True
         self._sweep_at = time.monotonic() + sweep_again_in(time.monotonic() - began)
+
+    async def _claim_suspect(self, conn: asyncpg.Connection) -> None:
+        """One after the other: after a kill there may be hundreds, nearly all of them innocent."""
+        names = {lane.id: lane.name for lane in self.lanes.values() if lane.wanted}
+        suspects = await self._take(lambda who: store.claim_suspect(conn, who, names)) if names else []
+        self._suspect = suspects[0].id if suspects else None
+        self._more_suspects = False
+        await self._hand_over(conn, suspects)
 
     def _note_sweep(self, jobs: list[Job], free: Mapping[int, int]) -> None:
         found: dict[str, list[Job]] = {}
