@@ -110,7 +110,7 @@ def _load(e: Any) -> tuple[str, str]:
 
 def _finished(e: Any) -> tuple[str, str]:
     if e.state == "failed":
-        return "error", f"job {e.job_id} {e.kind} failed: {e.error}"
+        return "error", f"job {e.job_id} {e.kind} failed{f': {e.error}' if e.error else ''}"
     return "debug" if e.state == "succeeded" else "info", f"job {e.job_id} {e.kind} {e.state} in {e.duration_ms} ms"
 
 
