@@ -216,11 +216,18 @@ def notice_silence(conn: asyncpg.Connection) -> None:
 async def has_ended(conn: asyncpg.Connection) -> bool:
     """Whether a connection that just failed is closed, or is about to be."""
     deadline = time.monotonic() + GOODBYE_S
-    while not conn.is_closed():
+    while not _is_closed(conn):
         if time.monotonic() > deadline:
             return False
         await asyncio.sleep(0.005)
     return True
+
+
+def _is_closed(conn: asyncpg.Connection) -> bool:
+    try:
+        return bool(conn.is_closed())
+    except asyncpg.InterfaceError:
+        return True  # the pool has noticed its end, and taken it away from whoever it was lent to
 
 
 async def _reset(conn: asyncpg.Connection) -> None:

@@ -23,7 +23,7 @@ from ingestd.service import Poller
 GATHER_S = 0.005
 BATCH = 1000
 IDLE_S = 60.0
-FLUSH_S = 10.0
+FLUSH_S = 5.0
 RETRY_S = 0.2
 # What a job's result may raise on its way: refused by Postgres, or no JSON in the first place.
 UNSTORABLE = (asyncpg.PostgresError, ValueError, TypeError, RecursionError)

@@ -26,8 +26,8 @@ from ingestd.work.node import NodeIdentity
 
 REPORT_EVERY_S = 1.0
 MISSING_LOOKS = 10
-RECONCILE_EVERY_S = 10.0
-CANCEL_GRACE_S = 5.0
+RECONCILE_EVERY_S = 5.0
+CANCEL_GRACE_S = 3.0
 FORCED_GRACE_S = 0.5
 
 
@@ -103,17 +103,19 @@ class Worker:
         left = list(self._running.values())
         for running in left:
             self._interrupt(running, runner.Interrupted.DRAIN)
-        if left:
-            await self._wait_idle(FORCED_GRACE_S if force.is_set() else CANCEL_GRACE_S, force)
+        tasks = [running.task for running in left if running.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=FORCED_GRACE_S if force.is_set() else CANCEL_GRACE_S)
         for running in list(self._running.values()):
             self._abandon(running)
-        await self.acker.flush()
+        if not await self.acker.flush():
+            kept = len(self.acker.pending_ids())
+            self._bus.emit(Notice(f"Postgres is away: {kept} jobs could not be handed back; another node or the next start takes them up"))
+            return len(left) - kept
         return len(left)
 
-    async def _wait_idle(self, timeout_s: float, force: asyncio.Event | None) -> None:
-        waits = [asyncio.ensure_future(self._idle.wait())]
-        if force is not None:
-            waits.append(asyncio.ensure_future(force.wait()))
+    async def _wait_idle(self, timeout_s: float, force: asyncio.Event) -> None:
+        waits = [asyncio.ensure_future(self._idle.wait()), asyncio.ensure_future(force.wait())]
         await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
