@@ -89,7 +89,8 @@ async def workshop(settings: Settings, location: Location, folder: Path) -> Asyn
     """Wire the rooms for one command and take them down after it."""
     bus = Bus()
     bus.subscribe(LogListener())
-    daemon = settings.daemon.model_copy(update={"queues": QUEUES, "duties": ["work"]})
+    # Not the user's handlers: they run no imports, and cannot be imported from just any folder.
+    daemon = settings.daemon.model_copy(update={"queues": QUEUES, "duties": ["work"], "handlers": []})
     store = Store(settings.daemon.state_dir)
     store.open()
     async with AsyncExitStack() as stack:
