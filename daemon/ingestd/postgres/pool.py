@@ -73,6 +73,11 @@ def storable(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, its DETAIL and HINT on the same line; its class where it says nothing."""
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+
+
 async def set_codecs(conn: asyncpg.Connection) -> None:
     """Let json and jsonb travel as Python values."""
     for name in ("json", "jsonb"):
