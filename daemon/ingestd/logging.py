@@ -57,6 +57,8 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     # These tell at info what our own events tell better.
     for noisy in ("apscheduler", "asyncio", "aiohttp.access"):
         stdlib.getLogger(noisy).setLevel(stdlib.WARNING)
+    # Garbage sent to the admin port is the sender's mistake, not worth a traceback; what handlers raise is told by our own events.
+    stdlib.getLogger("aiohttp.server").setLevel(stdlib.CRITICAL)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,
@@ -116,7 +118,7 @@ def _load(e: Any) -> tuple[str, str]:
 
 def _finished(e: Any) -> tuple[str, str]:
     if e.state == "failed":
-        return "error", f"job {e.job_id} {e.kind} failed: {e.error}"
+        return "error", f"job {e.job_id} {e.kind} failed{f': {e.error}' if e.error else ''}"
     return "debug" if e.state == "succeeded" else "info", f"job {e.job_id} {e.kind} {e.state} in {e.duration_ms} ms"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -90,6 +91,18 @@ async def test_a_corrected_b_a_again_ends_as_a(bench: LoadBench) -> None:
     assert again.duplicate_of is not None
     assert again.reason == f"already loaded by load {again.duplicate_of}"
     assert (await bench.load("id,v\n1,a\n", force=True, **upsert)).unchanged == 1
+
+
+@pytest.mark.parametrize("how", [{"mode": "append"}, {"mode": "upsert", "key": ("id",)}])
+async def test_what_an_earlier_table_of_the_name_held_is_loaded_again(bench: LoadBench, how: dict[str, Any]) -> None:
+    for name, content in (("a.csv", "id,v\n1,x\n"), ("b.csv", "id,v\n2,y\n")):
+        await bench.load(content, name=name, **how)
+    await bench.conn.execute("drop table t")
+    # The first one makes the table anew; the second finds one, and its rows are missing there all the same.
+    for name, content in (("a.csv", "id,v\n1,x\n"), ("b.csv", "id,v\n2,y\n")):
+        assert (await bench.load(content, name=name, **how)).inserted == 1
+    assert (await bench.load("id,v\n2,y\n", name="b.csv", **how)).status == "skipped"
+    assert await bench.conn.fetchval("select count(*) from t") == 2
 
 
 async def test_append_skips_content_it_has_loaded_before_under_any_name(bench: LoadBench) -> None:

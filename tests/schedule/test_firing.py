@@ -329,3 +329,14 @@ async def test_fired_slots_are_told_one_by_one_and_a_gap_once(conn: asyncpg.Conn
     assert "slots up to" in missed.reason
     (notice,) = [event for event in told if isinstance(event, Notice)]
     assert "odd" in notice.message
+
+
+async def test_every_slot_found_while_the_last_job_is_open_names_that_job(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "3s"}})
+    await backdate(conn, timedelta(seconds=3))
+    (fired,) = (await Firer().fire(conn)).recorded
+    await conn.execute("delete from ingestd.slot")
+    await backdate(conn, timedelta(seconds=12))
+    skipped = (await Firer().fire(conn)).recorded
+    assert len(skipped) > 1
+    assert {slot.reason for slot in skipped} == {f"job {fired.job_id} of this schedule was still open"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,15 @@ def refusal(tmp_path: Path, text: str, environ: dict[str, str] | None = None) ->
     return [problem.replace(f"{tmp_path}/", "") for problem in refused.value.problems]
 
 
+def complaint(parse: Callable[[Any], object], value: object) -> str:
+    """What a value is refused with, empty if it is not."""
+    try:
+        parse(value)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 # durations, priorities, names
 
 
@@ -52,10 +63,8 @@ def test_a_duration_reads_back_what_was_written(milliseconds: int) -> None:
 
 @given(st.text(max_size=30))
 def test_any_text_is_a_duration_or_refused_with_the_form_to_write(text: str) -> None:
-    try:
-        assert parse_duration(text) >= timedelta()
-    except ValueError as error:
-        assert "duration" in str(error)
+    said = complaint(parse_duration, text)
+    assert "duration" in said if said else parse_duration(text) >= timedelta()
 
 
 @pytest.mark.parametrize(
@@ -79,10 +88,8 @@ def test_a_priority_reads_back_what_was_written(priority: int) -> None:
 
 @given(st.one_of(st.text(max_size=20), st.integers(), st.floats(), st.booleans(), st.none()))
 def test_anything_else_is_no_priority(value: object) -> None:
-    try:
-        assert -100 <= parse_priority(value) <= 100
-    except ValueError as error:
-        assert "low, normal, high" in str(error)
+    said = complaint(parse_priority, value)
+    assert "low, normal, high" in said if said else -100 <= parse_priority(value) <= 100
 
 
 @pytest.mark.parametrize("name", ["", "A", "1a", "a-b", "a__b", "ä", "a b", "a\n", "x" * 64])
@@ -144,9 +151,7 @@ def test_relative_paths_are_relative_to_the_file_they_stand_in(tmp_path: Path) -
     assert settings.imports["b"].move_to == tmp_path / "conf.d" / "done"
 
 
-def test_a_relative_path_in_the_environment_is_relative_to_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_in_the_environment_is_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load([], {"INGESTD_DAEMON__STATE_DIR": "here"}).daemon.state_dir == tmp_path / "here"
 
@@ -251,7 +256,8 @@ def test_a_malformed_url_is_refused_without_showing_what_may_be_a_password(url: 
 
 
 @pytest.mark.parametrize(
-    "url", ["", "postgresql:///d", "postgres://u@h/d", "postgresql://u:p%40@h:1,i:2/d?target_session_attrs=any", "postgresql://u@/d?host=/run"]
+    "url",
+    ["", "postgresql:///d", "postgres://u@h/d", "postgresql://u:p%40@h:1,i:2/d?target_session_attrs=any", "postgresql://u@/d?host=/run"],
 )
 def test_urls_of_servers_and_sockets_are_accepted(url: str) -> None:
     assert load([], {"INGESTD_DATABASE__URL": f" {url} "}).database.url.get_secret_value() == url
@@ -270,7 +276,7 @@ table = "readings"
 priorty = "high"
 mode = "upsrt"
 [schedules.nightly]
-every = "15 apples"
+timezone = "Europe/Londn"
 import = "redings"
 [schedules.hourly]
 every = "1h"
@@ -283,8 +289,7 @@ two = { rollup = "nowhere" }
         'config.toml:1: unknown section "daemn", did you mean "daemon"?',
         'config.toml:6: unknown key "priorty" in [imports.readings], did you mean "priority"?',
         'config.toml:7: "mode" in [imports.readings]: "upsrt" is not append, upsert or replace, did you mean "upsert"?',
-        'config.toml:9: "every" in [schedules.nightly]: "15 apples" is not a duration: write a number and a unit, such as "90s",'
-        ' "5m", "1h30m" or "2d"',
+        'config.toml:9: "timezone" in [schedules.nightly]: "Europe/Londn" is not a time zone, did you mean "Europe/London"?',
         'config.toml:13: "import" in [schedules.hourly]: there is no import "redings", did you mean "readings"?',
         'config.toml:14: "after" in [workflows.w.steps.one]: there is no step "tow", did you mean "two"?',
         'config.toml:16: "rollup" in [workflows.w.steps.two]: there is no rollup "nowhere"',
@@ -306,13 +311,16 @@ def test_an_object_with_a_mistake_of_its_own_is_still_known_to_those_that_name_i
         ("[admin]\nport = 99999", 'config.toml:2: "port" in [admin]: must be 65535 or less'),
         ('[admin]\nport = "http"', 'config.toml:2: "port" in [admin]: must be a whole number'),
         ('[logs]\nlevel = "INFO"', '"level" in [logs]: "INFO" is not debug, info, warning or error, did you mean "info"?'),
-        ('[daemon]\nduties = ["work", "serv"]', '"duties" in [daemon]: entry 2: "serv" is not work, schedule or serve, did you mean "serve"?'),
+        (
+            '[daemon]\nduties = ["work", "serv"]',
+            '"duties" in [daemon]: entry 2: "serv" is not work, schedule or serve, did you mean "serve"?',
+        ),
         ("[daemon]\nhandlers = [1]", '"handlers" in [daemon]: entry 1: must be a text in quotes'),
         ("[daemon]\nhandlers = 1", '"handlers" in [daemon]: must be a list'),
         ('[daemon]\nstate_dir = ""', '"state_dir" in [daemon]: a path must not be empty'),
         ('[daemon]\nstate_dir = "~nobody-of-that-name/x"', "there is no home folder"),
         ('[daemon]\nqueues = ["defualt"]', 'there is no queue "defualt", did you mean "default"?'),
-        ("[database]\npool_max = 14\n[queues.imports]\nconcurrency = 9", 'these queues need at least 30 connections'),
+        ("[database]\npool_max = 14\n[queues.imports]\nconcurrency = 9", "these queues need at least 30 connections"),
         ("[queues.default]\nconcurrency = -1", '"concurrency" in [queues.default]: must be 0 or more'),
         ("[workflows.w]\nsteps = {}", "[workflows.w.steps]: must not be empty"),
         ("[workflows.w.steps]\na = {}", "[workflows.w.steps.a]: a step names nothing to run"),
@@ -405,7 +413,5 @@ def test_the_state_folder_has_a_place_for_services_users_and_root(monkeypatch: p
 
 @given(st.dictionaries(st.from_regex(r"INGESTD_[A-Z_]{0,12}__[A-Z_]{0,12}", fullmatch=True), st.text(max_size=12), max_size=3))
 def test_no_environment_makes_the_reader_fall_over(environ: dict[str, str]) -> None:
-    try:
+    with suppress(ConfigurationError):
         build(read_layers([], environ))
-    except ConfigurationError as error:
-        assert error.problems

@@ -159,7 +159,7 @@ class App:
             await publish_kinds(conn, rooms.registry.specs(), node.id)
 
         rooms.presence.enter(node.id)
-        stack.callback(rooms.presence.leave, node.id)
+        stack.callback(self._leave, rooms)
         await rooms.heartbeat.start()
         stack.push_async_callback(rooms.heartbeat.stop)
         await rooms.rescuer.poll()
@@ -179,6 +179,11 @@ class App:
             await make_slot_partitions(conn)
         finally:
             await conn.close()
+
+    def _leave(self, rooms: Rooms) -> None:
+        # Where Postgres has not heard that this node stopped, the lock file stays: whoever finds it unlocked rescues at once.
+        if rooms.heartbeat.said_goodbye:
+            rooms.presence.leave(rooms.node.id)
 
     async def _start_duties(self, stack: AsyncExitStack, rooms: Rooms) -> None:
         duties = self.settings.daemon.duties

@@ -121,7 +121,7 @@ def user_handlers(modules: Sequence[str], folder: Path) -> list[HandlerSpec]:
     for name in modules:
         try:
             module = importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001 - a user's module may raise anything while it is imported
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module may raise anything while it is imported
             problems.append(f'"handlers" in [daemon]: cannot import "{name}": {type(error).__name__}: {error}')
             continue
         found = declared_jobs(vars(module))

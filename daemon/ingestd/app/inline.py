@@ -16,6 +16,7 @@ from ingestd.files.spool import Store
 from ingestd.imports.arrivals import Intake
 from ingestd.jobs.store.queues import publish_kinds
 from ingestd.logging import LogListener
+from ingestd.service import Poller
 from ingestd.work import store as node_store
 from ingestd.work.node import NodeIdentity
 
@@ -34,6 +35,7 @@ class Workshop:
         self._rooms = rooms
         self._supervisor = supervisor
         self._stack = stack
+        self._works = False
 
     @property
     def intake(self) -> Intake:
@@ -41,12 +43,21 @@ class Workshop:
         return self._rooms.intake
 
     async def somebody_works(self) -> bool:
-        """Whether a live node can reach the store and works on jobs."""
-        async with self._rooms.db.services() as conn:
-            return await node_store.live_worker(conn, self._rooms.node.store) is not None
+        """Whether a live node can reach the store and works on imports.
+
+        A node that shares the store shares this machine, where death is exact: a fresh heartbeat of one that was killed a
+        moment ago does not count.
+        """
+        rooms = self._rooms
+        async with rooms.db.services() as conn:
+            workers = await node_store.live_workers(conn, rooms.node.store, *QUEUES)
+        return any(not rooms.presence.is_dead(node) for node in workers)
 
     async def work(self) -> None:
-        """Become a node: whoever kills this command leaves jobs that others rescue."""
+        """Become a node, once: whoever kills this command leaves jobs that others rescue."""
+        if self._works:
+            return
+        self._works = True
         rooms = self._rooms
         rooms.presence.enter(rooms.node.id)
         self._stack.callback(rooms.presence.leave, rooms.node.id)
@@ -59,7 +70,13 @@ class Workshop:
         await rooms.loaders.start()
         self._stack.push_async_callback(rooms.loaders.close)
         worker = rooms.worker
-        for service in (rooms.promoter, worker.acker.poller, worker.reporter, worker.claimer.poller):
+        for service in (
+            Poller("rescuer", rooms.rescuer.poll, rooms.bus),
+            rooms.promoter,
+            worker.acker.poller,
+            worker.reporter,
+            worker.claimer.poller,
+        ):
             self._supervisor.start(service)
         self._stack.push_async_callback(self._drain)
 
@@ -72,7 +89,8 @@ async def workshop(settings: Settings, location: Location, folder: Path) -> Asyn
     """Wire the rooms for one command and take them down after it."""
     bus = Bus()
     bus.subscribe(LogListener())
-    daemon = settings.daemon.model_copy(update={"queues": QUEUES, "duties": ["work"]})
+    # Not the user's handlers: they run no imports, and cannot be imported from just any folder.
+    daemon = settings.daemon.model_copy(update={"queues": QUEUES, "duties": ["work"], "handlers": []})
     store = Store(settings.daemon.state_dir)
     store.open()
     async with AsyncExitStack() as stack:

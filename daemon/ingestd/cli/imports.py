@@ -22,7 +22,7 @@ from ingestd.settings import did_you_mean, parse_priority
 STATUSES = ("pending", "succeeded", "partial", "failed", "skipped")
 COUNTS = ("read", "inserted", "updated", "unchanged", "rejected", "superseded")
 FAILED = 1
-WAIT_EVERY_S = 0.1
+LOOKS_PER_SECOND = 10
 
 
 def add_to(app: typer.Typer) -> None:
@@ -53,7 +53,7 @@ def add_to(app: typer.Typer) -> None:
         }
         return shell.run(_import(shell, name, file.absolute(), options))
 
-    imports = typer.Typer(help="Look at imports.", no_args_is_help=True, rich_markup_mode=None)
+    imports = typer.Typer(help="Look at imports, have one scanned now.", no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(imports, name="imports")
 
     @imports.command("list")
@@ -68,7 +68,7 @@ def add_to(app: typer.Typer) -> None:
         shell: Shell = ctx.obj
         shell.run(_trigger(shell, name))
 
-    loads = typer.Typer(help="Look at loads, their rejects; retry and skip failed ones.", no_args_is_help=True, rich_markup_mode=None)
+    loads = typer.Typer(help="Look at loads and rejects; retry and skip failed ones.", no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(loads, name="loads")
 
     @loads.command("list")
@@ -117,10 +117,7 @@ async def _import(shell: Shell, name: str, file: Path, options: dict[str, Any]) 
         async with inline.workshop(settings, opened.location, shell.folder) as workshop:
             load_id = await actions.import_file(workshop.intake, shell.actor, name, settings.imports, file, **options)
             try:
-                if not await workshop.somebody_works():
-                    shell.report("no daemon is running: loading here")
-                    await workshop.work()
-                done = await _wait_for_load(opened.conn, load_id)
+                done = await _see_it_loaded(shell, workshop, opened.conn, load_id)
             except asyncio.CancelledError:
                 complain(f"load {load_id} stays in the queue: a daemon or the next `ingestd import` takes it up")
                 raise
@@ -142,13 +139,20 @@ def _sentence(load: dict[str, Any]) -> str:
     return printable(f"load {load['id']}: {counts} status {load['status']}{tail}")
 
 
-async def _wait_for_load(conn: asyncpg.Connection, load_id: int) -> dict[str, Any]:
-    """Until it is final, or waits for somebody to decide about another one."""
+async def _see_it_loaded(shell: Shell, workshop: inline.Workshop, conn: asyncpg.Connection, load_id: int) -> dict[str, Any]:
+    """Until it is final, or waits for somebody to decide about another one; by ourselves where nobody else does it."""
+    look = 0
     while True:
+        # again now and then: a daemon may stop, and another command ends when its own file is loaded
+        if look % LOOKS_PER_SECOND == 0 and not await workshop.somebody_works():
+            if look == 0:
+                shell.report("no daemon is running: loading here")
+            await workshop.work()
         found = await _require(conn, load_id)
         if found["status"] != "pending" or found["blocked_by"]:
             return found
-        await asyncio.sleep(WAIT_EVERY_S)
+        look += 1
+        await asyncio.sleep(1 / LOOKS_PER_SECOND)
 
 
 async def _require(conn: asyncpg.Connection, load_id: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ingestd.errors import InvalidInput, NotFound
 from ingestd.jobs import actions
 from ingestd.jobs.model import FINAL, NewJob, State
 from ingestd.jobs.store import reads
-from ingestd.jobs.store.queues import publish_missing_kinds, queue_exists, queues
+from ingestd.jobs.store.queues import kind_known, publish_missing_kinds, queue_exists, queues
 from ingestd.jobs.store.reads import JobFilter
 from ingestd.settings import did_you_mean, parse_priority
 
@@ -96,8 +96,9 @@ def add_to(app: typer.Typer) -> None:
 
 async def _enqueue(shell: Shell, job: NewJob, allow_unknown: bool, wait: bool) -> int:
     async with session(shell) as opened:
-        specs = user_handlers(opened.settings.daemon.handlers, shell.folder)
-        await publish_missing_kinds(opened.conn, specs)
+        if not allow_unknown and not await kind_known(opened.conn, job.kind):
+            # no node has run yet, but the code may be at hand
+            await publish_missing_kinds(opened.conn, user_handlers(opened.settings.daemon.handlers, shell.folder))
         job_id = await actions.enqueue_job(opened.conn, shell.actor, job, allow_unknown=allow_unknown)
         await opened.tell_if_nobody_works(shell)
         if not wait:

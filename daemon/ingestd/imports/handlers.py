@@ -130,7 +130,7 @@ class LoadHandler:
 
     def _finish(self, ctx: Context, row: asyncpg.Record, outcome: LoadOutcome) -> None:
         result = {"load": row["id"], "status": outcome.status, "reason": outcome.reason, **outcome.counts}
-        ctx.completed_elsewhere(_STATES[outcome.status], result, partial=outcome.status == "partial")
+        ctx.completed_elsewhere(_STATES[outcome.status], result, partial=outcome.status == "partial", reason=outcome.reason)
         event = LoadFinished(
             row["id"],
             row["import"],

@@ -30,7 +30,7 @@ from ingestd.imports.sql import STAGING_SCHEMA, Staging, split
 from ingestd.imports.store import loads
 from ingestd.jobs.model import State
 from ingestd.jobs.store.ack import Result, ack
-from ingestd.postgres.pool import OUTAGE, has_ended
+from ingestd.postgres.pool import OUTAGE, has_ended, one_line
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 Report = Callable[[float, str], None]
@@ -71,7 +71,7 @@ async def run(request: LoadRequest, connect: Connect, report: Report) -> LoadOut
     except TRANSIENT as error:
         return await _after_trouble(load, error, connect)
     except asyncpg.PostgresError as error:
-        return await load.fail(error, f"Postgres refuses the load: {error}")
+        return await load.fail(error, f"Postgres refuses the load: {one_line(error)}")
     except Exception as error:  # noqa: BLE001 - our bug: it must not be retried blindly, and the load must say so
         traceback.print_exc(file=sys.stderr)
         return await load.fail(error, f"internal error, please report it: {type(error).__name__}: {error}")
@@ -82,7 +82,7 @@ async def run(request: LoadRequest, connect: Connect, report: Report) -> LoadOut
 
 async def _after_trouble(load: Load, error: BaseException, connect: Connect) -> LoadOutcome:
     """Find out what trouble left behind: if only the answer to COMMIT was lost, the load is done."""
-    text = str(error) or type(error).__name__
+    text = one_line(error)
     lost = isinstance(error, OUTAGE) and await load.has_lost_connection()
     conn = await connect()
     try:

@@ -73,6 +73,11 @@ def storable(text: str) -> str:
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, its DETAIL and HINT on the same line; its class where it says nothing."""
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+
+
 async def set_codecs(conn: asyncpg.Connection) -> None:
     """Let json and jsonb travel as Python values."""
     for name in ("json", "jsonb"):
@@ -216,11 +221,18 @@ def notice_silence(conn: asyncpg.Connection) -> None:
 async def has_ended(conn: asyncpg.Connection) -> bool:
     """Whether a connection that just failed is closed, or is about to be."""
     deadline = time.monotonic() + GOODBYE_S
-    while not conn.is_closed():
+    while not _is_closed(conn):
         if time.monotonic() > deadline:
             return False
         await asyncio.sleep(0.005)
     return True
+
+
+def _is_closed(conn: asyncpg.Connection) -> bool:
+    try:
+        return bool(conn.is_closed())
+    except asyncpg.InterfaceError:
+        return True  # the pool has noticed its end, and taken it away from whoever it was lent to
 
 
 async def _reset(conn: asyncpg.Connection) -> None:

@@ -26,7 +26,7 @@ GATHER_S = 0.005
 BATCH = 1000
 FULL = 5000
 IDLE_S = 60.0
-FLUSH_S = 10.0
+FLUSH_S = 5.0
 RETRY_S = 0.2
 # What a job's result may raise on its way: refused by Postgres, or no JSON in the first place.
 UNSTORABLE = (asyncpg.PostgresError, ValueError, TypeError, RecursionError)
@@ -78,6 +78,11 @@ class Acker:
     def tell_stale(self, job: Job) -> None:
         """Tell of a job whose claim was gone before its ending could be written."""
         self._bus.emit(StaleAck(job.id, job.kind))
+
+    @property
+    def unwritten(self) -> int:
+        """Endings that wait to be written."""
+        return len(self._waiting)
 
     def claims(self) -> set[UUID]:
         """Claims of jobs whose ending is not written yet."""

@@ -101,11 +101,18 @@ class Context:
             if not await ack_store.store_checkpoint(conn, self.job.id, self.job.claim, checkpoint):
                 raise StaleClaim(f"job {self.job.id} belongs to somebody else; its step was rolled back")
 
-    def completed_elsewhere(self, state: State, result: Any = None, *, partial: bool = False) -> None:
+    def completed_elsewhere(self, state: State, result: Any = None, *, partial: bool = False, reason: str | None = None) -> None:
         """Note that another process acked this job in its own transaction."""
         self.result = result
         self.acked = ack_store.Result(
-            self.job.id, self.job.claim, state, partial, result, started_at=self.started_at, duration_ms=self.elapsed_ms()
+            self.job.id,
+            self.job.claim,
+            state,
+            partial,
+            result,
+            reason=reason,
+            started_at=self.started_at,
+            duration_ms=self.elapsed_ms(),
         )
 
     def count(self, *, succeeded: int = 0, failed: int = 0, skipped: int = 0) -> None:

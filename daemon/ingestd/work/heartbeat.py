@@ -65,6 +65,7 @@ class Heartbeat:
         self.loop_lag_ms = 0.0
         self.last_beat = 0.0
         self.sessions = 0
+        self.said_goodbye = False
         self._db = db
         self._node = node
         self._bus = bus
@@ -151,6 +152,7 @@ class Heartbeat:
                 await asyncio.sleep(BEAT_S / 20)
         async with asyncio.timeout(ANSWER_S):
             await store.end(conn, self._node.id, "stopped")
+        self.said_goodbye = True
 
     async def _register(self, conn: asyncpg.Connection) -> None:
         async with asyncio.timeout(ANSWER_S):

@@ -39,9 +39,9 @@ select n.id, n.name, n.host, n.pid, n.version, n.state, n.duties, n.queues, n.ad
        (select count(*) from ingestd.job j where j.node = n.id and j.claim is not null) as running
 from ingestd.node n where n.state in ('starting', 'running', 'draining') or n.ended_at > now() - interval '1 day'
 order by n.started_at desc limit 50"""
-LIVE_WORKER = """
-select id from ingestd.node where state = 'running' and store = $1 and 'work' = any (duties)
-  and heartbeat_at > now() - interval '15 seconds' limit 1"""
+LIVE_WORKERS = """
+select id from ingestd.node where state = 'running' and store = $1 and $2 = any (queues) and 'work' = any (duties)
+  and heartbeat_at > now() - interval '15 seconds'"""
 
 
 async def take_lock(conn: asyncpg.Connection, node: UUID) -> bool:
@@ -124,7 +124,6 @@ async def nodes(conn: asyncpg.Connection) -> list[asyncpg.Record]:
     return rows
 
 
-async def live_worker(conn: asyncpg.Connection, store: UUID) -> UUID | None:
-    """A node that works on jobs and can reach the store's files, or None."""
-    node: UUID | None = await conn.fetchval(LIVE_WORKER, store)
-    return node
+async def live_workers(conn: asyncpg.Connection, store: UUID, queue: str) -> list[UUID]:
+    """Nodes that work on a queue's jobs and can reach the store's files, as far as their heartbeats tell."""
+    return [row["id"] for row in await conn.fetch(LIVE_WORKERS, store, queue)]

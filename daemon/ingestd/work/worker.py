@@ -26,8 +26,8 @@ from ingestd.work.node import NodeIdentity
 
 REPORT_EVERY_S = 1.0
 MISSING_LOOKS = 10
-RECONCILE_EVERY_S = 10.0
-CANCEL_GRACE_S = 5.0
+RECONCILE_EVERY_S = 5.0
+CANCEL_GRACE_S = 3.0
 FORCED_GRACE_S = 0.5
 
 
@@ -122,18 +122,19 @@ class Worker:
         for running in left:
             self._interrupt(running, runner.Interrupted.DRAIN)
         if left:
-            await self._wait_idle(FORCED_GRACE_S if force.is_set() else CANCEL_GRACE_S, force)
+            await self._wait_idle(FORCED_GRACE_S if force.is_set() else CANCEL_GRACE_S, asyncio.Event())
         for running in list(self._running.values()):
             self._abandon(running)
         for slot in self._slots:
             slot.cancel()
-        await self.acker.flush()
+        if not await self.acker.flush():
+            kept = self.acker.unwritten
+            self._bus.emit(Notice(f"Postgres is away: {kept} jobs could not be handed back; another node or the next start takes them up"))
+            return max(len(left) - kept, 0)
         return len(left)
 
-    async def _wait_idle(self, timeout_s: float, force: asyncio.Event | None) -> None:
-        waits = [asyncio.ensure_future(self._idle.wait())]
-        if force is not None:
-            waits.append(asyncio.ensure_future(force.wait()))
+    async def _wait_idle(self, timeout_s: float, force: asyncio.Event) -> None:
+        waits = [asyncio.ensure_future(self._idle.wait()), asyncio.ensure_future(force.wait())]
         await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()

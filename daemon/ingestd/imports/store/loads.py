@@ -27,16 +27,19 @@ STATE = """
 select status, reason, duplicate_of, created_table, duration_ms, error, read, inserted, updated, unchanged, rejected,
        superseded, deleted
 from ingestd.load where id = $1"""
-SAME_FILE_BEFORE = """
+# What an earlier table of the same name held is not in the one that a load has made since.
+_INTO_THIS_TABLE = """
+  and l.finished_at >= coalesce((select made.created_at from ingestd.created_table made where made.name = l.target), '-infinity')"""
+SAME_FILE_BEFORE = f"""
 select l.id from ingestd.load l join ingestd.file f on f.id = l.file_id join ingestd.file mine on mine.id = $4
 where l.id = (select id from ingestd.load where import = $1 and file_name = $2 and target = $3 and id <> $5
               and status in ('succeeded', 'partial') order by finished_at desc, id desc limit 1)
-  and f.sha256 = mine.sha256 and f.size = mine.size"""
-SAME_CONTENT_BEFORE = """
+  and f.sha256 = mine.sha256 and f.size = mine.size{_INTO_THIS_TABLE}"""
+SAME_CONTENT_BEFORE = f"""
 select max(l.id) from ingestd.load l
 where l.target = $1 and l.status in ('succeeded', 'partial') and l.id <> $3
   and l.file_id in (select f.id from ingestd.file f join ingestd.file mine on mine.id = $2
-                    where f.sha256 = mine.sha256 and f.size = mine.size)"""
+                    where f.sha256 = mine.sha256 and f.size = mine.size){_INTO_THIS_TABLE}"""
 FINISH = """
 update ingestd.load
 set status = $2, reason = $3, duplicate_of = $4, read = $5, inserted = $6, updated = $7, unchanged = $8, rejected = $9,

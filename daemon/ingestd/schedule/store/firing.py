@@ -49,8 +49,8 @@ with plan as (
         when w.state = 'missed' then null
         when w.paused_at is not null then 'paused'
         when w.overlap <> 'skip' or w.in_line then null
-        when w.place > 1 then 'the job of an earlier slot had only just been enqueued'
         when {OPEN_JOB} then format('job %s of this schedule was still open', w.last_job_id)
+        when w.place > 1 then 'the job of an earlier slot had only just been enqueued'
         end as skipped_because
     from wanted w
 ), slots as (

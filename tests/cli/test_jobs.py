@@ -1,0 +1,125 @@
+"""`enqueue` and `jobs`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.kit import Cli, ask, fetchval, finish
+
+
+@pytest.fixture(autouse=True)
+def declared(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The jobs of `myjobs` are declared, and known because their code is at hand."""
+    monkeypatch.chdir(cli.folder)
+    cli.configure('[daemon]\nhandlers = ["myjobs"]\n')
+    yield
+    sys.modules.pop("myjobs", None)
+
+
+def test_a_job_is_enqueued_with_its_options(cli: Cli, dsn: str) -> None:
+    words = ["--args", '{"name": "ann"}', "--priority", "high", "--run-at", "1h", "--unique-key", "k", "--tag", "a", "--tag", "b"]
+    first = cli("enqueue", "greet", *words, "--json").json
+    assert cli("enqueue", "greet", *words).out == f"job {first['id']}\n", "the unique key is open: that job is answered"
+    row = ask(dsn, lambda conn: conn.fetchrow("select *, run_at - created_at as wait from ingestd.job"))
+    assert (row["id"], row["kind"], row["args"], row["rank"], row["tags"]) == (int(first["id"]), "greet", {"name": "ann"}, -10, ["a", "b"])
+    assert 3500 < row["wait"].total_seconds() < 3700
+    assert fetchval(dsn, "select count(*) from ingestd.audit where action = 'enqueue' and via = 'cli'") == 2
+
+
+def test_nobody_working_is_told_unless_quiet_was_asked_for(cli: Cli) -> None:
+    assert "no daemon works on this database now" in cli("enqueue", "greet").problem
+    assert cli("enqueue", "greet", "-q").err == ""
+
+
+def test_an_unknown_kind_or_queue_is_refused_with_those_there_are(cli: Cli, dsn: str) -> None:
+    ran = cli("enqueue", "gret")
+    assert ran.code == 64
+    assert 'no node knows the kind "gret", did you mean "greet"?' in ran.problem
+    assert 'there is no queue "fast"' in cli("enqueue", "greet", "--queue", "fast").problem
+    assert "a job needs a kind" in cli("enqueue", "", "--allow-unknown").problem
+    assert fetchval(dsn, "select count(*) from ingestd.job") == 0
+    assert cli("enqueue", "gret", "--allow-unknown").code == 0
+
+
+def test_args_may_hold_whatever_json_holds(cli: Cli) -> None:
+    number = 2**80
+    cli("enqueue", "greet", "--args", f'{{"id": 5, "big": {number}, "nul": "a\\u0000b", "text": "\\u001b[31mö"}}')
+    (job,) = cli("jobs", "list", "--json").json["items"]
+    assert job["args"] == {"id": 5, "big": number, "nul": "a\ufffdb", "text": "\x1b[31mö"}
+    assert isinstance(job["id"], str)
+
+
+def test_jobs_are_listed_shown_cancelled_and_brought_back(cli: Cli, dsn: str) -> None:
+    assert cli("jobs", "list").out == "no jobs\n"
+    number = cli("enqueue", "greet", "--args", '{"x": "\\u001b[31m"}', "--json").json["id"]
+    table = cli("jobs", "list")
+    assert table.out.splitlines()[0].split() == ["id", "kind", "queue", "state", "attempt", "created", "took", "why"]
+    assert all(line == line.rstrip() for line in table.out.splitlines())
+    shown = cli("jobs", "show", number).out
+    assert "available" in shown
+    assert "\x1b" not in shown
+    assert cli("jobs", "cancel", number).out == f"job {number}: cancelled\n"
+    again = cli("jobs", "cancel", number)
+    assert again.code == 75
+    assert f"job {number} is cancelled: there is nothing to cancel" in again.problem
+    assert [job["state"] for job in cli("jobs", "list", "--state", "cancelled", "--json").json["items"]] == ["cancelled"]
+    assert cli("jobs", "retry", number).code == 0
+    assert fetchval(dsn, "select count(*) from ingestd.job where id = $1", int(number)) == 1
+    assert cli("jobs", "retry", number).code == 75
+
+
+@pytest.mark.parametrize("verb", ["show", "retry", "cancel"])
+def test_a_job_that_is_not_there_is_one_line(cli: Cli, verb: str) -> None:
+    ran = cli("jobs", verb, "424242")
+    assert ran.code == 66
+    assert ran.problem == "ingestd: there is no job 424242\n"
+
+
+def test_jobs_of_a_queue_that_does_not_exist_are_not_an_empty_list(cli: Cli) -> None:
+    ran = cli("jobs", "list", "--queue", "defualt")
+    assert ran.code == 66
+    assert 'there is no queue "defualt", did you mean "default"?' in ran.problem
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_whoever_stops_waiting_leaves_the_job_in_the_queue(cli: Cli, dsn: str, number: signal.Signals, code: int) -> None:
+    process = cli.start("enqueue", "greet", "--wait")
+    assert process.stderr is not None
+    assert "no daemon works" in process.stderr.readline()
+    process.send_signal(number)
+    ran = finish(process)
+    assert (ran.code, ran.out) == (code, "")
+    assert ran.err.startswith("ingestd: no longer waiting; job ")
+    assert fetchval(dsn, "select count(*) from ingestd.job") == 1
+
+
+@pytest.mark.parametrize("words", [["jobs", "list"], ["--help"]])
+def test_the_reader_of_the_output_may_go_away(cli: Cli, words: list[str]) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        ran = cli.process(*words, capture_output=False, stdout=write_end, stderr=subprocess.PIPE)
+    finally:
+        os.close(write_end)
+    assert (ran.code, ran.err) == (0, "")
+
+
+def test_output_that_cannot_be_written_is_told(cli: Cli) -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = cli.process("jobs", "list", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert ran.code == 74
+    assert ran.problem == "ingestd: cannot write: No space left on device\n"
+
+
+@pytest.mark.parametrize("streams", [">&-", ">&- 2>&- <&-"])
+def test_closed_streams_do_no_harm(cli: Cli, streams: str) -> None:
+    command = " ".join(cli.command("jobs", "list"))
+    done = subprocess.run(["/bin/sh", "-c", f"{command} {streams}"], check=False, env=cli.environment(), cwd=cli.folder, timeout=60)
+    assert done.returncode == 0
