@@ -60,7 +60,7 @@ async def test_a_kill_in_the_middle_of_a_load_and_of_jobs_loses_and_doubles_noth
     assert postmaster is not None
     ids = [*await accept(site, JOBS), *await accept_over_http(daemon, 3)]
     await readings.in_the_middle(site, ROWS // 20)
-    assert await site.ask("select count(*) > 1 from ingestd.job"), "there is nothing left to interrupt"
+    ids += await accept(site, JOBS)
 
     if victim == "daemon":
         processes.kill(daemon.pid)
