@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import traceback
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -82,8 +83,18 @@ def _unfit_arguments(spec: HandlerSpec, ctx: Context) -> str | None:
 async def _execute(spec: HandlerSpec, ctx: Context) -> Any:
     with use_client(Client(ctx.db)):
         if spec.executor == "thread":
-            return await asyncio.to_thread(spec.run, ctx, **dict(ctx.job.args))
+            return await _in_thread(asyncio.to_thread(spec.run, ctx, **dict(ctx.job.args)))
         return await spec.run(ctx, **dict(ctx.job.args))
+
+
+async def _in_thread(work: Coroutine[Any, Any, Any]) -> Any:
+    """A thread cannot be stopped: a job that is timed out or cancelled stays ours until it has ended, and ends as its thread did."""
+    thread = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait({thread})
+        return thread.result()
 
 
 def _ending(ctx: Context, spec: HandlerSpec, value: Any) -> Ending:
