@@ -271,13 +271,15 @@ create table ingestd.audit (
 );
 create index audit_object on ingestd.audit (object_type, object_id, id);
 
--- Enqueue for callers in any language. Options: queue priority run_at unique_key max_attempts tags notes metadata correlation_id.
--- SECURITY DEFINER: a role needs only EXECUTE, which `ingestd migrate --grant ROLE` gives.
+-- Enqueue for callers in any language. Options: queue priority run_at unique_key max_attempts tags notes metadata correlation_id;
+-- one that is null is one not given. SECURITY DEFINER: a role needs only EXECUTE, which `ingestd migrate --grant ROLE` gives.
 create function ingestd.enqueue_many(jobs jsonb) returns setof bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    known constant text[] := array['kind', 'args', 'queue', 'priority', 'run_at', 'unique_key', 'max_attempts',
-                                   'tags', 'notes', 'metadata', 'correlation_id'];
+    types constant jsonb := '{"kind": ["string"], "args": ["object"], "queue": ["string"], "priority": ["string", "number"],
+        "run_at": ["string"], "unique_key": ["string"], "max_attempts": ["number"], "tags": ["array"], "notes": ["string"],
+        "metadata": ["object"], "correlation_id": ["string"]}';
+    words constant jsonb := '{"string": "a string", "object": "a JSON object", "array": "an array of strings", "number": "a number"}';
     item jsonb;
     stray text;
     wanted_queue text;
@@ -285,6 +287,7 @@ declare
     target_kind ingestd.kind%rowtype;
     asked text;
     urgency integer;
+    tries integer;
     wanted_at timestamptz;
     new_id bigint;
     woken text[] := '{}';
@@ -296,13 +299,18 @@ begin
         if jsonb_typeof(item) is distinct from 'object' or coalesce(item ->> 'kind', '') = '' then
             raise exception 'a job needs a "kind"' using errcode = '22023';
         end if;
-        select k into stray from jsonb_object_keys(item) k where k <> all (known) limit 1;
-        if stray is not null then
-            raise exception 'unknown enqueue option "%"', stray
-                using errcode = '22023', hint = 'known options: ' || array_to_string(known[3:], ', ');
+        select e.key into stray from jsonb_each(item) e
+        where jsonb_typeof(e.value) <> 'null' and not coalesce(types -> e.key ? jsonb_typeof(e.value), false)
+           or not types ? e.key limit 1;
+        if stray is not null and types ? stray then
+            raise exception '% must be %', stray, words ->> (types -> stray ->> 0) using errcode = '22023';
+        elsif stray is not null then
+            raise exception 'unknown enqueue option "%"', stray using errcode = '22023',
+                hint = 'known options: queue, priority, run_at, unique_key, max_attempts, tags, notes, metadata, correlation_id';
         end if;
-        if jsonb_typeof(coalesce(item -> 'args', '{}')) <> 'object' then
-            raise exception 'args of a job must be a JSON object' using errcode = '22023';
+        if jsonb_typeof(item -> 'tags') = 'array'
+           and exists (select from jsonb_array_elements(item -> 'tags') t where jsonb_typeof(t) <> 'string') then
+            raise exception 'tags must be an array of strings' using errcode = '22023';
         end if;
 
         target_kind := null;
@@ -323,22 +331,36 @@ begin
             urgency := asked::integer;
         end if;
         urgency := coalesce(urgency, target_kind.priority, 0);
-        wanted_at := coalesce((item ->> 'run_at')::timestamptz, now());
-
-        insert into ingestd.job (kind, queue_id, rank, max_attempts, run_at, due_at, unique_key, args, tags, notes, metadata,
-                                 correlation_id, triggered_by)
-        values (item ->> 'kind', target_queue, -urgency,
-                coalesce((item ->> 'max_attempts')::smallint, target_kind.max_attempts, 4), wanted_at, wanted_at,
-                item ->> 'unique_key', coalesce(item -> 'args', '{}'),
-                coalesce((select array_agg(t) from jsonb_array_elements_text(item -> 'tags') t), '{}'),
-                item ->> 'notes', item -> 'metadata', item ->> 'correlation_id', 'sql')
-        on conflict (unique_key) where unique_key is not null do nothing
-        returning id into new_id;
-        if new_id is null then
-            select id into new_id from ingestd.job where unique_key = item ->> 'unique_key';
-        elsif wanted_at <= now() then
-            woken := woken || format('%s %s %s', target_queue, -urgency, extract(epoch from wanted_at));
+        asked := item ->> 'max_attempts';
+        if asked !~ '^[0-9]{1,5}$' or asked::integer not between 1 and 32767 then
+            raise exception 'max_attempts "%" is not 1 to 32767', asked using errcode = '22023';
         end if;
+        tries := coalesce(asked::integer, target_kind.max_attempts, 4);
+        asked := item ->> 'run_at';
+        if not pg_input_is_valid(asked, 'timestamptz') or not isfinite(asked::timestamptz) then
+            raise exception 'run_at "%" is not a timestamp', asked using errcode = '22023';
+        end if;
+        wanted_at := coalesce(asked::timestamptz, now());
+
+        -- The holder of a unique key may end between our insert and our look: then the next insert is free to succeed.
+        loop
+            insert into ingestd.job (kind, queue_id, rank, max_attempts, run_at, due_at, unique_key, args, tags, notes, metadata,
+                                     correlation_id, triggered_by)
+            values (item ->> 'kind', target_queue, -urgency, tries, wanted_at, wanted_at, item ->> 'unique_key',
+                    coalesce(nullif(item -> 'args', 'null'), '{}'),
+                    case jsonb_typeof(item -> 'tags') when 'array' then array(select jsonb_array_elements_text(item -> 'tags')) else '{}' end,
+                    item ->> 'notes', nullif(item -> 'metadata', 'null'), item ->> 'correlation_id', 'sql')
+            on conflict (unique_key) where unique_key is not null do nothing
+            returning id into new_id;
+            if new_id is not null then
+                if wanted_at <= now() then
+                    woken := woken || format('%s %s %s', target_queue, -urgency, extract(epoch from wanted_at));
+                end if;
+                exit;
+            end if;
+            select id into new_id from ingestd.job where unique_key = item ->> 'unique_key';
+            exit when new_id is not null;
+        end loop;
         return next new_id;
     end loop;
     -- One message per queue and rank, however many jobs: NOTIFY takes a lock of the whole cluster at commit. It carries the
@@ -350,9 +372,15 @@ begin
 end $$;
 
 create function ingestd.enqueue(kind text, args jsonb default '{}', options jsonb default '{}') returns bigint
-language sql security definer set search_path = pg_catalog, pg_temp as $$
-    select ingestd.enqueue_many(jsonb_build_array(options || jsonb_build_object('kind', kind, 'args', args)))
-$$;
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    if jsonb_typeof(options) <> 'object' then
+        raise exception 'options must be a JSON object' using errcode = '22023';
+    elsif options ?| array['kind', 'args'] then
+        raise exception 'kind and args are arguments of ingestd.enqueue, not options' using errcode = '22023';
+    end if;
+    return (select ingestd.enqueue_many(jsonb_build_array(coalesce(options, '{}') || jsonb_build_object('kind', kind, 'args', args))));
+end $$;
 
 revoke execute on function ingestd.enqueue_many(jsonb), ingestd.enqueue(text, jsonb, jsonb),
                            ingestd.make_partitions(regclass, text, integer) from public;

@@ -13,7 +13,7 @@ from tests.support import eventually
 
 HANDLERS = 'handlers = ["tests.daemon.jobs"]'
 JOBS = 2 * 2000
-KILLS = 5
+KILLS = 4
 
 
 async def test_each_of_thousands_of_jobs_takes_effect_once_while_nodes_are_killed_and_come_back(

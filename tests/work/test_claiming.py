@@ -40,9 +40,7 @@ def ids(jobs: Sequence[Job]) -> list[int]:
 
 
 async def test_more_urgent_jobs_come_first_then_older_ones(conn: asyncpg.Connection) -> None:
-    low, first, second, high = await enqueue(
-        conn, [NewJob("k", priority=-10), NewJob("k"), NewJob("k"), NewJob("k", priority=10)]
-    )
+    low, first, second, high = await enqueue(conn, [NewJob("k", priority=-10), NewJob("k"), NewJob("k"), NewJob("k", priority=10)])
     cursor = known(-10, 0, 10)
     assert [ids(await take(conn, cursor, 1)) for _ in range(4)] == [[high], [first], [second], [low]]
 

@@ -26,7 +26,7 @@ from ingestd.work.node import NodeIdentity
 
 REPORT_EVERY_S = 1.0
 MISSING_LOOKS = 10
-RECONCILE_EVERY_S = 5.0
+RECONCILE_EVERY_S = 2.0
 CANCEL_GRACE_S = 3.0
 FORCED_GRACE_S = 0.5
 
