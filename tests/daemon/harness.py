@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -36,6 +37,13 @@ REPOSITORY = Path(__file__).parents[2]
 START_S = 60.0
 # A test that reads every 30 ms whether a daemon is ready would slow down the daemon it waits for.
 LOOK_S = 0.05
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+
+def drain_with_parent() -> None:
+    """Have the kernel send SIGTERM when the tests are killed: nobody is left then to clean up."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class Daemon:
@@ -201,6 +209,7 @@ class Site:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=drain_with_parent,
             )
         daemon = Daemon(process, log_file)
         self.daemons.append(daemon)

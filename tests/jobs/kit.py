@@ -1,0 +1,39 @@
+"""Jobs in every state, without a worker."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import asyncpg
+
+from ingestd.jobs.enqueue import enqueue
+from ingestd.jobs.model import Job, NewJob, State
+from ingestd.jobs.store import ack, claim
+from ingestd.jobs.store.ack import PutBack, Result
+
+NODE, STORE = uuid.uuid4(), uuid.uuid4()
+
+
+async def new(conn: asyncpg.Connection, kind: str = "sync", **options: Any) -> int:
+    """Enqueue one job."""
+    (number,) = await enqueue(conn, [NewJob(kind, **options)])
+    return number
+
+
+async def take(conn: asyncpg.Connection, limit: int = 100) -> list[Job]:
+    """Claim what is due in any queue."""
+    queues = {row["id"]: row["name"] for row in await conn.fetch("select id, name from ingestd.queue")}
+    kinds = [row[0] for row in await conn.fetch("select distinct kind from ingestd.job")]
+    return await claim.claim(conn, dict.fromkeys(queues, limit), queues, uuid.uuid4(), NODE, kinds, STORE)
+
+
+async def end(conn: asyncpg.Connection, number: int, state: State = State.SUCCEEDED, **how: Any) -> None:
+    """Claim everything due and end this one."""
+    (job,) = [job for job in await take(conn) if job.id == number]
+    assert await ack.ack(conn, [Result(job.id, job.claim, state, **how)]) == {number}
+
+
+async def put_back(conn: asyncpg.Connection, job: Job, **how: Any) -> None:
+    """Return a claimed job to the queue."""
+    assert await ack.put_back(conn, [PutBack(job.id, job.claim, **how)]) == {job.id}
