@@ -10,6 +10,7 @@ import asyncpg
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import Job, NewJob, State
 from ingestd.jobs.store import ack, claim
+from ingestd.jobs.store.claim import Claimant
 from ingestd.jobs.store.ack import PutBack, Result
 
 NODE, STORE = uuid.uuid4(), uuid.uuid4()
@@ -25,7 +26,8 @@ async def take(conn: asyncpg.Connection, limit: int = 100) -> list[Job]:
     """Claim what is due in any queue."""
     queues = {row["id"]: row["name"] for row in await conn.fetch("select id, name from ingestd.queue")}
     kinds = [row[0] for row in await conn.fetch("select distinct kind from ingestd.job")]
-    return await claim.claim(conn, dict.fromkeys(queues, limit), queues, uuid.uuid4(), NODE, kinds, STORE)
+    who = Claimant(uuid.uuid4(), NODE, list(kinds), STORE)
+    return await claim.sweep(conn, who, dict.fromkeys(queues, limit), queues)
 
 
 async def end(conn: asyncpg.Connection, number: int, state: State = State.SUCCEEDED, **how: Any) -> None:
