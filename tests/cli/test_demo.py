@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -188,7 +189,10 @@ def demo(cli: Cli) -> Cli:
 
 def test_ctrl_c_in_the_middle_drains_and_the_next_run_finishes_and_then_skips(demo: Cli, dsn: str) -> None:
     terminal = Terminal(demo, "demo")
-    terminal.read_until("loaded airlines.csv into airlines: read 16: 16 inserted\r\n")
+    terminal.read_until("is up")
+    # while its loader children are still starting: once they are up they ignore the signal anyway
+    while not any("ingestd.imports.child" in child.cmdline() for child in psutil.Process(terminal.process.pid).children()):
+        assert terminal.process.poll() is None
     terminal.press_ctrl_c()
     assert terminal.end() == 0
     assert "stopping: what runs may finish" in terminal.text
