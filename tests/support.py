@@ -10,9 +10,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def eventually(
-    check: Callable[[], Awaitable[T] | T], *, timeout_s: float = 20.0, every_s: float = 0.03, saying: str = ""
-) -> T:
+async def eventually(check: Callable[[], Awaitable[T] | T], *, timeout_s: float = 20.0, every_s: float = 0.03, saying: str = "") -> T:
     """Call `check` until it returns something true without raising, and return that.
 
     Raises:

@@ -198,4 +198,3 @@ class Bus:
                 listener(event)
             except Exception:  # noqa: BLE001 - reported below; the emitter's work goes on
                 traceback.print_exc(file=sys.stderr)
-

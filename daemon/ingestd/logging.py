@@ -36,9 +36,7 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal),
     ]
     renderer: Any = (
-        structlog.dev.ConsoleRenderer(pad_event_to=44)
-        if terminal
-        else structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
+        structlog.dev.ConsoleRenderer(pad_event_to=44) if terminal else structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
     )
     handler = stdlib.StreamHandler(target)
     handler.setFormatter(

@@ -209,7 +209,7 @@ class Site:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=drain_with_parent,
+                preexec_fn=drain_with_parent,  # noqa: PLW1509 - one system call and nothing that takes a lock
             )
         daemon = Daemon(process, log_file)
         self.daemons.append(daemon)

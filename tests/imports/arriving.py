@@ -92,7 +92,7 @@ class Inbox:
         node = NodeIdentity(store=self.store.id)
         async with self.db.services() as conn:
             await publish_kinds(conn, registry.specs(), node.id)
-        promoter = Poller("promoter", Promoter(self.db, lambda: worker.wake()).poll, self.bus)  # noqa: PLW0108 - made next
+        promoter = Poller("promoter", Promoter(self.db, lambda: worker.wake()).poll, self.bus)
         worker = Worker(self.db, self.bus, registry, node, {"imports": 2}, promoter.wake)
         pollers = [worker.claimer.poller, worker.acker.poller, worker.reporter, promoter]
         if watching:

@@ -10,8 +10,8 @@ import asyncpg
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import Job, NewJob, State
 from ingestd.jobs.store import ack, claim
-from ingestd.jobs.store.claim import Claimant
 from ingestd.jobs.store.ack import PutBack, Result
+from ingestd.jobs.store.claim import Claimant
 
 NODE, STORE = uuid.uuid4(), uuid.uuid4()
 

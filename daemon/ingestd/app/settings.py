@@ -229,9 +229,8 @@ def warnings(settings: Settings, environ: Mapping[str, str] | None = None) -> li
     found = [f"{name} is not read: two underscores stand between section and key" for name in sorted(environ or {}) if _misspelt(name)]
     slots = sum(settings.slots().values())
     if slots > 4 * settings.handler_connections():
-        found.append(
-            f"{slots} job slots share {settings.handler_connections()} handler connections: some may wait for one; raise [database] pool_max"
-        )
+        shared = settings.handler_connections()
+        found.append(f"{slots} job slots share {shared} handler connections: some may wait for one; raise [database] pool_max")
     scanned = {step.target[1] for workflow in settings.workflows.values() for step in workflow.steps.values()}
     scanned |= {schedule.target.name for schedule in settings.schedules.values() if schedule.target.type == "import"}
     for name, declared in settings.imports.items():

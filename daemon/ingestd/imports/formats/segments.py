@@ -54,7 +54,7 @@ class Grammar:
         self._strict = re.compile(rb'[^"]*+(?>(?:(?:%s(?=[%s\r\n]|\Z)|%s)[^"]*+)*)' % (closed, sep, literal))
         self._lenient = re.compile(rb'[^"]*+(?>(?:(?:%s|%s)[^"]*+)*)' % (closed, literal))
         bare = rb'[^"\r\n]*+'
-        self._record = re.compile(rb'(%s(?>(?:(?:%s|%s)%s)*))(?:\r\n|\n|\r|\Z)' % (bare, closed, literal, bare))
+        self._record = re.compile(rb"(%s(?>(?:(?:%s|%s)%s)*))(?:\r\n|\n|\r|\Z)" % (bare, closed, literal, bare))
         self._opening = re.compile(rb'%s"|[\r\n]' % opens)
 
     def open_quote(self, data: bytes, end: int) -> int:
