@@ -42,10 +42,10 @@ def daemon(cli: Cli, *options: str) -> Iterator[subprocess.Popen[str]]:
     process = cli.start("run", *options)
     try:
         assert process.stderr is not None
-        line = process.stderr.readline()
-        while line and '"NodeStarted"' not in line:
-            line = process.stderr.readline()
-        assert line, "the daemon did not start"
+        said = [process.stderr.readline()]
+        while said[-1] and '"NodeStarted"' not in said[-1]:
+            said.append(process.stderr.readline())
+        assert said[-1], f"the daemon did not start: {said}"
         yield process
     finally:
         with suppress(ProcessLookupError):

@@ -53,7 +53,7 @@ def run(shell: Shell, *, leave: bool) -> int:
         The exit code: 0, or 1 if something of the demo's work failed.
     """
     folder = site.open_folder(shell.environ)
-    with site.alone(folder), (folder / "demo.log").open("a", encoding="utf-8") as log:
+    with site.alone(folder), site.open_log(folder) as log:
         settings = site.configure(folder, shell)
         logging.configure("debug" if shell.verbose else "info", log)
         heed_ctrl_c()

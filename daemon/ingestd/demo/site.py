@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
+from typing import TextIO
 
 from ingestd.app.settings import Settings, build, default_state_dir
 from ingestd.cli.shell import Shell
@@ -57,6 +58,11 @@ def alone(folder: Path) -> Iterator[None]:
                 f"the demo is running already{where}, in {folder}", hint=f"stop it, or set {STATE_DIR} to another folder"
             ) from None
         yield
+
+
+def open_log(folder: Path) -> TextIO:
+    """Where the daemon's log lines go while the terminal shows the demo; nobody else may read them."""
+    return os.fdopen(os.open(folder / "demo.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "a", encoding="utf-8")
 
 
 def configure(folder: Path, shell: Shell) -> Settings:
