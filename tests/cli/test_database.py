@@ -89,6 +89,13 @@ def test_a_database_or_role_that_is_not_there_is_refused(cli: Cli, server_dsn: s
     assert 'database "nowhere" does not exist' in ran.problem
 
 
+def test_a_setting_that_postgres_does_not_know_is_refused(cli: Cli, dsn: str) -> None:
+    cli.environ["INGESTD_DATABASE__URL"] = f"{dsn}{'&' if '?' in dsn else '?'}no_such_setting=1"
+    ran = cli("jobs", "list")
+    assert ran.code == 77
+    assert 'unrecognized configuration parameter "no_such_setting"' in ran.problem
+
+
 def test_psql_reaches_the_database_by_url_and_its_options_are_its_own(cli: Cli, dsn: str) -> None:
     ran = cli.process("psql", "-qAt", "-c", "select current_database(), 1", "-v", "x=1")
     assert (ran.code, ran.err) == (0, "")

@@ -196,7 +196,7 @@ def test_an_unreachable_database_is_one_line(bare: Cli, words: list[str]) -> Non
     ran = bare(*words)
     assert (ran.code, ran.out) == (69, "")
     assert "Postgres is not reachable at" in ran.problem
-    assert "is it running, and is [database] url right?" in ran.problem
+    assert "No such file or directory (waited 0 s)\n  is it running, and is [database] url right?" in ran.problem
 
 
 def test_health_without_a_daemon_is_unreachable(bare: Cli) -> None:

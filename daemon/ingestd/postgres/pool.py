@@ -160,13 +160,13 @@ class Database:
         except TimeoutError:
             raise NoneFree("no database connection became free in time") from None
         except OUTAGE as error:
-            raise ConnectionLost(f"Postgres lets nobody in: {error or type(error).__name__}") from error
+            raise ConnectionLost(f"Postgres lets nobody in: {reason(error)}") from error
         lent.add(conn)
         try:
             yield conn
         except OUTAGE as error:
             if await has_ended(conn):
-                raise ConnectionLost(f"Postgres went away: {error or type(error).__name__}") from error
+                raise ConnectionLost(f"Postgres went away: {reason(error)}") from error
             raise
         finally:
             lent.discard(conn)
@@ -266,9 +266,17 @@ async def connect(
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise Refused(f"Postgres refuses the connection: {error}") from None
     except OUTAGE as error:
-        raise DatabaseUnreachable(f"Postgres is not reachable at {describe(dsn)}: {error or type(error).__name__}") from error
+        raise DatabaseUnreachable(f"Postgres is not reachable at {describe(dsn)}: {reason(error)}") from error
+    except asyncpg.PostgresError as error:
+        # a setting in the URL that it does not know, say
+        raise Refused(f"Postgres refuses the connection: {error}", hint="is [database] url right?") from None
     await _prepare(conn)
     return conn
+
+
+def reason(error: BaseException) -> str:
+    """An error of the network or the server in its own words, if it has any."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def describe(dsn: str) -> str:
