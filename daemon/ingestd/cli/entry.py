@@ -108,7 +108,7 @@ def _explain_usage(error: TyperException) -> int:
     if message.startswith("Usage:"):
         sys.stderr.write(message.rstrip() + "\n")
     elif message:
-        usage = " ".join(context.get_usage().split()) if context else "see `ingestd --help`"
+        usage = re.sub(r"[\s{}]+", " ", context.get_usage()).strip() if context else "see `ingestd --help`"
         complain(_reworded(message), hint=usage)
     return USAGE
 

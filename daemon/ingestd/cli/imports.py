@@ -11,7 +11,7 @@ import typer
 
 from ingestd.app import inline
 from ingestd.cli.console import details, milliseconds, strings_for_ids, table
-from ingestd.cli.options import LoadId, parse_object, parse_option
+from ingestd.cli.options import ImportName, LoadId, parse_object, parse_option
 from ingestd.cli.session import session
 from ingestd.cli.shell import Shell, complain, printable
 from ingestd.errors import Conflict, InvalidInput, NotFound
@@ -31,11 +31,11 @@ def add_to(app: typer.Typer) -> None:
     @app.command("import")
     def import_file(
         ctx: typer.Context,
-        name: str = typer.Argument(..., help="A declared import."),
-        file: Path = typer.Argument(..., help="The file to load."),
-        notes: str = typer.Option("", "--notes", help="Kept with the load and its job."),
-        tag: list[str] = typer.Option([], "--tag", help="May be repeated."),
-        priority: str = typer.Option("", "--priority", help="low, normal, high or -100..100."),
+        name: ImportName,
+        file: Path = typer.Argument(..., metavar="FILE", help="The file to load."),
+        notes: str = typer.Option("", "--notes", metavar="TEXT", help="Kept with the load and its job."),
+        tag: list[str] = typer.Option([], "--tag", metavar="TAG", help="May be repeated."),
+        priority: str = typer.Option("", "--priority", metavar="PRIORITY", help="low, normal, high or -100..100."),
         metadata: str = typer.Option("", "--metadata", metavar="JSON", help="A JSON object, kept with the load and its job."),
         force: bool = typer.Option(False, "--force", help="Load it even if the same content has been loaded."),
     ) -> int:
@@ -63,7 +63,7 @@ def add_to(app: typer.Typer) -> None:
         shell.run(_list_imports(shell))
 
     @imports.command()
-    def trigger(ctx: typer.Context, name: str) -> None:
+    def trigger(ctx: typer.Context, name: ImportName) -> None:
         """Have an import's source scanned now."""
         shell: Shell = ctx.obj
         shell.run(_trigger(shell, name))
@@ -74,9 +74,9 @@ def add_to(app: typer.Typer) -> None:
     @loads.command("list")
     def list_loads(
         ctx: typer.Context,
-        name: str = typer.Option("", "--import", help="Only of this import."),
-        status: str = typer.Option("", "--status", help=" ".join(STATUSES)),
-        limit: int = typer.Option(20, "--limit", min=1, max=1000, help="How many."),
+        name: str = typer.Option("", "--import", metavar="NAME", help="Only of this import."),
+        status: str = typer.Option("", "--status", metavar="STATUS", help=" ".join(STATUSES)),
+        limit: int = typer.Option(20, "--limit", metavar="N", min=1, max=1000, help="How many, 1 to 1000."),
     ) -> None:
         """The newest loads."""
         shell: Shell = ctx.obj
@@ -92,7 +92,7 @@ def add_to(app: typer.Typer) -> None:
 
     @loads.command()
     def rejects(
-        ctx: typer.Context, load_id: LoadId, limit: int = typer.Option(100, "--limit", min=1, max=100_000, help="How many.")
+        ctx: typer.Context, load_id: LoadId, limit: int = typer.Option(100, "--limit", metavar="N", min=1, max=100_000, help="How many.")
     ) -> None:
         """The records that did not load, and why."""
         shell: Shell = ctx.obj

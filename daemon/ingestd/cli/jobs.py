@@ -32,13 +32,13 @@ def add_to(app: typer.Typer) -> None:
     @app.command()
     def enqueue(
         ctx: typer.Context,
-        kind: str = typer.Argument(..., help="Which handler is to run it."),
+        kind: str = typer.Argument(..., metavar="KIND", help="Which handler is to run it."),
         args: str = typer.Option("{}", "--args", metavar="JSON", help="Its arguments, a JSON object."),
-        queue: str = typer.Option("", "--queue", help="Lane; default: the kind's."),
-        priority: str = typer.Option("", "--priority", help="low, normal, high or -100..100; default: the kind's."),
+        queue: str = typer.Option("", "--queue", metavar="NAME", help="Lane; default: the kind's."),
+        priority: str = typer.Option("", "--priority", metavar="PRIORITY", help="low, normal, high or -100..100; default: the kind's."),
         run_at: str = typer.Option("", "--run-at", metavar="TIME", help="Not before: an ISO time, or a duration such as 10m."),
-        unique_key: str = typer.Option("", "--unique-key", help="While a job with it is open, that one is answered."),
-        tag: list[str] = typer.Option([], "--tag", help="May be repeated."),
+        unique_key: str = typer.Option("", "--unique-key", metavar="KEY", help="While a job with it is open, that one is answered."),
+        tag: list[str] = typer.Option([], "--tag", metavar="TAG", help="May be repeated."),
         allow_unknown: bool = typer.Option(False, "--allow-unknown", help="Even if no node knows the kind yet."),
         wait: bool = typer.Option(False, "--wait", help="Wait until the job is final; exit 1 if it did not succeed."),
     ) -> int:
@@ -62,11 +62,11 @@ def add_to(app: typer.Typer) -> None:
     @jobs.command("list")
     def list_jobs(
         ctx: typer.Context,
-        state: str = typer.Option("", "--state", help=" ".join(STATES)),
-        kind: str = typer.Option("", "--kind", help="Only of this kind."),
-        queue: str = typer.Option("", "--queue", help="Only of this queue."),
-        tag: str = typer.Option("", "--tag", help="Only with this tag."),
-        limit: int = typer.Option(20, "--limit", min=1, max=1000, help="How many."),
+        state: str = typer.Option("", "--state", metavar="STATE", help=" ".join(STATES)),
+        kind: str = typer.Option("", "--kind", metavar="KIND", help="Only of this kind."),
+        queue: str = typer.Option("", "--queue", metavar="NAME", help="Only of this queue."),
+        tag: str = typer.Option("", "--tag", metavar="TAG", help="Only with this tag."),
+        limit: int = typer.Option(20, "--limit", metavar="N", min=1, max=1000, help="How many, 1 to 1000."),
     ) -> None:
         """The newest jobs, open and finished."""
         shell: Shell = ctx.obj

@@ -14,9 +14,13 @@ from ingestd.settings import parse_duration
 
 T = TypeVar("T")
 _BIGGEST = 2**63 - 1
-JobId = Annotated[int, typer.Argument(min=1, max=_BIGGEST, show_default=False, help="A job's id.")]
-LoadId = Annotated[int, typer.Argument(min=1, max=_BIGGEST, show_default=False, help="A load's id.")]
-RunId = Annotated[int, typer.Argument(min=1, max=_BIGGEST, show_default=False, help="A run's id.")]
+JobId = Annotated[int, typer.Argument(min=1, max=_BIGGEST, metavar="JOB_ID", help="A job's id.")]
+LoadId = Annotated[int, typer.Argument(min=1, max=_BIGGEST, metavar="LOAD_ID", help="A load's id.")]
+RunId = Annotated[int, typer.Argument(min=1, max=_BIGGEST, metavar="RUN", help="A run's id.")]
+ImportName = Annotated[str, typer.Argument(metavar="NAME", help="A declared import.")]
+RollupName = Annotated[str, typer.Argument(metavar="NAME", help="A rollup.")]
+ScheduleName = Annotated[str, typer.Argument(metavar="NAME", help="A schedule.")]
+WorkflowName = Annotated[str, typer.Argument(metavar="NAME", help="A declared workflow.")]
 
 
 def parse_option(name: str, parse: Callable[[str], T], value: str) -> T:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import typer
 
 from ingestd.cli.console import details, table
+from ingestd.cli.options import RollupName
 from ingestd.cli.session import Session, not_in_service, nothing_in_service, session
 from ingestd.cli.shell import Shell
 from ingestd.errors import NotFound
@@ -26,13 +27,13 @@ def add_to(app: typer.Typer) -> None:
         shell.run(_list(shell))
 
     @rollups.command()
-    def status(ctx: typer.Context, name: str) -> None:
+    def status(ctx: typer.Context, name: RollupName) -> None:
         """One rollup with everything known about it."""
         shell: Shell = ctx.obj
         shell.run(_status(shell, name))
 
     @rollups.command()
-    def refresh(ctx: typer.Context, name: str) -> None:
+    def refresh(ctx: typer.Context, name: RollupName) -> None:
         """Refresh what is dirty now."""
         shell: Shell = ctx.obj
         shell.run(_refresh(shell, name))

@@ -30,8 +30,8 @@ def add_to(app: typer.Typer) -> None:
     @app.command()
     def run(
         ctx: typer.Context,
-        duties: str = typer.Option("", "--duties", help="What this node does: work,schedule,serve (default: all)."),
-        queues: str = typer.Option("", "--queues", help="Queues this node works on (default: all)."),
+        duties: str = typer.Option("", "--duties", metavar="LIST", help="What this node does: work,schedule,serve (default: all)."),
+        queues: str = typer.Option("", "--queues", metavar="LIST", help="Queues this node works on (default: all)."),
     ) -> int:
         """Run the daemon.
 

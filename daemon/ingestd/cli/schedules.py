@@ -9,6 +9,7 @@ from typing import TypeVar
 import typer
 
 from ingestd.cli.console import strings_for_ids, table
+from ingestd.cli.options import ScheduleName
 from ingestd.cli.session import Session, not_in_service, nothing_in_service, session
 from ingestd.cli.shell import Shell
 from ingestd.errors import InvalidInput, NotFound
@@ -34,8 +35,8 @@ def add_to(app: typer.Typer) -> None:
     @schedules.command("next")
     def next_slots(
         ctx: typer.Context,
-        name: str,
-        count: int = typer.Option(10, "--count", min=1, max=1000, help="How many slots."),
+        name: ScheduleName,
+        count: int = typer.Option(10, "--count", metavar="N", min=1, max=1000, help="How many slots, 1 to 1000."),
         start: str = typer.Option("", "--from", metavar="TIME", help="Slots after this ISO time; default: now."),
     ) -> None:
         """The slots to come, transitions of the time zone marked."""
@@ -43,19 +44,21 @@ def add_to(app: typer.Typer) -> None:
         shell.run(_next(shell, name, count, start))
 
     @schedules.command()
-    def trigger(ctx: typer.Context, name: str, reason: str = typer.Option("", "--reason", help="Kept with the job.")) -> None:
+    def trigger(
+        ctx: typer.Context, name: ScheduleName, reason: str = typer.Option("", "--reason", metavar="TEXT", help="Kept with the job.")
+    ) -> None:
         """Fire a schedule now."""
         shell: Shell = ctx.obj
         shell.run(_trigger(shell, name, reason or None))
 
     @schedules.command()
-    def pause(ctx: typer.Context, name: str) -> None:
+    def pause(ctx: typer.Context, name: ScheduleName) -> None:
         """Let a schedule's slots pass until it is resumed."""
         shell: Shell = ctx.obj
         shell.run(_pause(shell, name, paused=True))
 
     @schedules.command()
-    def resume(ctx: typer.Context, name: str) -> None:
+    def resume(ctx: typer.Context, name: ScheduleName) -> None:
         """Fire a paused schedule's slots again."""
         shell: Shell = ctx.obj
         shell.run(_pause(shell, name, paused=False))

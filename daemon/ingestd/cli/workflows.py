@@ -9,7 +9,7 @@ import typer
 from ingestd.access.store import record_audit
 from ingestd.app.targets import target_job
 from ingestd.cli.console import strings_for_ids, table
-from ingestd.cli.options import RunId
+from ingestd.cli.options import RunId, WorkflowName
 from ingestd.cli.session import session
 from ingestd.cli.shell import Shell
 from ingestd.errors import NotFound
@@ -30,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
         shell.run(_list(shell))
 
     @workflows.command()
-    def start(ctx: typer.Context, name: str) -> None:
+    def start(ctx: typer.Context, name: WorkflowName) -> None:
         """Start a run."""
         shell: Shell = ctx.obj
         shell.run(_start(shell, name))
