@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import asyncpg
 
 from ingestd.errors import InvalidInput, UsageError
-from ingestd.jobs.enqueue import enqueue, require_kind
+from ingestd.jobs.coalesce import Coalescer
+from ingestd.jobs.enqueue import enqueue, enqueue_alike, require_kind
 from ingestd.jobs.model import NewJob
 from ingestd.jobs.store.reads import show_job
 from ingestd.postgres.pool import Database, PoolSizes
@@ -51,6 +52,7 @@ class Client:
         self._open = not self._own
         self._known: set[str] = set()
         self._db = Database(database, sizes=PoolSizes(1, 4, 1)) if isinstance(database, str) else database
+        self._coalescer = Coalescer(self._db)
 
     async def __aenter__(self) -> Client:
         """Open the pools and become the client that `@job` functions enqueue through."""
@@ -67,6 +69,7 @@ class Client:
             _current.reset(self._token)
         if self._own:
             self._open = False
+            await self._coalescer.close()
             await self._db.close()
 
     async def enqueue(
@@ -113,6 +116,9 @@ class Client:
             metadata=metadata,
             correlation_id=correlation_id,
         )
+        if conn is None and self._open and unique_key is None and (allow_unknown or kind in self._known):
+            # Nobody's transaction and nothing to look up first: it may travel with others.
+            return Handle(await self._coalescer.enqueue(job), self)
         async with self.connection(conn) as used:
             await self._require_kind(used, kind, allow_unknown)
             (job_id,) = await enqueue(used, [job])
@@ -148,7 +154,7 @@ class Client:
         )
         async with self.connection(conn) as used, used.transaction():
             await self._require_kind(used, kind, allow_unknown)
-            return [Handle(job_id, self) for job_id in await enqueue(used, [replace(like, args=one) for one in args])]
+            return [Handle(job_id, self) for job_id in await enqueue_alike(used, like, args)]
 
     async def _require_kind(self, conn: asyncpg.Connection, kind: str, allow_unknown: bool) -> None:
         # a kind that a node has published once is never forgotten

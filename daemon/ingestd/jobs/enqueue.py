@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -63,7 +64,8 @@ async def enqueue_alike(conn: asyncpg.Connection, template: NewJob, args: Sequen
     Raises:
         InvalidInput: the queue does not exist.
     """
-    _check(template)
+    for one in args:
+        _check(replace(template, args=one))
     missing = await store.missing_queues(conn, [template]) if template.queue else []
     if missing:
         raise InvalidInput(f'there is no queue "{missing[0]}"; declare it as [queues.{missing[0]}] in the configuration')
