@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -53,6 +54,17 @@ def in_memory() -> str | None:
     if os.access(shared, os.W_OK | os.X_OK) and shutil.disk_usage(shared).free > ROOM_IN_MEMORY:
         return str(shared)
     return None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_usual() -> Iterator[None]:
+    """A shell in the background, or nohup, has some signals ignored, and processes inherit that: what is started here must not."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
