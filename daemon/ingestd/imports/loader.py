@@ -105,6 +105,13 @@ class LoaderPool:
         return answer
 
     async def _start_child(self) -> _Child:
+        try:
+            return await self._start_one()
+        except LoaderDied:
+            # It had no load yet. A Ctrl-C may have reached it between the fork and the session of its own.
+            return await self._start_one()
+
+    async def _start_one(self) -> _Child:
         child = _Child(await _spawn(), self._bus)
         self._children.add(child)
         try:
