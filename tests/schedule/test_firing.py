@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
+from ingestd.errors import DatabaseUnreachable
 from ingestd.events import Bus, Event, Notice, SlotFired, SlotMissed
 from ingestd.postgres.pool import OUTAGE, connect
 from ingestd.schedule.firing import Firer, announce
@@ -53,7 +54,10 @@ async def test_a_node_killed_while_it_fires_loses_and_doubles_nothing(dsn: str, 
 
     async def doomed() -> None:
         while True:
-            own = await connect(dsn, application_name="doomed")
+            try:
+                own = await connect(dsn, application_name="doomed")
+            except DatabaseUnreachable:
+                continue  # killed while it was being opened
             try:
                 firer = Firer()
                 while await store.now(own) < until:
