@@ -208,6 +208,10 @@ async def test_the_hint_about_blocking_loads_is_about_one_that_the_check_names(i
         await eventually(told)
 
 
+def loaded_files(inbox: Inbox) -> list[str]:
+    return [event.file for event in inbox.events if isinstance(event, LoadFinished)]
+
+
 async def test_a_retried_load_keeps_its_place_before_the_later_ones(inbox: Inbox, conn: asyncpg.Connection) -> None:
     inbox.declare()
     inbox.put("a.csv", "Id No,v\n1,early\n", minutes_ago=2)
@@ -218,8 +222,9 @@ async def test_a_retried_load_keeps_its_place_before_the_later_ones(inbox: Inbox
         inbox.declare(rename={"Id No": "id"})
         await retry_load(conn, OPERATOR, failed["id"])
         await statuses(conn, ["succeeded", "succeeded"])
+        # Told after the commit that made them so.
+        await eventually(lambda: loaded_files(inbox) == ["a.csv", "a.csv", "b.csv"])
     assert await table(conn) == [(1, "late")]
-    assert [event.file for event in inbox.events if isinstance(event, LoadFinished)] == ["a.csv", "a.csv", "b.csv"]
 
 
 async def test_the_job_of_a_failed_load_can_be_retried_as_any_other_job(inbox: Inbox, conn: asyncpg.Connection) -> None:
