@@ -15,6 +15,7 @@ create table ingestd.queue (
     id                  integer generated always as identity primary key,
     name                text not null unique check (name ~ '^[a-z][a-z0-9_]{0,62}$'),
     concurrency         integer not null default 16 check (concurrency >= 0),
+    min_concurrency     integer not null default 0 check (min_concurrency >= 0),
     global_concurrency  integer not null default 0 check (global_concurrency >= 0),
     key_concurrency     integer not null default 0 check (key_concurrency >= 0),
     rate_count          integer not null default 0 check (rate_count >= 0),
@@ -24,6 +25,7 @@ create table ingestd.queue (
     paused_by           text,
     created_at          timestamptz not null default now()
 );
+comment on column ingestd.queue.min_concurrency is 'slots are scaled between this and concurrency; 0: never scaled';
 comment on column ingestd.queue.rate_tat is 'theoretical arrival time of the generic cell rate algorithm (ITU-T I.371)';
 
 insert into ingestd.queue (name, concurrency)
@@ -35,6 +37,7 @@ create table ingestd.kind (
     queue         text not null default 'default',
     priority      smallint not null default 0,
     max_attempts  smallint not null default 4,
+    aliases       text[] not null default '{}',
     arguments     jsonb,
     published_by  uuid,
     published_at  timestamptz not null default now()
@@ -117,6 +120,7 @@ create table ingestd.history (
     result          jsonb,
     error           jsonb,
     counts          jsonb,
+    rejects         jsonb,
     started_at      timestamptz,
     duration_ms     bigint,
     id              bigint not null,
@@ -197,10 +201,12 @@ create table ingestd.job_stat (
 create index job_stat_minute on ingestd.job_stat (minute, kind);
 comment on column ingestd.job_stat.bucket is 'k where the duration is at most 2^k ms, 0..23';
 
+-- A run waits while an earlier one of a workflow with overlap = "queue" is open.
 create table ingestd.workflow_run (
     id              bigint generated always as identity primary key,
     workflow        text not null,
-    state           text not null default 'running' check (state in ('running', 'succeeded', 'partial', 'failed', 'cancelled')),
+    state           text not null default 'running'
+                    check (state in ('waiting', 'running', 'compensating', 'succeeded', 'partial', 'failed', 'cancelled')),
     definition      jsonb not null,
     job_id          bigint,
     triggered_by    text not null,
@@ -209,7 +215,7 @@ create table ingestd.workflow_run (
     finished_at     timestamptz
 );
 create index workflow_run_name on ingestd.workflow_run (workflow, id);
-create index workflow_run_open on ingestd.workflow_run (id) where state = 'running';
+create index workflow_run_open on ingestd.workflow_run (workflow, id) where state in ('waiting', 'running', 'compensating');
 
 create table ingestd.workflow_step (
     run         bigint not null references ingestd.workflow_run on delete cascade,
@@ -218,6 +224,8 @@ create table ingestd.workflow_step (
     after       text[] not null default '{}',
     on_failure  text not null default 'skip' check (on_failure in ('skip', 'run', 'compensate')),
     require     text not null default 'any' check (require in ('any', 'complete')),
+    compensates text,
+    undo        jsonb,
     job_id      bigint,
     state       text not null default 'blocked',
     partial     boolean not null default false,
@@ -226,8 +234,12 @@ create table ingestd.workflow_step (
     finished_at timestamptz,
     primary key (run, step)
 );
+comment on column ingestd.workflow_step.undo is 'the job that takes this step back: kind, args, queue, priority';
+comment on column ingestd.workflow_step.compensates is 'the step that this one takes back';
 create index workflow_step_job on ingestd.workflow_step (job_id) where job_id is not null;
 
+-- `lanes`: queue name -> slots, running and why the slots changed last. `by_heartbeat`: its sessions go through a pooler, so that
+-- no session lock can tell whether it lives.
 create table ingestd.node (
     id            uuid primary key,
     store         uuid not null,
@@ -242,6 +254,10 @@ create table ingestd.node (
     lock_key      bigint not null,
     backends      jsonb not null default '[]',
     idle_queues   integer[] not null default '{}',
+    lanes         jsonb not null default '{}',
+    by_heartbeat  boolean not null default false,
+    drain_asked_at timestamptz,
+    drain_asked_by text,
     admin_url     text,
     loop_lag_ms   real,
     started_at    timestamptz not null default now(),

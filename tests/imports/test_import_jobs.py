@@ -14,6 +14,7 @@ from ingestd.imports.actions import import_file, retry_load, skip_load, trigger_
 from ingestd.imports.facts import facts
 from ingestd.imports.store import reads
 from ingestd.jobs.actions import retry_job
+from ingestd.jobs.store import history
 from ingestd.jobs.store.reads import show_job
 from ingestd.postgres.pool import Database
 from tests.imports.arriving import OPERATOR, Inbox
@@ -254,6 +255,8 @@ async def test_a_load_of_an_import_that_left_the_configuration_fails_and_can_be_
     async with inbox.working():
         (failed,) = await statuses(conn, ["failed"])
         assert "is not in the configuration any more" in failed["reason"]
+        job_id = await conn.fetchval("select job_id from ingestd.load where id = $1", load_id)
+        assert await history.find_state(conn, job_id) == "failed", "load and job fail together, or a retry between the two is lost"
         inbox.imports["readings"] = settings
         await retry_load(conn, OPERATOR, load_id)
         await statuses(conn, ["succeeded"])

@@ -22,6 +22,7 @@ from ingestd.imports.watch import ArrivalWatch, Imports, Visit
 from ingestd.jobs.model import AwaitChildren, Discard, Done, Outcome, Retry, Snooze, State
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.work.context import Context
+from ingestd.work.runner import describe
 
 COUNTS = ("read", "inserted", "updated", "unchanged", "rejected", "superseded")
 OUTAGE_WAIT = "2s"
@@ -69,20 +70,21 @@ class LoadHandler:
                 return Done({"status": row["status"], "reason": row["reason"]})
             settings = self._imports().get(row["import"])
             obstacle = await self._obstacle(row, settings)
-            if settings is None or obstacle:
-                return await self._give_up(ctx, conn, row, obstacle or "")
-            if (row["target"], row["mode"]) != (settings.table, settings.mode):
+            if settings is not None and not obstacle and (row["target"], row["mode"]) != (settings.table, settings.mode):
                 await store.retarget(conn, load, settings.table, settings.mode)
+        if settings is None or obstacle:
+            await self._give_up(ctx, row, obstacle or "")
+            return None
         request = self._request(ctx, row, settings, force)
         try:
             outcome = await self._pool.load(request, ctx.progress)
         except DatabaseUnreachable:
             return Snooze(OUTAGE_WAIT)
         except Exception as error:
-            if ctx.job.attempt >= ctx.job.max_attempts:
-                async with ctx.db.handlers() as conn:
-                    await store.fail_load(conn, load, str(error) or type(error).__name__)
-            raise
+            if ctx.job.attempt < ctx.job.max_attempts:
+                raise
+            await self._give_up(ctx, row, str(error) or type(error).__name__, describe(error))
+            return None
         self._finish(ctx, row, outcome)
         if outcome.status != "failed" and row["triggered_by"] == FOLDER:
             await self._clear(ctx, row, settings)
@@ -123,10 +125,12 @@ class LoadHandler:
             max_attempts=ctx.job.max_attempts,
         )
 
-    async def _give_up(self, ctx: Context, conn: asyncpg.Connection, row: asyncpg.Record, reason: str) -> Discard:
-        await store.fail_load(conn, row["id"], reason)
+    async def _give_up(self, ctx: Context, row: asyncpg.Record, reason: str, error: dict[str, Any] | None = None) -> None:
+        # Load and job fail together: between the two, a retry by hand would take the job for one that is going on.
+        async with ctx.transaction() as conn:
+            await store.fail_load(conn, row["id"], reason)
+            ctx.discard(reason, error)
         ctx.bus.emit(LoadFinished(row["id"], row["import"], row["file_name"], "failed", reason=reason))
-        return Discard(reason)
 
     def _finish(self, ctx: Context, row: asyncpg.Record, outcome: LoadOutcome) -> None:
         result = {"load": row["id"], "status": outcome.status, "reason": outcome.reason, **outcome.counts}

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from ingestd.settings import parse_duration
+
+UniqueMode = Literal["skip", "replace", "reschedule"]
+UniqueUntil = Literal["start", "finish"]
 
 PARKED_DEPENDENCY = 1
 PARKED_KEY = 2
@@ -64,6 +67,7 @@ class Job:
     key: str | None = None
     checkpoint: Any = None
     timeout: timedelta | None = None
+    hard_timeout: timedelta | None = None
     backoff: Mapping[str, Any] | None = None
     tags: Sequence[str] = ()
     correlation_id: str | None = None
@@ -86,6 +90,12 @@ class NewJob:
         key: jobs with the same key run one at a time, in the order they were enqueued.
         key_strict: a retrying or failed job blocks its key.
         unique_key: while a job with it is open, another enqueue returns that one.
+        unique_mode: what another enqueue does to the open job: nothing, give it the new arguments, or move it to the new run_at.
+        unique_until: the key is free again when the job starts, or when it is final.
+        unique_for: the key is held at least this long from the enqueue on, whatever becomes of the job.
+        timeout: an attempt that takes longer is cancelled; None: the kind's.
+        hard_timeout: an attempt that takes longer is killed; None: the kind's.
+        backoff: `{"base_s", "factor", "cap_s", "jitter"}`; None: the kind's.
         store: only the node that holds this store may run it.
         parked: `PARKED_…` bits; a key parks by itself.
     """
@@ -99,6 +109,12 @@ class NewJob:
     key: str | None = None
     key_strict: bool = False
     unique_key: str | None = None
+    unique_mode: UniqueMode = "skip"
+    unique_until: UniqueUntil = "finish"
+    unique_for: timedelta | None = None
+    timeout: timedelta | None = None
+    hard_timeout: timedelta | None = None
+    backoff: Mapping[str, Any] | None = None
     store: UUID | None = None
     parked: int = 0
     tags: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ingestd.errors import ConfigurationError
 from ingestd.jobs.backoff import Backoff
 
+Executor = Literal["async", "thread", "process"]
 Handler = Callable[..., Awaitable[Any]] | Callable[..., Any]
 
 
@@ -25,8 +26,14 @@ class HandlerSpec:
         priority: default priority, -100..100.
         max_attempts: a first try and its retries.
         timeout: an attempt that takes longer is cancelled; None: never.
+        hard_timeout: an attempt that takes longer is killed where it can be, and reported where it cannot; None: never.
+        stuck_after: an attempt that shows no progress for so long counts as stuck; None: the daemon's default.
         backoff: waits between attempts.
-        executor: `async` runs on the event loop, `thread` in a thread.
+        executor: `async` runs on the event loop, `thread` in a thread, `process` in a process of its own.
+        memory_limit: bytes a process may use; None: no limit.
+        recycle_after: jobs a process runs before a fresh one takes its place.
+        aliases: names the kind had before; jobs that wait under them are run.
+        arguments: JSON schema of the arguments, published for callers elsewhere; None: from the signature of `run`.
     """
 
     kind: str
@@ -35,8 +42,14 @@ class HandlerSpec:
     priority: int = 0
     max_attempts: int = 4
     timeout: timedelta | None = None
+    hard_timeout: timedelta | None = None
+    stuck_after: timedelta | None = None
     backoff: Backoff = field(default_factory=Backoff)
-    executor: Literal["async", "thread"] = "async"
+    executor: Executor = "async"
+    memory_limit: int | None = None
+    recycle_after: int = 1000
+    aliases: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] | None = None
     _names: tuple[frozenset[str], frozenset[str] | None] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

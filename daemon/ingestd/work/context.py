@@ -49,6 +49,7 @@ class Context:
         self._log: Any = None
         self._counts: dict[str, int] | None = None
         self._opened = False
+        self._discarded: tuple[str, dict[str, Any]] | None = None
 
     @property
     def log(self) -> Any:
@@ -100,6 +101,15 @@ class Context:
             yield conn
             if not await ack_store.store_checkpoint(conn, self.job.id, self.job.claim, checkpoint):
                 raise StaleClaim(f"job {self.job.id} belongs to somebody else; its step was rolled back")
+
+    def discard(self, reason: str, error: dict[str, Any] | None = None) -> None:
+        """Make the open `ctx.transaction()` end the job as failed, without retries, together with what it writes.
+
+        Args:
+            reason: kept in history.
+            error: `{"class", "message", "traceback"}`; None: the reason.
+        """
+        self._discarded = reason, error or {"class": "Discard", "message": reason}
 
     def completed_elsewhere(self, state: State, result: Any = None, *, partial: bool = False, reason: str | None = None) -> None:
         """Note that another process acked this job in its own transaction."""
@@ -160,14 +170,17 @@ class Context:
 
     def _completion(self) -> ack_store.Result:
         counts = self.counts
+        reason, error = self._discarded or (None, None)
         return ack_store.Result(
             self.job.id,
             self.job.claim,
-            State.SUCCEEDED,
+            State.SUCCEEDED if reason is None else State.FAILED,
             partial=bool(counts and counts["failed"]),
             result=self.result,
+            error=error,
+            reason=reason,
             counts=counts,
             started_at=self.started_at,
             duration_ms=self.elapsed_ms(),
-            attempt=self.attempt_entry("succeeded"),
+            attempt=self.attempt_entry("succeeded" if reason is None else "failed", error),
         )

@@ -24,8 +24,8 @@ _MOVED = """id, kind, queue_id, rank, attempt, max_attempts, crashes, run_at, du
 # the statistics. What is not returned was not ours any more.
 _REST = f"""
 ), kept as (
-    insert into ingestd.history (keep, state, partial, reason, result, error, counts, started_at, duration_ms, attempts, {_MOVED})
-    select case state when 'failed' then 'bad' else 'ok' end, state, partial, reason, result, error, counts,
+    insert into ingestd.history (keep, state, partial, reason, result, error, counts, rejects, started_at, duration_ms, attempts, {_MOVED})
+    select case state when 'failed' then 'bad' else 'ok' end, state, partial, reason, result, error, counts, rejects,
            coalesce(started_at, claimed_at), duration_ms,
            case when entry is null then attempts
                 else jsonb_path_query_array(attempts, '$[last - {ATTEMPTS_KEPT - 2} to last]') || entry end, {_MOVED}
@@ -47,13 +47,14 @@ select id from gone"""
 
 ACK = f"""
 with r as materialized (
-    select id, claim, state, partial, result::jsonb, error::jsonb, reason, counts::jsonb, started_at, duration_ms, entry::jsonb
+    select id, claim, state, partial, result::jsonb, error::jsonb, reason, counts::jsonb, started_at, duration_ms, entry::jsonb,
+           rejects::jsonb
     from unnest($1::bigint[], $2::uuid[], $3::text[], $4::boolean[], $5::text[], $6::text[], $7::text[], $8::text[],
-                $9::timestamptz[], $10::bigint[], $11::text[])
-         as r(id, claim, state, partial, result, error, reason, counts, started_at, duration_ms, entry)
+                $9::timestamptz[], $10::bigint[], $11::text[], $12::text[])
+         as r(id, claim, state, partial, result, error, reason, counts, started_at, duration_ms, entry, rejects)
 ), gone as (
     delete from ingestd.job j using r where j.id = r.id and j.claim = r.claim
-    returning j.*, r.state, r.partial, r.result, r.error, r.reason, r.counts, r.started_at, r.duration_ms, r.entry
+    returning j.*, r.state, r.partial, r.result, r.error, r.reason, r.counts, r.started_at, r.duration_ms, r.entry, r.rejects
 {_REST}"""
 
 # Most jobs end without a word. Their claims come as positions in a short list: a node holds few claims, each for many jobs.
@@ -64,7 +65,7 @@ with r as materialized (
 ), gone as (
     delete from ingestd.job j using r where j.id = r.id and j.claim = r.claim
     returning j.*, 'succeeded'::text as state, false as partial, null::jsonb as result, null::jsonb as error, null::text as reason,
-              null::jsonb as counts, r.started_at, r.duration_ms, null::jsonb as entry
+              null::jsonb as counts, r.started_at, r.duration_ms, null::jsonb as entry, null::jsonb as rejects
 {_REST}"""
 
 PUT_BACK = f"""
@@ -99,6 +100,7 @@ class Result:
         error: `{"class", "message", "traceback"}`.
         counts: `{"succeeded", "failed", "skipped"}`.
         attempt: this try's entry in the job's list of attempts.
+        rejects: `[{"item", "reason"}]`, what the handler could not take.
     """
 
     job_id: int
@@ -112,6 +114,7 @@ class Result:
     started_at: datetime | None = None
     duration_ms: int = 0
     attempt: dict[str, Any] | None = None
+    rejects: list[dict[str, Any]] | None = None
 
     @property
     def plain(self) -> bool:
@@ -199,6 +202,7 @@ async def _ack_worded(conn: asyncpg.Connection, results: Sequence[Result]) -> se
         [r.started_at for r in results],
         [r.duration_ms for r in results],
         [_json(r.attempt) for r in results],
+        [_json(r.rejects) for r in results],
     )
     return {row["id"] for row in rows}
 

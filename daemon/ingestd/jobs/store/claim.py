@@ -17,7 +17,7 @@ update ingestd.job j set claim = $1, node = $2, claimed_at = now(), attempt = j.
     unique_key = case j.unique_until when 'start' then null else j.unique_key end
 where j.id = any (array(select id from c))
 returning j.id, j.kind, j.queue_id, j.args, j.attempt, j.max_attempts, j.crashes, j.run_at, j.due_at, j.created_at, j.claim,
-          j.rank, j.key, j.checkpoint, j.timeout, j.backoff, j.tags, j.correlation_id, j.parent_id, j.triggered_by,
+          j.rank, j.key, j.checkpoint, j.timeout, j.hard_timeout, j.backoff, j.tags, j.correlation_id, j.parent_id, j.triggered_by,
           j.workflow_run, j.step"""
 
 # The CTE is a fence: without MATERIALIZED the planner may run the locking scan more than once and take more than LIMIT.
@@ -150,6 +150,7 @@ def _job(row: asyncpg.Record, queue: str) -> Job:
         key,
         checkpoint,
         timeout,
+        hard_timeout,
         backoff,
         tags,
         correlation_id,
@@ -160,7 +161,7 @@ def _job(row: asyncpg.Record, queue: str) -> Job:
     ) = row
     return Job(
         job_id, kind, queue, args, attempt, max_attempts, crashes, run_at, due_at, created_at, token, -rank, key, checkpoint, timeout,
-        backoff, tags, correlation_id, parent_id, triggered_by, workflow_run, step,
+        hard_timeout, backoff, tags, correlation_id, parent_id, triggered_by, workflow_run, step,
     )  # fmt: skip
 
 
