@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import asyncpg
@@ -19,6 +19,18 @@ from ingestd.jobs.store import ack as ack_store
 from ingestd.postgres.pool import Database
 
 
+class Elsewhere(Protocol):
+    """A handler that runs in a thread or a process of its own."""
+
+    def stop(self) -> None:
+        """Tell it to end."""
+        ...
+
+    def stack(self) -> str:
+        """Where it is now, as a traceback's lines."""
+        ...
+
+
 class Context:
     """The first argument of every handler.
 
@@ -29,6 +41,8 @@ class Context:
         bus: where events are told.
         report: publishes progress; called with (fraction or None, text).
     """
+
+    elsewhere: Elsewhere | None = None
 
     def __init__(
         self,

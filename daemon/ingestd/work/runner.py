@@ -29,6 +29,7 @@ class Interrupted:
     DRAIN = "drain"
     CANCEL = "cancel"
     LOST = "lost"
+    STUCK = "stuck"
 
 
 @dataclass(slots=True)
@@ -62,11 +63,11 @@ async def run(ctx: Context, spec: HandlerSpec, interrupted: list[str]) -> Ending
             value = await _execute(spec, ctx)
         return _ending(ctx, spec, value)
     except asyncio.CancelledError:
-        return _after_cancel(ctx, interrupted)
+        return _after_cancel(ctx, spec, interrupted)
     except Exception as error:  # noqa: BLE001 - the one place where a handler's exceptions become outcomes
         if interrupted:
             # Whatever a handler makes of being cancelled, it was not its own failure.
-            return _after_cancel(ctx, interrupted)
+            return _after_cancel(ctx, spec, interrupted)
         if deadline is not None and isinstance(error, TimeoutError) and deadline.expired() and ctx.acked is None:
             message = f"timed out after {timeout}"
             return _again_or_failed(ctx, spec, None, message, {"class": "TimedOut", "message": message})
@@ -110,7 +111,7 @@ def _ending(ctx: Context, spec: HandlerSpec, value: Any) -> Ending:
     raise AssertionError(f"unknown outcome {outcome!r}")
 
 
-def _after_cancel(ctx: Context, interrupted: list[str]) -> Ending:
+def _after_cancel(ctx: Context, spec: HandlerSpec, interrupted: list[str]) -> Ending:
     why = interrupted[0] if interrupted else Interrupted.DRAIN
     if ctx.acked is not None:
         return Ending(None, str(ctx.acked.state))
@@ -129,6 +130,9 @@ def _after_cancel(ctx: Context, interrupted: list[str]) -> Ending:
             attempt=ctx.attempt_entry("cancelled"),
         )
         return Ending(write, "cancelled")
+    if why == Interrupted.STUCK:
+        message = f"stuck: it showed no progress and was ended after {timedelta(milliseconds=ctx.elapsed_ms())}"
+        return _again_or_failed(ctx, spec, None, message, {"class": "stuck", "message": message})
     return _put_back(ctx, timedelta(), "handed back", spent=False)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -23,36 +22,13 @@ from ingestd.work.claimer import Claimer
 from ingestd.work.context import Context
 from ingestd.work.lane import Lane
 from ingestd.work.node import NodeIdentity
+from ingestd.work.running import Running
 
 REPORT_EVERY_S = 1.0
 MISSING_LOOKS = 10
 RECONCILE_EVERY_S = 2.0
 CANCEL_GRACE_S = 3.0
 FORCED_GRACE_S = 0.5
-
-
-@dataclass(slots=True)
-class Running:
-    """A job that runs here.
-
-    Args:
-        task: the slot that runs it.
-        interrupted: why it was cancelled from outside, if it was.
-        missing: looks in a row at which the database did not know our claim.
-        abandoned: handed back although it has not ended; whatever it does now is fenced.
-    """
-
-    job: Job
-    ctx: Context
-    task: asyncio.Task[None]
-    interrupted: list[str] = field(default_factory=list)
-    progress: dict[str, Any] | None = None
-    missing: int = 0
-    abandoned: bool = False
-
-    def show(self, fraction: float | None, text: str) -> None:
-        """Keep the job's progress for the next report."""
-        self.progress = {"fraction": fraction, "text": text}
 
 
 class Worker:
@@ -98,6 +74,25 @@ class Worker:
     def running(self) -> int:
         """Jobs that run here now."""
         return len(self._running)
+
+    def running_jobs(self) -> Mapping[int, Running]:
+        """The jobs that run here now, by id; a copy that stays as it is."""
+        return dict(self._running)
+
+    def interrupt(self, job_id: int, why: str) -> bool:
+        """Tell a running job to end.
+
+        Args:
+            why: one of `runner.Interrupted`; says how it is to end.
+
+        Returns:
+            False if it does not run here, or was told before.
+        """
+        running = self._running.get(job_id)
+        if running is None or running.interrupted:
+            return False
+        self._interrupt(running, why)
+        return True
 
     def wake(self) -> None:
         """Look for jobs now."""
@@ -173,19 +168,19 @@ class Worker:
     async def _run(self, lane: Lane, job: Job, task: asyncio.Task[None]) -> None:
         spec = self._registry.get(job.kind)
         assert spec is not None, "only known kinds are claimed"
-        running = Running(job, Context(job, self._db, self._node.id, self._bus), task)
+        began = time.monotonic()
+        running = Running(job, Context(job, self._db, self._node.id, self._bus), task, lane, began, began)
         running.ctx.on_progress = running.show
         self._running[job.id] = running
         self._idle.clear()
         lane.running += 1
-        began = time.perf_counter()
         if self._tell_starts:
             self._bus.emit(JobStarted(job.id, job.kind, job.attempt, job.correlation_id))
         try:
             ending = await runner.run(running.ctx, spec, running.interrupted)
         finally:
             lane.running -= 1
-            lane.learn(time.perf_counter() - began)
+            lane.learn(time.monotonic() - began)
             del self._running[job.id]
             if not self._running:
                 self._idle.set()
@@ -216,6 +211,7 @@ class Worker:
     def _interrupt(self, running: Running, why: str) -> None:
         if not running.interrupted and self._running.get(running.job.id) is running:
             running.interrupted.append(why)
+            running.told_at = time.monotonic()
             self._interrupted.add(running.task)
             running.task.cancel()
 
