@@ -52,16 +52,59 @@ class Check:
     hint: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What is kept, as moments: whatever is older may go. One cleanup uses the same ones throughout.
+
+    Args:
+        history: of jobs that did not fail, and of what came with them.
+        failed: of jobs that failed.
+        audit: of the audit log.
+        statistics: of folded statistics.
+        now: the database's clock.
+        exactly: by hand: partly old partitions lose their old rows as well, instead of going whole when their time is over.
+    """
+
+    history: datetime
+    failed: datetime
+    audit: datetime
+    statistics: datetime
+    now: datetime
+    exactly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """What one thing loses in a cleanup, or would.
+
+    Args:
+        what: the thing, in words.
+        rows: counted, not estimated.
+        bytes: given back to the operating system; what deleted rows held is used again instead.
+        partitions: names of those that go whole.
+        postponed: names of those that somebody held too long; the next cleanup takes them.
+    """
+
+    what: str
+    rows: int = 0
+    bytes: int = 0
+    partitions: tuple[str, ...] = ()
+    postponed: tuple[str, ...] = ()
+
+
 GaugeSource = Callable[[asyncpg.Connection], Awaitable[list[Gauge]]]
 CheckSource = Callable[[asyncpg.Connection], Awaitable[list[Check]]]
+# Clears what is not kept, or with True as its last argument only counts it. The connection is in no transaction.
+Clear = Callable[[asyncpg.Connection, Keep, bool], Awaitable[list[Cleared]]]
 
 
 @dataclass(frozen=True, slots=True)
 class RoomFacts:
-    """What one room offers: gauges and checks that read through a connection they are given."""
+    """What one room offers: gauges and checks that read through a connection they are given, and what it forgets in time."""
 
     gauges: GaugeSource | None = None
     checks: CheckSource | None = None
+    clear: Clear | None = None
 
 
 @dataclass

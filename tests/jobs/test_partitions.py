@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 
 import asyncpg
 import pytest
@@ -60,41 +59,3 @@ async def test_bounds_are_utc_whatever_the_session_says(conn: asyncpg.Connection
     bounds = await conn.fetch(BOUNDS)
     assert len(bounds) == 4
     assert all(row[0].count("00:00:00+00") == 2 for row in bounds)
-
-
-async def test_what_is_past_its_time_is_dropped_and_failures_are_kept_longer(conn: asyncpg.Connection) -> None:
-    """Partitions are made as if two and a half months had passed since; only whole ones whose youngest row is too old go."""
-    await conn.execute(
-        """
-        do $$ declare day date; begin
-            for i in 1 .. 75 loop
-                day := (now() at time zone 'UTC')::date - i;
-                if to_regclass('ingestd.history_ok_' || to_char(day, 'YYYYMMDD')) is null then
-                    execute format('create table ingestd.history_ok_%s partition of ingestd.history_ok for values from (%L) to (%L)',
-                                   to_char(day, 'YYYYMMDD'), day || ' 00:00+00', (day + 1) || ' 00:00+00');
-                end if;
-            end loop;
-            for i in 2 .. 6 loop
-                day := date_trunc('month', now() at time zone 'UTC')::date - make_interval(months => i);
-                execute format('create table ingestd.history_bad_%s partition of ingestd.history_bad for values from (%L) to (%L)',
-                               to_char(day, 'YYYYMM'), day || ' 00:00+00', (day + interval '1 month')::date || ' 00:00+00');
-            end loop;
-        end $$"""
-    )
-    today = await conn.fetchval("select (now() at time zone 'UTC')::date")
-    would = await partitions.drop_expired(conn, timedelta(days=30), timedelta(days=90), dry_run=True)
-    before = len(await names(conn, "history"))
-    dropped = await partitions.drop_expired(conn, timedelta(days=30), timedelta(days=90))
-    assert dropped == would
-    assert len(await names(conn, "history")) == before - len(dropped)
-    assert min(await names(conn, "history_ok")) == f"history_ok_{today - timedelta(days=30):%Y%m%d}"
-    assert f"history_bad_{today - timedelta(days=89):%Y%m}" in await names(conn, "history_bad")
-    assert f"history_bad_{today - timedelta(days=130):%Y%m}" not in await names(conn, "history_bad")
-    assert await partitions.drop_expired(conn, timedelta(days=30), timedelta(days=90)) == []
-
-
-async def test_a_table_that_only_looks_like_a_partition_is_left_alone(conn: asyncpg.Connection) -> None:
-    await conn.execute("create table ingestd.history_ok_20010101 (x int); create table public.history_bad_200101 (x int)")
-    assert await partitions.drop_expired(conn, timedelta(days=400), timedelta(days=400)) == []
-    assert await conn.fetchval("select to_regclass('ingestd.history_ok_20010101') is not null")
-    assert await conn.fetchval("select to_regclass('public.history_bad_200101') is not null")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import asyncpg
 
 from ingestd.access.roles import Actor
+from ingestd.facts import Cleared
+from ingestd.postgres.retention import clear_rows
 
 RECORD = """
 insert into ingestd.audit (actor, role, via, action, object_type, object_id, detail, correlation_id)
@@ -16,6 +19,13 @@ LATEST = """
 select id, at, actor, role, via, action, object_type, object_id, detail, correlation_id
 from ingestd.audit where ($1::text is null or object_type = $1) and ($2::text is null or object_id = $2)
 order by id desc limit $3"""
+
+AUDIT_IS_PAST = "at < $1::timestamptz"
+
+
+async def forget_audit(conn: asyncpg.Connection, before: datetime, dry_run: bool) -> Cleared:
+    """Drop audit rows older than that, or only count them."""
+    return await clear_rows(conn, "audit log", "ingestd.audit", AUDIT_IS_PAST, before, dry_run=dry_run)
 
 
 async def record_audit(

@@ -5,23 +5,22 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
-from ingestd.errors import ConfigurationError
+from ingestd.app import cleanup
+from ingestd.errors import AlreadyRunning, ConfigurationError
 from ingestd.jobs.decorator import declared_jobs
 from ingestd.jobs.model import AwaitChildren, Discard, Outcome
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.settings import RetentionSettings
-from ingestd.jobs.store import partitions, reads, statistics
+from ingestd.jobs.store import partitions, reads
 from ingestd.jobs.workflow import Workflow, start
-from ingestd.work import store as node_store
 from ingestd.work.context import Context
 
-STATISTICS_KEPT = timedelta(days=90)
+CLOSE_S = 5.0
 HealthReport = Callable[[], Awaitable[Mapping[str, Any]]]
 Tidy = Callable[[asyncpg.Connection], Awaitable[Mapping[str, int]]]
 
@@ -52,19 +51,22 @@ class _Cleanup:
         self._retention = retention
         self._tidy = tidy
 
-    async def run(self, ctx: Context) -> dict[str, Any]:
-        """Make partitions ahead, drop what is past its time, fold statistics."""
-        kept = self._retention()
+    async def run(self, ctx: Context, days: int | None = None) -> dict[str, Any]:
+        """Make partitions ahead, and forget what is past its time."""
         done: dict[str, Any] = {}
         async with ctx.db.services() as conn:
             done["partitions_made"] = await partitions.make_partitions(conn)
-            done["partitions_dropped"] = len(await partitions.drop_expired(conn, kept.history, kept.failed))
-            await statistics.compact(conn)
-            await statistics.forget(conn, STATISTICS_KEPT)
-            done["nodes_forgotten"] = await node_store.forget_nodes(conn)
             for tidy in self._tidy:
                 done |= await tidy(conn)
-        return done
+        # One of its own: a partition is not detached within a pool's statement timeout, nor through a pooler.
+        own = await ctx.db.connect("cleanup")
+        try:
+            cleared = await cleanup.clean(own, self._retention(), days=days)
+        except AlreadyRunning as error:
+            return done | {"skipped": error.message}
+        finally:
+            await own.close(timeout=CLOSE_S)
+        return done | cleanup.document(cleared, dry_run=False)
 
 
 class _Health:
@@ -124,7 +126,11 @@ def user_handlers(modules: Sequence[str], folder: Path) -> list[HandlerSpec]:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module may raise anything while it is imported
             problems.append(f'"handlers" in [daemon]: cannot import "{name}": {type(error).__name__}: {error}')
             continue
-        found = declared_jobs(vars(module))
+        try:
+            found = declared_jobs(vars(module))
+        except TypeError as error:
+            problems.append(f'"handlers" in [daemon]: {error}')
+            continue
         if not found:
             problems.append(f'"handlers" in [daemon]: module "{name}" declares no @job function')
         # a job that two modules share is one job

@@ -52,6 +52,7 @@ COMMANDS = {
     "workflows": Command("workflows", "Look at workflows and start them."),
     "enqueue": Command("jobs", "Enqueue one job."),
     "jobs": Command("jobs", "Look at jobs, retry and cancel them."),
+    "cleanup": Command("cleanup", "Forget what is not kept any more; --dry-run tells what that is."),
     "migrate": Command("database", "Bring the database's schema to this version."),
     "psql": Command("database", "Open psql on the daemon's database."),
 }

@@ -6,6 +6,7 @@ import asyncpg
 
 from ingestd.facts import Check, Gauge, RoomFacts
 from ingestd.jobs.store import history, reads
+from ingestd.jobs.store.retention import clear
 
 OLD_AFTER_S = 300.0
 
@@ -45,5 +46,5 @@ async def checks(conn: asyncpg.Connection) -> list[Check]:
 
 
 def facts() -> RoomFacts:
-    """The queue's gauges and checks."""
-    return RoomFacts(gauges=gauges, checks=checks)
+    """The queue's gauges and checks, and what it forgets."""
+    return RoomFacts(gauges=gauges, checks=checks, clear=clear)

@@ -9,6 +9,7 @@ import asyncpg
 from ingestd.facts import Check, Gauge, RoomFacts
 from ingestd.schedule.scheduler import EVERY_S, Scheduler
 from ingestd.schedule.store import reads
+from ingestd.schedule.store.retention import clear
 
 OVERDUE_S = 60.0
 _NAME = "schedules"
@@ -29,7 +30,7 @@ async def gauges(conn: asyncpg.Connection) -> list[Gauge]:
 
 
 def facts(scheduler: Scheduler | None = None) -> RoomFacts:
-    """The room's gauges and checks.
+    """The room's gauges and checks, and what it forgets.
 
     Args:
         scheduler: this node's, where it has the duty; its loop is watched too.
@@ -38,7 +39,7 @@ def facts(scheduler: Scheduler | None = None) -> RoomFacts:
     async def checks(conn: asyncpg.Connection) -> list[Check]:
         return [_check_loop(scheduler) or await _check_rules(conn) or await _check_overdue(conn)]
 
-    return RoomFacts(gauges=gauges, checks=checks)
+    return RoomFacts(gauges=gauges, checks=checks, clear=clear)
 
 
 def _check_loop(scheduler: Scheduler | None) -> Check | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from ingestd.facts import Check, Gauge, RoomFacts
+from ingestd.facts import Check, Cleared, Gauge, Keep, RoomFacts
 from ingestd.work import store
 
 SILENT_S = 20.0
@@ -35,6 +35,11 @@ async def checks(conn: asyncpg.Connection) -> list[Check]:
     ]
 
 
+async def clear(conn: asyncpg.Connection, keep: Keep, dry_run: bool) -> list[Cleared]:
+    """Forget nodes that ended a week ago, and what they were doing."""
+    return [await store.forget_nodes(conn, keep.now, dry_run)]
+
+
 def facts() -> RoomFacts:
-    """The nodes' gauges and checks."""
-    return RoomFacts(gauges=gauges, checks=checks)
+    """The nodes' gauges and checks, and when they are forgotten."""
+    return RoomFacts(gauges=gauges, checks=checks, clear=clear)

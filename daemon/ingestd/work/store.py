@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
+from ingestd.facts import Cleared
+from ingestd.postgres.retention import clear_rows
 from ingestd.work.node import NodeIdentity
 
 LOCK = "select pg_try_advisory_lock(hashtextextended('ingestd:node:' || $1, 0))"
 # A node that was taken for dead while it was only cut off comes back under its own id; its old claims are fenced.
 REGISTER = """
-insert into ingestd.node (id, store, name, host, pid, version, state, duties, queues, kinds, lock_key, admin_url)
-values ($1, $2, $3, $4, $5, $6, 'running', $7, $8, $9, hashtextextended('ingestd:node:' || $10, 0), $11)
-on conflict (id) do update set state = 'running', heartbeat_at = now(), ended_at = null,
-    queues = excluded.queues, kinds = excluded.kinds, admin_url = excluded.admin_url"""
+insert into ingestd.node (id, store, name, host, pid, version, state, duties, queues, kinds, lock_key, admin_url, by_heartbeat)
+values ($1, $2, $3, $4, $5, $6, 'running', $7, $8, $9, hashtextextended('ingestd:node:' || $10, 0), $11, $12)
+on conflict (id) do update set state = 'running', heartbeat_at = now(), ended_at = null, queues = excluded.queues,
+    kinds = excluded.kinds, admin_url = excluded.admin_url, by_heartbeat = excluded.by_heartbeat"""
 BEAT = "update ingestd.node set heartbeat_at = now(), loop_lag_ms = $2, state = $3 where id = $1 and state <> 'dead' returning id"
 END = "update ingestd.node set state = $2, ended_at = now() where id = $1"
 PEERS = """
-select id, name, host, pid, lock_key, heartbeat_at, extract(epoch from now() - heartbeat_at)::float8 as silent_s
+select id, name, host, pid, lock_key, by_heartbeat, heartbeat_at, extract(epoch from now() - heartbeat_at)::float8 as silent_s
 from ingestd.node where state in ('starting', 'running', 'draining') and id <> $1"""
 # True if nobody holds the node's lock; taken and given back at once.
 LOCK_IS_FREE = """
@@ -32,7 +35,13 @@ select id from ingestd.node where state in ('dead', 'stopped') and exists (selec
 PROGRESS = """
 insert into ingestd.node_progress (node, at, started, progress) values ($1, now(), $2, $3)
 on conflict (node) do update set at = now(), started = excluded.started, progress = excluded.progress"""
-FORGET = "delete from ingestd.node where state in ('stopped', 'dead') and ended_at < now() - interval '7 days' returning id"
+STARTED = """
+insert into ingestd.node_progress (node, at, started) values ($1, now(), $2)
+on conflict (node) do update set at = now(), started = excluded.started"""
+# A node that still holds jobs is remembered until they are rescued.
+NODE_IS_PAST = """state in ('stopped', 'dead') and ended_at < $1::timestamptz - interval '7 days'
+    and not exists (select from ingestd.job j where j.node = ingestd.node.id)"""
+FORGET_PROGRESS = "delete from ingestd.node_progress p where not exists (select from ingestd.node n where n.id = p.node)"
 NODES = """
 select n.id, n.name, n.host, n.pid, n.version, n.state, n.duties, n.queues, n.admin_url, n.loop_lag_ms, n.started_at, n.heartbeat_at,
        n.store, extract(epoch from now() - n.heartbeat_at)::float8 as silent_s,
@@ -58,8 +67,13 @@ async def register(
     queues: Sequence[str],
     kinds: Sequence[str],
     admin_url: str | None,
+    by_heartbeat: bool = False,
 ) -> None:
-    """Enter the node, or bring its row back to life."""
+    """Enter the node, or bring its row back to life.
+
+    Args:
+        by_heartbeat: no session lock tells of its life.
+    """
     await conn.execute(
         REGISTER,
         node.id,
@@ -73,6 +87,7 @@ async def register(
         list(kinds),
         str(node.id),
         admin_url,
+        by_heartbeat,
     )
 
 
@@ -113,9 +128,17 @@ async def write_progress(conn: asyncpg.Connection, node: UUID, started: Sequence
     await conn.execute(PROGRESS, node, list(started), dict(progress))
 
 
-async def forget_nodes(conn: asyncpg.Connection) -> int:
-    """Drop rows of nodes that ended a week ago."""
-    return len(await conn.fetch(FORGET))
+async def write_started(conn: asyncpg.Connection, node: UUID, started: Sequence[int]) -> None:
+    """Publish only which jobs run: the heartbeat's word where the main loop cannot say it itself."""
+    await conn.execute(STARTED, node, list(started))
+
+
+async def forget_nodes(conn: asyncpg.Connection, now: datetime, dry_run: bool) -> Cleared:
+    """Drop rows of nodes that ended a week ago, or only count them."""
+    cleared = await clear_rows(conn, "ended nodes", "ingestd.node", NODE_IS_PAST, now, dry_run=dry_run)
+    if not dry_run:
+        await conn.execute(FORGET_PROGRESS)
+    return cleared
 
 
 async def nodes(conn: asyncpg.Connection) -> list[asyncpg.Record]:

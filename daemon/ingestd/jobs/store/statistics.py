@@ -6,19 +6,22 @@ from datetime import timedelta
 
 import asyncpg
 
-# Rows of minutes that are over are folded into one per group; a minute stays open for two in case of slow transactions.
+# Rows of minutes that are over are folded into one per group; a minute stays open for two in case of slow transactions. What a
+# pass inserts is the sum of what it deleted itself, so that two at once never count twice; the lock only spares them the work.
+ALONE = "select pg_try_advisory_xact_lock(hashtextextended('ingestd:statistics', 0))"
 COMPACT = """
-with old as (
-    delete from ingestd.job_stat where minute < date_trunc('minute', now()) - interval '2 minutes'
-      and (minute, kind, queue_id, outcome, bucket) in (
-          select minute, kind, queue_id, outcome, bucket from ingestd.job_stat
-          where minute < date_trunc('minute', now()) - interval '2 minutes'
-          group by 1, 2, 3, 4, 5 having count(*) > 1)
-    returning *
+with folded as (
+    select minute, kind, queue_id, outcome, bucket from ingestd.job_stat
+    where minute < date_trunc('minute', now()) - interval '2 minutes' and minute >= date_trunc('minute', now()) - $1::interval
+    group by 1, 2, 3, 4, 5 having count(*) > 1
+), old as (
+    delete from ingestd.job_stat s using folded f
+    where s.minute = f.minute and s.kind = f.kind and s.queue_id = f.queue_id and s.outcome = f.outcome and s.bucket = f.bucket
+    returning s.*
 )
 insert into ingestd.job_stat (minute, kind, queue_id, outcome, bucket, n, ms)
 select minute, kind, queue_id, outcome, bucket, sum(n), sum(ms) from old group by 1, 2, 3, 4, 5"""
-FORGET = "delete from ingestd.job_stat where minute < now() - $1::interval"
+RECENT = timedelta(hours=2)
 TOTALS = """
 select kind, outcome, sum(n)::bigint as n, sum(ms)::bigint as ms from ingestd.job_stat
 where minute >= date_trunc('minute', now() - $1::interval) group by kind, outcome order by kind, outcome"""
@@ -28,14 +31,15 @@ select minute, sum(n) filter (where outcome = 'succeeded')::bigint as succeeded,
 from ingestd.job_stat where minute >= date_trunc('minute', now() - $1::interval) group by minute order by minute"""
 
 
-async def compact(conn: asyncpg.Connection) -> None:
-    """Fold the deltas of past minutes."""
-    await conn.execute(COMPACT)
+async def compact(conn: asyncpg.Connection, window: timedelta = RECENT) -> None:
+    """Fold the deltas of past minutes, unless somebody else is at it.
 
-
-async def forget(conn: asyncpg.Connection, older_than: timedelta) -> None:
-    """Drop statistics older than that."""
-    await conn.execute(FORGET, older_than)
+    Args:
+        window: how far back to look; what is older was folded in its time.
+    """
+    async with conn.transaction():
+        if await conn.fetchval(ALONE):
+            await conn.execute(COMPACT, window)
 
 
 async def totals(conn: asyncpg.Connection, window: timedelta) -> list[asyncpg.Record]:
