@@ -20,13 +20,21 @@ create table ingestd.queue (
     key_concurrency     integer not null default 0 check (key_concurrency >= 0),
     rate_count          integer not null default 0 check (rate_count >= 0),
     rate_period         interval not null default '0',
-    rate_tat            timestamptz,
+    limited             boolean not null generated always as (global_concurrency > 0 or rate_count > 0) stored,
     paused_at           timestamptz,
     paused_by           text,
     created_at          timestamptz not null default now()
 );
 comment on column ingestd.queue.min_concurrency is 'slots are scaled between this and concurrency; 0: never scaled';
-comment on column ingestd.queue.rate_tat is 'theoretical arrival time of the generic cell rate algorithm (ITU-T I.371)';
+comment on column ingestd.queue.limited is 'claimed apart from the others, one node at a time';
+
+-- What a rate has been spent on: moments in steps of a hundredth of its period, and how many jobs were taken for each.
+-- Not in ingestd.queue: that row is read by every enqueue and claim, and each batch leaves a dead version of this one.
+create table ingestd.queue_rate (
+    queue_id  integer primary key,
+    at        timestamptz[] not null,
+    taken     integer[] not null
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
 insert into ingestd.queue (name, concurrency)
 values ('default', 16), ('imports', 2), ('rollups', 2), ('maintenance', 2), ('alerts', 4);
@@ -102,7 +110,8 @@ create table ingestd.unique_hold (
     key         text primary key,
     job_id      bigint not null,
     expires_at  timestamptz not null
-);
+) with (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000);
+create index unique_hold_expiry on ingestd.unique_hold (expires_at);
 
 -- A strict key whose job failed for good: jobs behind it wait until somebody retries or skips it.
 create table ingestd.key_hold (
@@ -155,7 +164,13 @@ create table ingestd.history (
     step            text
 ) partition by list (keep);
 create index history_id on ingestd.history (id);
-create index history_kind on ingestd.history (kind, finished_at);
+create index history_kind on ingestd.history (kind, id);
+-- What few jobs have, a plain one does not pay for.
+create index history_odd on ingestd.history (id) where state <> 'succeeded' or partial;
+create index history_tags on ingestd.history using gin (tags) where tags <> '{}';
+create index history_correlation on ingestd.history (correlation_id) where correlation_id is not null;
+create index history_parent on ingestd.history (parent_id) where parent_id is not null;
+create index history_run on ingestd.history (workflow_run) where workflow_run is not null;
 create table ingestd.history_ok partition of ingestd.history for values in ('ok') partition by range (finished_at);
 create table ingestd.history_bad partition of ingestd.history for values in ('bad') partition by range (finished_at);
 
@@ -179,7 +194,9 @@ begin
         lower_bound := date_trunc(step, now()) + i * width;
         child := parent_name || '_' || to_char(lower_bound, case step when 'day' then 'YYYYMMDD' else 'YYYYMM' end);
         if to_regclass(format('%I.%I', parent_schema, child)) is null then
-            execute format('create table %I.%I (like %s including defaults including constraints)', parent_schema, child, parent);
+            -- rows are added and never changed: the vacuum that counts them freezes them as well, and they are read no more
+            execute format('create table %I.%I (like %s including defaults including constraints) with (autovacuum_freeze_min_age = 0)',
+                           parent_schema, child, parent);
             execute format('alter table %s attach partition %I.%I for values from (%L) to (%L)',
                            parent, parent_schema, child, lower_bound, lower_bound + width);
             made := made + 1;
@@ -197,6 +214,12 @@ create table ingestd.job_stat (
     bucket     smallint not null,
     n          bigint not null,
     ms         bigint not null
+) with (
+    -- each ack adds rows and each minute folds them
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 20000,
+    autovacuum_vacuum_insert_scale_factor = 0.2,
+    autovacuum_vacuum_cost_delay = 0
 );
 create index job_stat_minute on ingestd.job_stat (minute, kind);
 comment on column ingestd.job_stat.bucket is 'k where the duration is at most 2^k ms, 0..23';
@@ -208,6 +231,7 @@ create table ingestd.workflow_run (
     state           text not null default 'running'
                     check (state in ('waiting', 'running', 'compensating', 'succeeded', 'partial', 'failed', 'cancelled')),
     definition      jsonb not null,
+    overlap         text not null default 'allow' check (overlap in ('skip', 'queue', 'allow')),
     job_id          bigint,
     triggered_by    text not null,
     correlation_id  text,
@@ -226,17 +250,22 @@ create table ingestd.workflow_step (
     require     text not null default 'any' check (require in ('any', 'complete')),
     compensates text,
     undo        jsonb,
+    args        jsonb,
     job_id      bigint,
-    state       text not null default 'blocked',
+    state       text not null default 'blocked'
+                check (state in ('blocked', 'open', 'succeeded', 'failed', 'cancelled', 'skipped')),
     partial     boolean not null default false,
     result      jsonb,
     reason      text,
     finished_at timestamptz,
     primary key (run, step)
-);
+) with (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000);
+comment on column ingestd.workflow_step.args is 'the arguments of its job as declared, where they refer to results of earlier steps';
 comment on column ingestd.workflow_step.undo is 'the job that takes this step back: kind, args, queue, priority';
 comment on column ingestd.workflow_step.compensates is 'the step that this one takes back';
 create index workflow_step_job on ingestd.workflow_step (job_id) where job_id is not null;
+create index workflow_step_not_undone on ingestd.workflow_step (run)
+    where compensates is not null and state in ('failed', 'cancelled', 'skipped');
 
 -- `lanes`: queue name -> slots, running and why the slots changed last. `by_heartbeat`: its sessions go through a pooler, so that
 -- no session lock can tell whether it lives.
@@ -253,7 +282,6 @@ create table ingestd.node (
     kinds         text[] not null default '{}',
     lock_key      bigint not null,
     backends      jsonb not null default '[]',
-    idle_queues   integer[] not null default '{}',
     lanes         jsonb not null default '{}',
     by_heartbeat  boolean not null default false,
     drain_asked_at timestamptz,
@@ -273,6 +301,21 @@ create unlogged table ingestd.node_progress (
     progress  jsonb not null default '{}'
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
+-- Queues on which a node waits for work: an enqueue wakes nobody where no node does. Narrow, unlogged and apart from ingestd.node,
+-- for every enqueue looks here; a node writes it again when Postgres has emptied it.
+create unlogged table ingestd.node_idle (
+    node    uuid primary key,
+    queues  integer[] not null
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- When something was last done for Postgres' sake, so that no node does it again too soon, whoever has died over it.
+create table ingestd.care (
+    action   text not null check (action in ('rebuild', 'vacuum', 'cleanup')),
+    object   text not null,
+    at       timestamptz not null default now(),
+    primary key (action, object)
+);
+
 create table ingestd.audit (
     id              bigint generated always as identity primary key,
     at              timestamptz not null default now(),
@@ -287,97 +330,247 @@ create table ingestd.audit (
 );
 create index audit_object on ingestd.audit (object_type, object_id, id);
 
--- Enqueue for callers in any language. Options: queue priority run_at unique_key max_attempts tags notes metadata correlation_id;
--- one that is null is one not given. SECURITY DEFINER: a role needs only EXECUTE, which `ingestd migrate --grant ROLE` gives.
-create function ingestd.enqueue_many(jobs jsonb) returns setof bigint
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+-- Enqueue for callers in any language; docs/enqueue.md has every option, and one that is null is one not given.
+-- What callers say is checked whole before anything is stored. `arguments` of a kind is JSON schema: names that are missing or
+-- unknown are told here, types are told by nodes. Numbers and depths that a node could not read again would stop its queue.
+create function ingestd.check_jobs(jobs jsonb) returns void
+language plpgsql stable as $$
 declare
     types constant jsonb := '{"kind": ["string"], "args": ["object"], "queue": ["string"], "priority": ["string", "number"],
-        "run_at": ["string"], "unique_key": ["string"], "max_attempts": ["number"], "tags": ["array"], "notes": ["string"],
-        "metadata": ["object"], "correlation_id": ["string"]}';
-    words constant jsonb := '{"string": "a string", "object": "a JSON object", "array": "an array of strings", "number": "a number"}';
+        "run_at": ["string"], "delay": ["string"], "unique_key": ["string"], "unique_mode": ["string"], "unique_until": ["string"],
+        "unique_for": ["string"], "max_attempts": ["number"], "timeout": ["string"], "hard_timeout": ["string"],
+        "backoff": ["object"], "key": ["string"], "key_strict": ["boolean"], "tags": ["array"], "notes": ["string"],
+        "metadata": ["object"], "correlation_id": ["string"], "parent_id": ["string", "number"]}';
+    words constant jsonb := '{"string": "a string", "object": "a JSON object", "array": "an array of strings", "number": "a number",
+        "boolean": "true or false"}';
+    longest constant jsonb := '{"kind": 200, "queue": 63, "unique_key": 500, "key": 500, "notes": 10000, "correlation_id": 200}';
+    most_args constant integer := 1048576;
+    most_metadata constant integer := 65536;
     item jsonb;
+    place bigint;
     stray text;
-    wanted_queue text;
-    target_queue integer;
-    target_kind ingestd.kind%rowtype;
+    wrong text;
     asked text;
-    urgency integer;
-    tries integer;
-    wanted_at timestamptz;
-    new_id bigint;
-    woken text[] := '{}';
+    given jsonb;
+    schema jsonb;
 begin
     if jsonb_typeof(jobs) is distinct from 'array' then
         raise exception 'ingestd.enqueue_many expects a JSON array of jobs' using errcode = '22023';
     end if;
-    for item in select value from jsonb_array_elements(jobs) loop
+    for item, place in select value, ordinality from jsonb_array_elements(jobs) with ordinality loop
+        wrong := null;
         if jsonb_typeof(item) is distinct from 'object' or coalesce(item ->> 'kind', '') = '' then
-            raise exception 'a job needs a "kind"' using errcode = '22023';
+            wrong := 'a job needs a "kind"';
         end if;
-        select e.key into stray from jsonb_each(item) e
-        where jsonb_typeof(e.value) <> 'null' and not coalesce(types -> e.key ? jsonb_typeof(e.value), false)
-           or not types ? e.key limit 1;
-        if stray is not null and types ? stray then
-            raise exception '% must be %', stray, words ->> (types -> stray ->> 0) using errcode = '22023';
-        elsif stray is not null then
-            raise exception 'unknown enqueue option "%"', stray using errcode = '22023',
-                hint = 'known options: queue, priority, run_at, unique_key, max_attempts, tags, notes, metadata, correlation_id';
+        if wrong is null then
+            stray := null;
+            select e.key into stray from jsonb_each(item) e
+            where jsonb_typeof(e.value) <> 'null' and not coalesce(types -> e.key ? jsonb_typeof(e.value), false)
+               or not types ? e.key limit 1;
+            wrong := case when stray is null then null
+                          when types ? stray then format('%s must be %s', stray, words ->> (types -> stray ->> 0))
+                          else format('unknown enqueue option "%s"', left(stray, 100)) end;
         end if;
-        if jsonb_typeof(item -> 'tags') = 'array'
-           and exists (select from jsonb_array_elements(item -> 'tags') t where jsonb_typeof(t) <> 'string') then
-            raise exception 'tags must be an array of strings' using errcode = '22023';
+        if wrong is null then
+            select format('%s is longer than %s characters', e.key, longest ->> e.key) into wrong from jsonb_each_text(item) e
+            where length(e.value) > (longest ->> e.key)::integer
+               or e.value = '' and e.key in ('unique_key', 'key', 'queue', 'correlation_id') limit 1;
+            if wrong is not null and item ->> split_part(wrong, ' ', 1) = '' then
+                wrong := split_part(wrong, ' ', 1) || ' is empty';
+            end if;
         end if;
-
-        target_kind := null;
-        select * into target_kind from ingestd.kind where name = item ->> 'kind';
-        wanted_queue := coalesce(item ->> 'queue', target_kind.queue, 'default');
-        select id into target_queue from ingestd.queue where name = wanted_queue;
-        if target_queue is null then
-            raise exception 'unknown queue "%"', wanted_queue using errcode = '22023',
-                hint = 'declare it as [queues.' || wanted_queue || '] in the configuration';
+        if wrong is null and jsonb_typeof(item -> 'tags') = 'array' then
+            select case when jsonb_typeof(t) <> 'string' then 'tags must be an array of strings'
+                        else 'a tag has 1 to 100 characters' end into wrong
+            from jsonb_array_elements(item -> 'tags') t
+            where jsonb_typeof(t) <> 'string' or length(t #>> '{}') not between 1 and 100 limit 1;
+            if wrong is null and jsonb_array_length(item -> 'tags') > 50 then
+                wrong := 'a job has at most 50 tags';
+            end if;
         end if;
-
         asked := item ->> 'priority';
-        urgency := case asked when 'low' then -10 when 'normal' then 0 when 'high' then 10 end;
-        if urgency is null and asked is not null then
-            if asked !~ '^-?[0-9]{1,3}$' or asked::integer not between -100 and 100 then
-                raise exception 'priority "%" is not low, normal, high or -100..100', asked using errcode = '22023';
-            end if;
-            urgency := asked::integer;
+        if wrong is null and asked not in ('low', 'normal', 'high')
+           and (asked !~ '^-?[0-9]{1,3}$' or asked::integer not between -100 and 100) then
+            wrong := format('priority "%s" is not low, normal, high or -100..100', left(asked, 100));
         end if;
-        urgency := coalesce(urgency, target_kind.priority, 0);
         asked := item ->> 'max_attempts';
-        if asked !~ '^[0-9]{1,5}$' or asked::integer not between 1 and 32767 then
-            raise exception 'max_attempts "%" is not 1 to 32767', asked using errcode = '22023';
+        if wrong is null and (asked !~ '^[0-9]{1,5}$' or asked::integer not between 1 and 32767) then
+            wrong := format('max_attempts "%s" is not 1 to 32767', left(asked, 100));
         end if;
-        tries := coalesce(asked::integer, target_kind.max_attempts, 4);
+        asked := item ->> 'parent_id';
+        if wrong is null and (asked !~ '^[0-9]{1,19}$' or asked::numeric not between 1 and 9223372036854775807) then
+            wrong := format('parent_id "%s" is not the id of a job', left(asked, 100));
+        end if;
         asked := item ->> 'run_at';
-        if not pg_input_is_valid(asked, 'timestamptz') or not isfinite(asked::timestamptz) then
-            raise exception 'run_at "%" is not a timestamp', asked using errcode = '22023';
+        if wrong is null and asked is not null then
+            wrong := case
+                when not pg_input_is_valid(asked, 'timestamptz') or not isfinite(asked::timestamptz)
+                    then format('run_at "%s" is not a timestamp', left(asked, 100))
+                when asked !~* '^\d{4}-\d\d-\d\d[ t]\d\d:\d\d(:\d\d(\.\d+)?)? ?(z|[-+]\d\d(:?\d\d)?|[a-z][a-z0-9_+-]*(/[a-z0-9_+-]+)*)$'
+                     or extract(year from asked::timestamptz at time zone 'UTC') not between 1 and 9998
+                    then format('run_at "%s" is not a moment such as 2027-01-31 08:00:00+01: a date, a time and a zone', left(asked, 100))
+                when item ->> 'delay' is not null then 'run_at and delay cannot both be given' end;
         end if;
-        wanted_at := coalesce(asked::timestamptz, now());
-
-        -- The holder of a unique key may end between our insert and our look: then the next insert is free to succeed.
-        loop
-            insert into ingestd.job (kind, queue_id, rank, max_attempts, run_at, due_at, unique_key, args, tags, notes, metadata,
-                                     correlation_id, triggered_by)
-            values (item ->> 'kind', target_queue, -urgency, tries, wanted_at, wanted_at, item ->> 'unique_key',
-                    coalesce(nullif(item -> 'args', 'null'), '{}'),
-                    case jsonb_typeof(item -> 'tags') when 'array' then array(select jsonb_array_elements_text(item -> 'tags')) else '{}' end,
-                    item ->> 'notes', nullif(item -> 'metadata', 'null'), item ->> 'correlation_id', 'sql')
-            on conflict (unique_key) where unique_key is not null do nothing
-            returning id into new_id;
-            if new_id is not null then
-                if wanted_at <= now() then
-                    woken := woken || format('%s %s %s', target_queue, -urgency, extract(epoch from wanted_at));
-                end if;
-                exit;
+        if wrong is null then
+            select case when not pg_input_is_valid(d.text, 'interval') or d.text !~* '[a-z:]'
+                             or d.text::interval not between '-100 years' and '100 years'
+                            then format('%s "%s" is not a duration such as 90s, 10m or 1h30m', d.name, left(d.text, 100))
+                        when d.text::interval < '0' then format('%s "%s" is negative', d.name, left(d.text, 100))
+                        when d.text::interval = '0' and d.name <> 'delay' then format('%s must be more than nothing', d.name) end
+            into wrong
+            from (select name, item ->> name as text
+                  from unnest(array['delay', 'unique_for', 'timeout', 'hard_timeout']) name) d
+            where d.text is not null order by 1 limit 1;
+        end if;
+        wrong := case
+            when wrong is not null then wrong
+            when item ->> 'unique_mode' not in ('skip', 'replace', 'reschedule')
+                then format('unique_mode "%s" is not skip, replace or reschedule', left(item ->> 'unique_mode', 100))
+            when item ->> 'unique_until' not in ('start', 'finish')
+                then format('unique_until "%s" is not start or finish', left(item ->> 'unique_until', 100))
+            when item ->> 'unique_key' is null
+                 and coalesce(item ->> 'unique_mode', item ->> 'unique_until', item ->> 'unique_for') is not null
+                then 'unique_mode, unique_until and unique_for need a unique_key'
+            when item ->> 'key' is null and (item ->> 'key_strict')::boolean then 'key_strict needs a key'
+            when exists (select from jsonb_each(nullif(item -> 'backoff', 'null')) b
+                         where case jsonb_typeof(b.value)
+                               when 'number' then b.key not in ('base', 'base_s', 'factor', 'cap', 'cap_s', 'jitter')
+                                   or (b.value #>> '{}')::numeric not between case b.key when 'factor' then 1 else 0 end
+                                                                          and case b.key when 'jitter' then 1 else 1e9 end
+                               when 'string' then b.key not in ('base', 'cap')
+                                   or b.value #>> '{}' !~ '^([0-9]{1,9}(\.[0-9]+)?(ms|s|m|h|d|w))+$'
+                               else true end)
+                then 'backoff takes base and cap (durations such as "1m", or seconds), factor (1 or more) and jitter (0 to 1)' end;
+        if wrong is null then
+            select case when octet_length(v.given::text) > v.most
+                            then format('%s is larger than %s of JSON; keep large data in a table or file and hand over where', v.name,
+                                        pg_size_pretty(v.most::bigint))
+                        when octet_length(v.given::text) > 128 and jsonb_path_exists(v.given, '$.**{64}')
+                            then v.name || ' is nested deeper than 64 levels'
+                        when octet_length(v.given::text) > 300
+                             and jsonb_path_exists(v.given, '$.** ? (@.type() == "number" && (@ > 1.7e308 || @ < -1.7e308))')
+                            then v.name || ' holds a number beyond 1.7e308, which no program could read' end
+            into wrong
+            from (values ('args', nullif(item -> 'args', 'null'), most_args),
+                         ('metadata', nullif(item -> 'metadata', 'null'), most_metadata)) v(name, given, most)
+            where v.given is not null order by 1 limit 1;
+        end if;
+        if wrong is null then
+            given := coalesce(nullif(item -> 'args', 'null'), '{}');
+            schema := (select k.arguments from ingestd.kind k where k.name = item ->> 'kind' and jsonb_typeof(k.arguments) = 'object');
+            select format('args of %s: "%s" is missing', item ->> 'kind', r.name) into wrong
+            from jsonb_array_elements_text(case jsonb_typeof(schema -> 'required') when 'array' then schema -> 'required' else '[]' end)
+                 r(name)
+            where not given ? r.name limit 1;
+            if wrong is null and schema -> 'additionalProperties' = 'false' then
+                select format('args of %s: "%s" is not one of them', item ->> 'kind', left(g.name, 100)) into wrong
+                from jsonb_object_keys(given) g(name) where not coalesce(schema -> 'properties' ? g.name, false) limit 1;
             end if;
-            select id into new_id from ingestd.job where unique_key = item ->> 'unique_key';
-            exit when new_id is not null;
+        end if;
+        if wrong is not null then
+            raise exception '%', case when jsonb_array_length(jobs) > 1 then format('job %s: ', place) else '' end || wrong
+            using errcode = '22023', hint = case when wrong like 'unknown enqueue option%'
+                then 'known options: ' || (select string_agg(o, ', ') from jsonb_object_keys(types) o where o not in ('kind', 'args'))
+                else 'nothing was enqueued' end;
+        end if;
+    end loop;
+end $$;
+
+-- Stores checked jobs. For our own programs too, whose jobs may also carry `store parked workflow_run step triggered_by`.
+-- The unique index alone decides who is first; keys are taken in their order, so that two calls never wait for each other.
+create function ingestd.enqueue_rows(jobs jsonb) returns table (id bigint, existing boolean, changed boolean)
+language plpgsql as $$
+#variable_conflict use_column
+declare
+    ids bigint[] := array(select nextval('ingestd.job_id_seq') from jsonb_array_elements(jobs));
+    existed boolean[] := '{}';
+    touched boolean[] := '{}';
+    one record;
+    mine boolean;
+    holder bigint;
+    woken text[] := '{}';
+begin
+    for one in
+        select j.place, v.kind, q.id as queue_id, coalesce(v.queue, k.queue, 'default') as queue,
+               (-coalesce(case v.priority when 'low' then -10 when 'normal' then 0 when 'high' then 10 else v.priority::integer end,
+                          k.priority, 0))::smallint as rank,
+               coalesce(v.max_attempts, k.max_attempts, 4) as max_attempts, coalesce(v.run_at, now() + v.delay, now()) as run_at,
+               v.key, coalesce(v.key_strict, false) as key_strict,
+               (coalesce(v.parked, 0) | case when v.key is null then 0 else 2 end)::smallint as parked,
+               v.unique_key, coalesce(v.unique_mode, 'skip') as unique_mode, coalesce(v.unique_until, 'finish') as unique_until,
+               v.unique_for, coalesce(v.args, '{}') as args, v.timeout, v.hard_timeout, v.backoff, v.store,
+               coalesce(v.tags, '{}') as tags, v.notes, v.metadata, v.correlation_id, v.parent_id, v.triggered_by, v.workflow_run, v.step
+        from jsonb_array_elements(jobs) with ordinality j(item, place),
+             jsonb_to_record(jsonb_strip_nulls(j.item - 'args' - 'metadata')
+                             || jsonb_build_object('args', nullif(j.item -> 'args', 'null'),
+                                                   'metadata', nullif(j.item -> 'metadata', 'null')))
+                 v(kind text, args jsonb, queue text, priority text, run_at timestamptz, delay interval, unique_key text,
+                   unique_mode text, unique_until text, unique_for interval, max_attempts smallint, timeout interval,
+                   hard_timeout interval, backoff jsonb, key text, key_strict boolean, tags text[], notes text, metadata jsonb,
+                   correlation_id text, parent_id bigint, triggered_by text, store uuid, parked smallint, workflow_run bigint, step text)
+             left join ingestd.kind k on k.name = v.kind
+             left join ingestd.queue q on q.name = coalesce(v.queue, k.queue, 'default')
+        order by v.unique_key collate "C" nulls first, j.place
+    loop
+        if one.queue_id is null then
+            raise exception 'unknown queue "%"', one.queue using errcode = '22023',
+                hint = 'declare it as [queues.' || one.queue || '] in the configuration';
+        end if;
+        mine := false;
+        for turn in 1 .. 100 loop
+            holder := null;
+            touched[one.place] := false;
+            -- Before the insert it saves that; after it, it tells of one that was made, run and forgotten while ours waited.
+            if one.unique_key is not null then
+                select h.job_id into holder from ingestd.unique_hold h
+                where h.key = one.unique_key and h.expires_at > now() and h.job_id <> ids[one.place];
+            end if;
+            exit when mine and holder is null;
+            if holder is null then
+                insert into ingestd.job (id, kind, queue_id, rank, max_attempts, run_at, due_at, key, key_strict, parked, unique_key,
+                                         unique_until, args, timeout, hard_timeout, backoff, store, tags, notes, metadata,
+                                         correlation_id, parent_id, triggered_by, workflow_run, step)
+                values (ids[one.place], one.kind, one.queue_id, one.rank, one.max_attempts, one.run_at, one.run_at, one.key,
+                        one.key_strict, one.parked, one.unique_key, one.unique_until, one.args, one.timeout, one.hard_timeout,
+                        one.backoff, one.store, one.tags, one.notes, one.metadata, one.correlation_id, one.parent_id,
+                        coalesce(one.triggered_by, 'sql'), one.workflow_run, one.step)
+                on conflict (unique_key) where unique_key is not null do nothing;
+                mine := found;
+                exit when mine and one.unique_key is null;
+                if mine and one.unique_for is not null then
+                    insert into ingestd.unique_hold as h (key, job_id, expires_at)
+                    values (one.unique_key, ids[one.place], now() + one.unique_for)
+                    on conflict (key) do update set job_id = excluded.job_id, expires_at = excluded.expires_at
+                    where h.expires_at <= now();
+                end if;
+                continue when mine;
+                select j.id into holder from ingestd.job j where j.unique_key = one.unique_key;
+                continue when holder is null;
+            end if;
+            exit when one.unique_mode = 'skip';
+            -- What runs is left alone: its arguments are with its handler already.
+            update ingestd.job j
+            set args = case one.unique_mode when 'replace' then one.args else j.args end,
+                run_at = case one.unique_mode when 'reschedule' then one.run_at else j.run_at end,
+                due_at = case one.unique_mode when 'reschedule' then one.run_at else j.due_at end
+            where j.id = holder and j.unique_key = one.unique_key and j.claim is null;
+            touched[one.place] := found;
+            -- If it let go of its key just now, the key is free for ours.
+            exit when found or exists (select from ingestd.job j where j.id = holder and j.unique_key = one.unique_key)
+                      or exists (select from ingestd.unique_hold h where h.key = one.unique_key and h.expires_at > now());
         end loop;
-        return next new_id;
+        if holder is null and not mine then
+            raise exception 'jobs with unique key "%" come and go too fast to tell which one holds it', one.unique_key
+            using errcode = '22023';
+        end if;
+        if holder is not null and mine then
+            delete from ingestd.job j where j.id = ids[one.place];
+        end if;
+        existed[one.place] := holder is not null;
+        ids[one.place] := coalesce(holder, ids[one.place]);
+        if one.run_at <= now() and one.parked = 0 and (holder is null or touched[one.place] and one.unique_mode = 'reschedule') then
+            woken := woken || format('%s %s %s', one.queue_id, one.rank, extract(epoch from one.run_at));
+        end if;
     end loop;
     -- One message per queue and rank, however many jobs: NOTIFY takes a lock of the whole cluster at commit. It carries the
     -- oldest position, so that nodes lower their cursors.
@@ -385,6 +578,23 @@ begin
     from (select split_part(w, ' ', 1) || ' ' || split_part(w, ' ', 2) as lane, split_part(w, ' ', 3)::numeric as moment
           from unnest(woken) w) positions
     group by lane;
+    return query select a.id, a.existing, a.changed
+                 from unnest(ids, existed, touched) with ordinality a(id, existing, changed, place) order by a.place;
+end $$;
+
+-- SECURITY DEFINER: a role needs only EXECUTE, which `ingestd migrate --grant ROLE` gives.
+create function ingestd.enqueue_each(jobs jsonb) returns table (id bigint, existing boolean, changed boolean)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform ingestd.check_jobs(jobs);
+    return query select r.id, r.existing, r.changed from ingestd.enqueue_rows(jobs) r;
+end $$;
+
+create function ingestd.enqueue_many(jobs jsonb) returns setof bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform ingestd.check_jobs(jobs);
+    return query select r.id from ingestd.enqueue_rows(jobs) r;
 end $$;
 
 create function ingestd.enqueue(kind text, args jsonb default '{}', options jsonb default '{}') returns bigint
@@ -398,7 +608,8 @@ begin
     return (select ingestd.enqueue_many(jsonb_build_array(coalesce(options, '{}') || jsonb_build_object('kind', kind, 'args', args))));
 end $$;
 
-revoke execute on function ingestd.enqueue_many(jsonb), ingestd.enqueue(text, jsonb, jsonb),
+revoke execute on function ingestd.check_jobs(jsonb), ingestd.enqueue_rows(jsonb), ingestd.enqueue_each(jsonb),
+                           ingestd.enqueue_many(jsonb), ingestd.enqueue(text, jsonb, jsonb),
                            ingestd.make_partitions(regclass, text, integer) from public;
 
 select ingestd.make_partitions('ingestd.history_ok', 'day', 14), ingestd.make_partitions('ingestd.history_bad', 'month', 14);

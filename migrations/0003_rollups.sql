@@ -64,7 +64,7 @@ create table ingestd.dirty (
     at         timestamptz not null default clock_timestamp(),
     check (lo < hi),
     check ((source_id is null) <> (rollup_id is null))
-) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
 create index dirty_source on ingestd.dirty (source_id) where source_id is not null;
 create index dirty_rollup on ingestd.dirty (rollup_id, prio, hi desc) where rollup_id is not null;
 comment on table ingestd.dirty is

@@ -63,7 +63,8 @@ begin
     if to_regclass(format('ingestd.%I', child)) is not null then
         return false;
     end if;
-    execute format('create table ingestd.%I (like ingestd.slot including defaults including constraints)', child);
+    execute format('create table ingestd.%I (like ingestd.slot including defaults including constraints)
+                    with (autovacuum_freeze_min_age = 0)', child);
     execute format('alter table ingestd.slot attach partition ingestd.%I for values from (%L) to (%L)',
                    child, lower_bound, lower_bound + interval '1 month');
     return true;
