@@ -9,15 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ingestd.jobs.backoff import Backoff
     from ingestd.jobs.client import Client
     from ingestd.jobs.decorator import job
+    from ingestd.jobs.lifespan import lifespan
     from ingestd.jobs.model import Discard, Done, Retry, Snooze
     from ingestd.work.context import Context
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Context", "Discard", "Done", "Retry", "Snooze", "job"]
+__all__ = ["Backoff", "Client", "Context", "Discard", "Done", "Retry", "Snooze", "job", "lifespan"]
 
 _HOMES = {
+    "Backoff": "ingestd.jobs.backoff",
     "Client": "ingestd.jobs.client",
     "Context": "ingestd.work.context",
     "Discard": "ingestd.jobs.model",
@@ -25,6 +28,7 @@ _HOMES = {
     "Retry": "ingestd.jobs.model",
     "Snooze": "ingestd.jobs.model",
     "job": "ingestd.jobs.decorator",
+    "lifespan": "ingestd.jobs.lifespan",
 }
 
 

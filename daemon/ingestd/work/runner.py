@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ingestd.errors import StaleClaim
-from ingestd.jobs.backoff import Backoff
+from ingestd.jobs.backoff import stored_backoff
 from ingestd.jobs.model import PARKED_CHILDREN, AwaitChildren, Discard, Done, Job, Outcome, Retry, Snooze, State
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store.ack import PutBack, Result
@@ -153,7 +153,7 @@ def _after_error(ctx: Context, spec: HandlerSpec, error: Exception) -> Ending:
 def _again_or_failed(ctx: Context, spec: HandlerSpec, delay: timedelta | None, reason: str, error: dict[str, Any]) -> Ending:
     if ctx.job.attempt >= ctx.job.max_attempts:
         return _failed(ctx, f"attempt {ctx.job.attempt} of {ctx.job.max_attempts}: {reason}", error)
-    backoff = Backoff(**ctx.job.backoff) if ctx.job.backoff else spec.backoff
+    backoff = stored_backoff(ctx.job.backoff, spec.backoff)
     write = PutBack(
         ctx.job.id,
         ctx.job.claim,
