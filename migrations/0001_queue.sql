@@ -102,6 +102,7 @@ create index job_suspect on ingestd.job (queue_id, rank, run_at, id) where claim
 create index job_claimed on ingestd.job (node, queue_id) where claim is not null;
 create index job_parked on ingestd.job (parked, key, id) where parked <> 0;
 create index job_key on ingestd.job (key, id) where key is not null;
+create index job_key_free on ingestd.job (key) where key is not null and parked & 2 = 0;
 create index job_parent on ingestd.job (parent_id) where parent_id is not null;
 create unique index job_unique on ingestd.job (unique_key) where unique_key is not null;
 

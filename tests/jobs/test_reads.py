@@ -35,6 +35,8 @@ async def jobs(conn: asyncpg.Connection) -> dict[str, int]:
 
 
 async def numbers(conn: asyncpg.Connection, limit: int = 50, **which: object) -> list[int]:
+    if "state" in which:
+        which["states"] = (which.pop("state"),)
     return [job["id"] for job in await reads.list_jobs(conn, JobFilter(**which), limit)]  # type: ignore[arg-type]
 
 
@@ -66,7 +68,7 @@ async def test_filters_narrow_and_combine(conn: asyncpg.Connection, jobs: dict[s
     assert await numbers(conn, tag="over", state="failed") == [jobs["failed"]]
     assert len(await numbers(conn, triggered_by="schedule")) == 4
     assert await numbers(conn, kind="ready", queue="imports") == []
-    assert await numbers(conn, job_id=jobs["blocked"]) == [jobs["blocked"]]
+    assert await numbers(conn, ids=(jobs["blocked"],)) == [jobs["blocked"]]
     now = await conn.fetchval("select now()")
     assert await numbers(conn, since=now) == []
     assert len(await numbers(conn, until=now + timedelta(seconds=1))) == len(jobs)

@@ -77,13 +77,11 @@ async def gather(conn: asyncpg.Connection, state: AdminState, report: Report, vi
 
 
 async def _jobs(conn: asyncpg.Connection, view: View) -> list[dict[str, Any]]:
-    wanted = {"": (None,), "running": ("running",), "failed": ("failed",), "waiting": WAITING}[view.jobs]
-    found: list[dict[str, Any]] = []
-    for state in wanted:
-        found += await reads.list_jobs(conn, reads.JobFilter(state=state), JOBS_SHOWN)
+    wanted: Mapping[str, tuple[str, ...]] = {"": (), "running": ("running",), "failed": ("failed",), "waiting": WAITING}
+    found = await reads.list_jobs(conn, reads.JobFilter(states=wanted[view.jobs]), JOBS_SHOWN)
     if view.jobs == "":
         # What runs is what one wants to see, however much newer work waits behind it.
-        running = await reads.list_jobs(conn, reads.JobFilter(state="running"), JOBS_SHOWN)
+        running = await reads.list_jobs(conn, reads.JobFilter(states=("running",)), JOBS_SHOWN)
         found = list({job["id"]: job for job in [*running, *found]}.values())
     found.sort(key=lambda job: (job["state"] != "running", -job["id"]) if view.jobs == "" else (False, -job["id"]))
     return found[:JOBS_SHOWN]

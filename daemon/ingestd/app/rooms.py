@@ -24,6 +24,7 @@ from ingestd.imports.arrivals import Intake
 from ingestd.imports.loader import LoaderPool
 from ingestd.imports.watch import ArrivalWatch
 from ingestd.jobs import facts as job_facts
+from ingestd.jobs import handlers as job_handlers
 from ingestd.jobs.promoter import Promoter
 from ingestd.jobs.registry import HandlerSpec, Registry
 from ingestd.jobs.workflow import Workflow
@@ -95,12 +96,19 @@ class Rooms:
 
         self.intake = Intake(db, store, bus)
         self.watch = ArrivalWatch(self._imports, self.intake, bus)
-        self.loaders = LoaderPool(db.dsn, size=settings.slots().get("imports", 1) or 1, application_name=node.application_name, bus=bus)
+        self.loaders = LoaderPool(
+            db.dsn,
+            size=settings.slots().get("imports", 1) or 1,
+            application_name=node.application_name,
+            bus=bus,
+            pooled=db.pooled,
+        )
         self.health = HealthRunner(db, self.facts, lambda: self.loops(), settings.daemon.state_dir)
         self.registry = Registry(
             [
                 *import_handlers.handlers(self._imports, store, self.loaders, self.watch),
                 *rollup_handlers.handlers(),
+                *job_handlers.handlers(),
                 *app_handlers.handlers(lambda: in_force.settings.retention, lambda: in_force.workflows, self._health_report, [_tidy_slots]),
                 *app_handlers.user_handlers(settings.daemon.handlers, folder),
                 *extra,
@@ -112,7 +120,7 @@ class Rooms:
         self.rollups = Poller("rollups", Upkeep(db).poll, bus)
         self.scheduler = Scheduler(db, bus)
         self.presence = Presence(settings.daemon.state_dir / "nodes")
-        self.rescuer = Rescuer(db, node, self.presence, bus, lambda: self.heartbeat.sessions)
+        self.rescuer = Rescuer(db, node, self.presence, bus, lambda: self.heartbeat.sessions, settings.daemon.stall_limit.total_seconds())
         self.listener = Listener(db, {JOB_CHANNEL: self._on_job})
         self.heartbeat = Heartbeat(
             db,
@@ -123,6 +131,9 @@ class Rooms:
             queues=list(settings.slots()),
             kinds=self.registry.kinds,
             admin_url=lambda: self.admin_url,
+            running=self.worker.running_jobs,
+            stall_limit_s=settings.daemon.stall_limit.total_seconds(),
+            blocked_after_s=settings.daemon.blocked_after.total_seconds(),
         )
         self._collect_facts()
         bus.subscribe(self._on_event)

@@ -72,7 +72,7 @@ def add_to(app: typer.Typer) -> None:
         shell: Shell = ctx.obj
         if state and state not in STATES:
             raise InvalidInput(f'--state: "{state}" is none of {", ".join(STATES)}{did_you_mean(state, STATES)}', pointer="--state")
-        which = JobFilter(state=state or None, kind=kind or None, queue=queue or None, tag=tag or None)
+        which = JobFilter(states=(state,) if state else (), kind=kind or None, queue=queue or None, tag=tag or None)
         shell.run(_list(shell, which, limit))
 
     @jobs.command()

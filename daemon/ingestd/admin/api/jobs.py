@@ -13,6 +13,7 @@ from ingestd.admin.routes import Call, Route, answer
 from ingestd.admin.shapes import masked, page_of, read_cursor, read_moment, read_word, with_text_ids
 from ingestd.errors import NotFound
 from ingestd.jobs.actions import cancel_job, enqueue_job, retry_job
+from ingestd.jobs.filters import read_states
 from ingestd.jobs.model import NewJob, State
 from ingestd.jobs.store.reads import JobFilter, list_jobs, show_job
 from ingestd.settings import Name, Priority
@@ -62,7 +63,7 @@ async def index(call: Call) -> web.Response:
     """Jobs, newest first."""
     limit = call.limit()
     which = JobFilter(
-        state=read_word(call.query, "state", STATES),
+        states=read_states(call.query.get("state"), "/state"),
         kind=call.query.get("kind"),
         queue=call.query.get("queue"),
         tag=call.query.get("tag"),

@@ -1,8 +1,14 @@
-"""Between the queue and history by hand: cancel and skip what waits, bring back what ended."""
+"""Between the queue and history by hand: cancel and skip what waits, bring back what ended, run it again, delete it.
+
+Every statement takes any number of jobs and answers with those it changed. Rows that somebody else is writing just now are
+passed over (SKIP LOCKED): so two of these never wait for each other in a circle. Who means one job locks it first.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 
@@ -12,24 +18,45 @@ _COLUMNS = """id, kind, queue_id, rank, attempt, max_attempts, crashes, run_at, 
     unique_key, unique_until, args, attempts, timeout, hard_timeout, backoff, tags, notes, metadata, correlation_id, parent_id,
     triggered_by, workflow_run, step"""
 
-# Only a job that nobody holds: whoever runs one is asked to cancel it instead.
-END_WAITING = f"""
-with gone as (
-    delete from ingestd.job where id = $1 and claim is null returning *
+# A step before its job, as the promoter has it: the other way round the two would wait for each other.
+_STEPS_FIRST = """with first as materialized (
+    select from ingestd.workflow_step where job_id = any ($1::bigint[]) order by run, position for update
+)"""
+LOCK = f"""
+{_STEPS_FIRST}
+select case when claim is not null then 'running' else 'waiting' end from ingestd.job
+where id = any ($1::bigint[]) and (select count(*) from first) >= 0 for update"""
+
+# Only jobs that nobody holds, unless $4 takes them from whoever does: then the claim is gone, and with it the right to write. The
+# claim does not go to history, where it would tell the node that its own ack had arrived.
+END = f"""
+{_STEPS_FIRST}, found as materialized (
+    select id from ingestd.job
+    where id = any ($1::bigint[]) and (claim is null or $4) and (select count(*) from first) >= 0 order by id for update skip locked
+), gone as (
+    delete from ingestd.job where id = any (array(select id from found)) returning *
 ), steps as (
     update ingestd.workflow_step s set state = $2, reason = $3, finished_at = now()
     from gone g where g.workflow_run is not null and s.run = g.workflow_run and s.step = g.step
 ), stats as (
     insert into ingestd.job_stat (minute, kind, queue_id, outcome, bucket, n, ms)
-    select date_trunc('minute', now()), kind, queue_id, $2, 0, 1, 0 from gone
+    select date_trunc('minute', now()), kind, queue_id, $2, 0, count(*), 0 from gone group by kind, queue_id
 )
-insert into ingestd.history (keep, state, reason, duration_ms, {_COLUMNS}) select 'ok', $2, $3, 0, {_COLUMNS} from gone
+insert into ingestd.history (keep, state, reason, started_at, duration_ms, {_COLUMNS})
+select case $2 when 'failed' then 'bad' else 'ok' end, $2, $3, claimed_at, coalesce((extract(epoch from now() - claimed_at) * 1000)::bigint, 0), {_COLUMNS} from gone
 returning id"""
+
+ASK = """
+with found as materialized (
+    select id from ingestd.job where id = any ($1::bigint[]) and claim is not null order by id for update skip locked
+)
+update ingestd.job set cancel_asked_at = now() where id = any (array(select id from found)) and claim is not null returning id"""
 
 # The id stays: links, parents and logs go on meaning the same job. Its budget of attempts grows by one.
 REVIVE = f"""
 with gone as (
-    delete from ingestd.history where id = $1 and state in ('failed', 'cancelled') returning *
+    delete from ingestd.history where id = any ($1::bigint[]) and state in ('failed', 'cancelled')
+      and finished_at <= coalesce($3, 'infinity'::timestamptz) returning *
 ), back as (
     insert into ingestd.job ({_COLUMNS.replace("unique_key, ", "")}, parked)
     select {
@@ -50,9 +77,47 @@ with gone as (
 ), holds as (
     delete from ingestd.key_hold k using back b where k.key = b.key and k.job_id = b.id
 ), told as (
-    select pg_notify('ingestd_job', queue_id::text) from back
+    select pg_notify('ingestd_job', queue_id::text) from (select distinct queue_id from back) queues
 )
-select back.id from back left join told on true"""
+select back.id from back left join (select count(*) from told) t on true"""
+
+# A new job like the old one, which stays where it is. Its unique key is not taken over: another may hold it. Nor is its place in
+# a workflow: a step ends once.
+AGAIN = f"""
+with made as (
+    insert into ingestd.job (kind, queue_id, rank, max_attempts, run_at, due_at, store, key, key_strict, parked, args, timeout,
+                             hard_timeout, backoff, tags, notes, metadata, correlation_id, parent_id, triggered_by)
+    select kind, queue_id, rank, max_attempts, greatest(now(), $2), greatest(now(), $2), store, key, key_strict,
+           case when key is null then 0 else {PARKED_KEY} end, args, timeout, hard_timeout, backoff, tags, notes, metadata,
+           coalesce($4, correlation_id), id, $3
+    from ingestd.history where id = any ($1::bigint[]) order by id
+    returning id, parent_id, queue_id
+), told as (
+    select pg_notify('ingestd_job', queue_id::text) from (select distinct queue_id from made) queues
+)
+select made.parent_id, made.id from made left join (select count(*) from told) t on true"""
+
+# A step whose job is gone counts as cancelled, or its run would wait for ever; so would jobs behind a held key.
+DELETE_WAITING = f"""
+{_STEPS_FIRST}, found as materialized (
+    select id from ingestd.job
+    where id = any ($1::bigint[]) and claim is null and (select count(*) from first) >= 0 order by id for update skip locked
+), gone as (
+    delete from ingestd.job where id = any (array(select id from found)) returning id, workflow_run, step
+), steps as (
+    update ingestd.workflow_step s set state = 'cancelled', reason = $2, finished_at = now()
+    from gone g where g.workflow_run is not null and s.run = g.workflow_run and s.step = g.step
+), unique_holds as (
+    delete from ingestd.unique_hold u using gone g where u.job_id = g.id
+)
+select id from gone"""
+DELETE_FINISHED = """
+with gone as (
+    delete from ingestd.history where id = any ($1::bigint[]) and finished_at <= coalesce($2, 'infinity'::timestamptz) returning id
+), holds as (
+    delete from ingestd.key_hold k using gone g where k.job_id = g.id
+)
+select id from gone"""
 
 FIND = """
 select h.id, h.state from ingestd.history h where h.id = $1
@@ -63,9 +128,29 @@ RELEASE_KEY = "delete from ingestd.key_hold where job_id = $1 returning key"
 HOLDS = "select key, job_id, since from ingestd.key_hold order by since"
 
 
+async def lock_open(conn: asyncpg.Connection, job_id: int) -> str | None:
+    """Hold an open job still to the end of the transaction; `running`, `waiting`, or None if it is not open."""
+    state: str | None = await conn.fetchval(LOCK, [job_id])
+    return state
+
+
 async def end_waiting(conn: asyncpg.Connection, job_id: int, state: State, reason: str) -> bool:
     """Move a job that nobody holds to history as cancelled or skipped; False if it is held or gone."""
-    return await conn.fetchval(END_WAITING, job_id, str(state), reason) is not None
+    return bool(await lock_open(conn, job_id)) and bool(await end_all(conn, [job_id], state, reason))
+
+
+async def end_all(conn: asyncpg.Connection, ids: Sequence[int], state: State, reason: str, *, force: bool = False) -> list[int]:
+    """Move those that wait to history as cancelled, skipped or failed.
+
+    Args:
+        force: those that run as well; whoever runs them can write nothing about them any more.
+    """
+    return _ids(await conn.fetch(END, ids, str(state), reason, force))
+
+
+async def ask_cancel(conn: asyncpg.Connection, ids: Sequence[int]) -> list[int]:
+    """Ask the nodes that run them to cancel them."""
+    return _ids(await conn.fetch(ASK, ids))
 
 
 async def revive(conn: asyncpg.Connection, job_id: int, run_at: datetime | None = None) -> bool:
@@ -74,7 +159,36 @@ async def revive(conn: asyncpg.Connection, job_id: int, run_at: datetime | None 
     Args:
         run_at: not before; None: now.
     """
-    return await conn.fetchval(REVIVE, job_id, run_at) is not None
+    return bool(await revive_all(conn, [job_id], run_at))
+
+
+async def revive_all(
+    conn: asyncpg.Connection, ids: Sequence[int], run_at: datetime | None = None, ended_by: datetime | None = None
+) -> list[int]:
+    """Bring back those that failed or were cancelled.
+
+    Args:
+        ended_by: leave out those that ended later.
+    """
+    return _ids(await conn.fetch(REVIVE, ids, run_at, ended_by))
+
+
+async def run_again(
+    conn: asyncpg.Connection, ids: Sequence[int], triggered_by: str, run_at: datetime | None = None, correlation_id: str | None = None
+) -> dict[int, int]:
+    """Enqueue a new job like each of these finished ones, as its child; returns the new id by the old one."""
+    rows = await conn.fetch(AGAIN, ids, run_at, triggered_by, correlation_id)
+    return {row["parent_id"]: row["id"] for row in rows}
+
+
+async def delete_waiting(conn: asyncpg.Connection, ids: Sequence[int], reason: str) -> list[int]:
+    """Delete those that wait, as if they had never been; their workflow steps count as cancelled."""
+    return _ids(await conn.fetch(DELETE_WAITING, ids, reason))
+
+
+async def delete_finished(conn: asyncpg.Connection, ids: Sequence[int], ended_by: datetime | None = None) -> list[int]:
+    """Delete from history; jobs behind a key that one of these held go on."""
+    return _ids(await conn.fetch(DELETE_FINISHED, ids, ended_by))
 
 
 async def find_state(conn: asyncpg.Connection, job_id: int) -> str | None:
@@ -93,3 +207,7 @@ async def key_holds(conn: asyncpg.Connection) -> list[asyncpg.Record]:
     """Keys that wait for somebody to retry or skip a failed job."""
     rows: list[asyncpg.Record] = await conn.fetch(HOLDS)
     return rows
+
+
+def _ids(rows: Sequence[Any]) -> list[int]:
+    return [row["id"] for row in rows]
