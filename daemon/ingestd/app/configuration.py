@@ -8,6 +8,8 @@ import asyncpg
 
 from ingestd.app.settings import Settings
 from ingestd.app.targets import target_job
+from ingestd.app.workflows import unknown_undos
+from ingestd.errors import ConfigurationError
 from ingestd.events import Bus
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store import queues as queue_store
@@ -54,8 +56,13 @@ async def apply(conn: asyncpg.Connection, settings: Settings, specs: list[Handle
         bus: told of slots that the old schedules still owed.
 
     Raises:
-        ConfigurationError: something declared does not fit the database; nothing was changed.
+        ConfigurationError: something declared does not fit the database, or what undoes a step is not among the kinds of a node
+            that has handlers; nothing was changed.
     """
+    kinds = [name for spec in specs for name in (spec.kind, *spec.aliases)]
+    strange = unknown_undos(settings.workflows, kinds) if settings.daemon.handlers else []
+    if strange:
+        raise ConfigurationError(strange)
     defaults = {spec.kind: spec for spec in specs}
 
     def compile_target(target: ScheduleTarget) -> CompiledTarget:
@@ -73,7 +80,7 @@ async def apply(conn: asyncpg.Connection, settings: Settings, specs: list[Handle
 
     async with conn.transaction():
         for name, queue in settings.all_queues().items():
-            await queue_store.declare_queue(conn, name, queue.concurrency)
+            await queue_store.declare_queue(conn, name, queue)
         await rollup_declare.apply(conn, settings.rollups)
         applied = await schedule_declare.apply(conn, settings.schedules, compile_target)
     announce(bus, applied.settled)

@@ -11,12 +11,12 @@ from typing import Any
 import asyncpg
 
 from ingestd.app import cleanup
-from ingestd.errors import AlreadyRunning, ConfigurationError
+from ingestd.errors import AlreadyRunning, ConfigurationError, Conflict, StaleClaim
 from ingestd.jobs.decorator import declared_jobs
-from ingestd.jobs.model import AwaitChildren, Discard, Outcome
+from ingestd.jobs.model import AwaitChildren, Discard, Outcome, State
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.settings import RetentionSettings
-from ingestd.jobs.store import partitions, reads
+from ingestd.jobs.store import ack, partitions, reads
 from ingestd.jobs.workflow import Workflow, start
 from ingestd.work.context import Context
 
@@ -82,21 +82,18 @@ class _StartWorkflow:
     def __init__(self, workflows: Callable[[], Mapping[str, Workflow]]) -> None:
         self._workflows = workflows
 
-    async def run(self, ctx: Context, workflow: str) -> Outcome | dict[str, Any]:
-        """Start a run, wait for its steps, and end as it ended."""
+    async def run(self, ctx: Context, workflow: str) -> Outcome | dict[str, Any] | None:
+        """Start a run, wait for its steps, and end as it ended; skipped where an earlier run is open and must be the only one."""
+        if ctx.job.checkpoint is None:
+            declared = self._workflows().get(workflow)
+            if declared is None:
+                return Discard(f'there is no workflow "{workflow}" in the configuration any more')
+            try:
+                return AwaitChildren(await self._start(ctx, declared))
+            except Conflict as busy:
+                await _skip(ctx, busy.message)
+                return None
         async with ctx.db.services() as conn:
-            if ctx.job.checkpoint is None:
-                declared = self._workflows().get(workflow)
-                if declared is None:
-                    return Discard(f'there is no workflow "{workflow}" in the configuration any more')
-                run = await start(
-                    conn,
-                    declared,
-                    triggered_by=ctx.job.triggered_by,
-                    correlation_id=ctx.job.correlation_id,
-                    job_id=ctx.job.id,
-                )
-                return AwaitChildren({"run": run})
             (found,) = await reads.workflow_runs(conn, run=ctx.job.checkpoint["run"])
         if found["state"] in ("failed", "cancelled"):
             bad = [f"{step['step']} {step['state']}" for step in found["steps"] if step["state"] != "succeeded"]
@@ -104,6 +101,24 @@ class _StartWorkflow:
         if found["state"] == "partial":
             ctx.count(failed=1)
         return {"run": found["id"], "state": found["state"]}
+
+    async def _start(self, ctx: Context, workflow: Workflow) -> dict[str, int]:
+        """The run and the note of it in one transaction: a process that dies in between does not start another."""
+        note: dict[str, int] = {}
+        async with ctx.step(note) as conn:
+            job = ctx.job
+            note["run"] = await start(conn, workflow, triggered_by=job.triggered_by, correlation_id=job.correlation_id, job_id=job.id)
+        return note
+
+
+async def _skip(ctx: Context, reason: str) -> None:
+    """End a running job as skipped: it has nothing to do, and nothing has failed."""
+    job = ctx.job
+    ended = ack.Result(job.id, job.claim, State.SKIPPED, reason=reason, started_at=ctx.started_at, duration_ms=ctx.elapsed_ms())
+    async with ctx.db.services() as conn:
+        if job.id not in await ack.ack(conn, [ended]):
+            raise StaleClaim(f"job {job.id} belongs to somebody else")
+    ctx.completed_elsewhere(State.SKIPPED, reason=reason)
 
 
 def user_handlers(modules: Sequence[str], folder: Path) -> list[HandlerSpec]:

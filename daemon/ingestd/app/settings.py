@@ -86,6 +86,17 @@ class DaemonSettings(Section):
     queues: StrList = Field(default_factory=list, description="queues this node works on; empty: all")
     drain_timeout: Duration = Field(default=parse_duration("90s"), description="how long jobs may go on after SIGTERM")
     start_timeout: Duration = Field(default=parse_duration("60s"), description="how long to wait for Postgres at the start")
+    stall_limit: Duration = Field(
+        default=parse_duration("10m"),
+        ge=parse_duration("5s"),
+        description="a process that lives and gives no sign for so long loses its jobs",
+    )
+    stuck_after: Duration = Field(
+        default=parse_duration("60m"), ge=parse_duration("1s"), description="a job that shows no progress for so long is stopped"
+    )
+    blocked_after: Duration = Field(
+        default=parse_duration("1s"), ge=parse_duration("100ms"), description="an event loop silent for so long has its stack logged"
+    )
 
 
 class DatabaseSettings(Section):
@@ -201,8 +212,8 @@ def _cross_checks(settings: Settings, layers: Layers) -> list[str]:
             if runs in known and wanted not in known[runs]:
                 where = f"workflows.{name}.steps.{step_name}"
                 refuse(("workflows", name, "steps", step_name, runs), _no_such(runs, where, wanted, known[runs]))
-        for problem in workflow.problems(name):
-            refuse(("workflows", name, "steps"), problem)
+        for fault in workflow.faults(name):
+            refuse(("workflows", name, "steps", *fault.place), fault.problem)
     for problem in name_problems(settings.rollups):
         refuse(("rollups",), problem)
     needed = CORE_CONNECTIONS + SERVICE_CONNECTIONS + 2 + 2 * settings.slots().get("imports", 0)
@@ -236,6 +247,9 @@ def warnings(settings: Settings, environ: Mapping[str, str] | None = None) -> li
     for name, declared in settings.imports.items():
         if declared.poll is None and name not in scanned and declared.source != "upload":
             found.append(f'[imports.{name}] has poll = "off", and no schedule or workflow scans it: only a trigger does')
+    for name, workflow in settings.workflows.items():
+        for step in workflow.idle_undos():
+            found.append(f"[workflows.{name}.steps.{step}] has an undo, and no step says compensate: only cancelling with undo runs it")
     if settings.daemon.drain_timeout > timedelta(hours=1):
         found.append("[daemon] drain_timeout is over an hour: a service manager will probably kill the daemon before that")
     return found

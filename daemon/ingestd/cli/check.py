@@ -43,9 +43,13 @@ def _unknown_kinds(shell: Shell, settings: Settings) -> list[str]:
     if not wanted and not settings.daemon.handlers:
         return []
     from ingestd.app.handlers import user_handlers
+    from ingestd.app.workflows import unknown_undos
 
     kinds = {spec.kind for spec in user_handlers(settings.daemon.handlers, shell.folder)}
-    return [
+    undos = unknown_undos(settings.workflows, kinds)
+    if undos and settings.daemon.handlers:
+        raise ConfigurationError(undos)
+    return undos + [
         f'"job" in [{where}]: none of [daemon] handlers declares the kind "{kind}"{did_you_mean(kind, kinds)}'
         for where, kind in wanted.items()
         if kind not in kinds

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal
 
 import asyncpg
 
-from ingestd.errors import ConfigurationError
+from ingestd.errors import ConfigurationError, Conflict
+from ingestd.jobs.course import OnFailure
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import PARKED_DEPENDENCY, NewJob
+from ingestd.jobs.references import references
 from ingestd.jobs.store import steps as store
+from ingestd.jobs.store.steps import NewStep
 from ingestd.settings import did_you_mean
 
-OnFailure = Literal["skip", "run"]
+Overlap = Literal["skip", "queue", "allow"]
+BUSY_HINT = 'wait for it, cancel it, or set overlap = "queue" or "allow"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +28,12 @@ class Step:
 
     Args:
         name: unique in the workflow.
-        job: what to enqueue.
+        job: what to enqueue; its arguments may refer to results of steps before.
         after: names of the steps that must be final before.
-        on_failure: what becomes of this step when one of those did not succeed.
+        on_failure: skip: it is skipped when one of those did not succeed; run: it runs all the same; compensate: as skip, and
+            when it fails itself, the run is taken back.
         require: `complete` counts a partial success of a parent as a failure.
+        undo: the job that takes it back; without arguments of its own it gets those of the step.
     """
 
     name: str
@@ -35,38 +41,102 @@ class Step:
     after: tuple[str, ...] = ()
     on_failure: OnFailure = "skip"
     require: Literal["any", "complete"] = "any"
+    undo: NewJob | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """A checked DAG of steps, in an order in which parents come first."""
+    """A checked DAG of steps, in an order in which parents come first.
+
+    Args:
+        overlap: what a start does while an earlier run is open: it is refused, it waits for its turn, or both go on.
+        definition: as declared, kept with each run.
+    """
 
     name: str
     steps: tuple[Step, ...]
     definition: Mapping[str, Any] = field(default_factory=dict)
+    overlap: Overlap = "allow"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a step, or with all of them.
+
+    Args:
+        place: keys below the workflow's `steps` section, such as `load`, `after`.
+    """
+
+    place: tuple[str, ...]
+    problem: str
 
 
 def order_steps(workflow: str, steps: Sequence[Step]) -> tuple[Step, ...]:
     """Sort steps so that parents come first.
 
     Raises:
-        ConfigurationError: a step waits for one that is not there, or steps wait for each other.
+        ConfigurationError: with every fault there is.
     """
+    found = faults(workflow, steps)
+    if found:
+        raise ConfigurationError([fault.problem for fault in found])
     by_name = {step.name: step for step in steps}
-    unknown = [
-        f'"after" in [workflows.{workflow}.steps.{step.name}]: there is no step "{name}"{did_you_mean(name, by_name)}'
+    return tuple(by_name[name] for name in TopologicalSorter({step.name: step.after for step in steps}).static_order())
+
+
+def faults(workflow: str, steps: Sequence[Step]) -> list[Fault]:
+    """Steps that wait for one that is not there, or for each other, and references that lead nowhere."""
+    by_name = {step.name: step for step in steps}
+    found = [
+        Fault((step.name, "after"), f'"after" in {_section(workflow, step)}: there is no step "{name}"{did_you_mean(name, by_name)}')
         for step in steps
         for name in step.after
         if name not in by_name
     ]
-    if unknown:
-        raise ConfigurationError(unknown)
+    graph = {step.name: [name for name in step.after if name in by_name] for step in steps}
     try:
-        order = list(TopologicalSorter({step.name: step.after for step in steps}).static_order())
+        TopologicalSorter(graph).prepare()
     except CycleError as error:
         circle = " → ".join(error.args[1])
-        raise ConfigurationError([f"[workflows.{workflow}.steps]: steps wait for each other: {circle}"]) from None
-    return tuple(by_name[name] for name in order)
+        found.append(Fault((), f"[workflows.{workflow}.steps]: steps wait for each other: {circle}"))
+        return found
+    before = {name: _before(graph, name) for name in graph}
+    for step in steps:
+        found += _stray_references(workflow, step, by_name, before[step.name])
+    return found
+
+
+def _before(graph: Mapping[str, Sequence[str]], name: str) -> set[str]:
+    """All steps that are surely final when this one begins."""
+    found: set[str] = set()
+    ahead = list(graph[name])
+    while ahead:
+        parent = ahead.pop()
+        if parent not in found:
+            found.add(parent)
+            ahead += graph[parent]
+    return found
+
+
+def _stray_references(workflow: str, step: Step, known: Mapping[str, Step], before: set[str]) -> Iterator[Fault]:
+    jobs = [("args", step.job, before)]
+    if step.undo is not None:
+        jobs.append(("undo.args", step.undo, before | {step.name}))
+    for key, job, readable in jobs:
+        for reference in references(job.args):
+            if reference.step in readable:
+                continue
+            if reference.step not in known:
+                why = f'there is no step "{reference.step}"{did_you_mean(reference.step, known)}'
+            elif reference.step == step.name:
+                why = "a step cannot take its own result"
+            else:
+                why = f'step "{reference.step}" may not be final by then; add it to "after"'
+            yield Fault((step.name, *key.split(".")), f'"{key}.{reference.at}" in {_section(workflow, step)}: {why}')
+
+
+def _section(workflow: str, step: Step) -> str:
+    return f"[workflows.{workflow}.steps.{step.name}]"
 
 
 async def start(
@@ -77,29 +147,74 @@ async def start(
     correlation_id: str | None = None,
     job_id: int | None = None,
 ) -> int:
-    """Insert a run with all its steps and jobs in one transaction; the first steps can run at once.
+    """Insert a run with all its steps and jobs in one transaction; the first steps can run at once, or when it is its turn.
 
     Args:
         job_id: the job that waits for the run, as the parent of its steps' jobs.
 
     Returns:
         The run's id.
+
+    Raises:
+        Conflict: `overlap = "skip"`, and an earlier run is open; names it.
     """
     async with conn.transaction():
-        run = await store.new_run(conn, workflow.name, workflow.definition, triggered_by, correlation_id, job_id)
+        waits = await _must_wait(conn, workflow)
+        run = await store.new_run(
+            conn,
+            workflow.name,
+            workflow.definition,
+            workflow.overlap,
+            "waiting" if waits else "running",
+            triggered_by,
+            correlation_id,
+            job_id,
+        )
+        blocked = [bool(waits or step.after) for step in workflow.steps]
         jobs = [
             replace(
                 step.job,
-                parked=PARKED_DEPENDENCY if step.after else 0,
+                # A key of its own job would let somebody else's stand in for it, and a step is told only of its own.
+                unique_key=None,
+                parked=PARKED_DEPENDENCY if parked else 0,
                 workflow_run=run,
                 step=step.name,
                 triggered_by="workflow",
                 parent_id=job_id,
                 correlation_id=correlation_id or f"workflow-{run}",
             )
-            for step in workflow.steps
+            for step, parked in zip(workflow.steps, blocked, strict=True)
         ]
         ids = await enqueue(conn, jobs)
-        for position, (step, step_job) in enumerate(zip(workflow.steps, ids, strict=True)):
-            await store.new_step(conn, run, step.name, position, step.after, step.on_failure, step.require, step_job)
+        rows = [
+            _row(position, step, step_job, parked)
+            for position, (step, step_job, parked) in enumerate(zip(workflow.steps, ids, blocked, strict=True))
+        ]
+        await store.new_steps(conn, run, rows)
     return run
+
+
+async def _must_wait(conn: asyncpg.Connection, workflow: Workflow) -> bool:
+    if workflow.overlap == "allow":
+        return False
+    # In its own statement: the look after it sees what whoever held it has committed.
+    await store.lock_workflow(conn, workflow.name)
+    busy = await store.open_run(conn, workflow.name)
+    if busy is not None and workflow.overlap == "skip":
+        raise Conflict(f'workflow "{workflow.name}" is still busy with run {busy["id"]}', current_state=busy["state"], hint=BUSY_HINT)
+    return busy is not None
+
+
+def _row(position: int, step: Step, job_id: int, blocked: bool) -> NewStep:
+    undo = step.undo
+    return NewStep(
+        step.name,
+        position,
+        step.after,
+        step.on_failure,
+        step.require,
+        job_id,
+        "blocked" if blocked else "open",
+        undo=None if undo is None else {"kind": undo.kind, "args": undo.args, "queue": undo.queue, "priority": undo.priority},
+        args=step.job.args if references(step.job.args) else None,
+    )

@@ -16,6 +16,7 @@ from ingestd.events import Bus
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import Job, NewJob, State
 from ingestd.jobs.store import ack as ack_store
+from ingestd.jobs.store import steps
 from ingestd.postgres.pool import Database
 
 
@@ -165,6 +166,13 @@ class Context:
             return await enqueue(conn, jobs)
         async with self.db.services() as own:
             return await enqueue(own, jobs)
+
+    async def parent_results(self) -> dict[str, Any]:
+        """In a workflow: the results of the steps that this one waits for, or takes back, by step; of those that succeeded."""
+        if self.job.workflow_run is None or self.job.step is None:
+            return {}
+        async with self.db.services() as conn:
+            return await steps.parent_results(conn, self.job.workflow_run, self.job.step)
 
     def elapsed_ms(self) -> int:
         """Milliseconds since this attempt began."""
