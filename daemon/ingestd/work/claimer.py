@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -17,12 +17,16 @@ import asyncpg
 from ingestd.events import Bus
 from ingestd.jobs.model import Job
 from ingestd.jobs.store import claim as store
+from ingestd.jobs.store import limits as limit_store
 from ingestd.jobs.store import queues as queue_store
 from ingestd.jobs.store.claim import Claimant
+from ingestd.jobs.store.limits import Taken
 from ingestd.postgres.pool import Database
 from ingestd.service import Poller
 from ingestd.work.cursor import sweep_again_in
+from ingestd.work.idle import LOOK_AGAIN_S, IdleFlags
 from ingestd.work.lane import Lane
+from ingestd.work.limits import Turn
 from ingestd.work.node import NodeIdentity
 
 IDLE_S = 1.0
@@ -67,6 +71,8 @@ class Claimer:
         self._sweep_at = 0.0
         self._suspect: int | None = None
         self._more_suspects = False
+        self._idle = IdleFlags(node.id)
+        self._look_again: list[float] = []
 
     def resize(self, slots: Mapping[str, int]) -> None:
         """Change how many jobs of each queue run here; takes effect with the next sweep."""
@@ -102,6 +108,13 @@ class Claimer:
         lane.empty = False
         self.poller.wake()
 
+    def scale(self, lane: Lane, slots: int) -> None:
+        """Give a queue other slots within its bounds."""
+        lane.slots = slots
+        lane.empty = False
+        self._on_lane(lane)
+        self.poller.wake()
+
     def suspect_ended(self, job_id: int) -> None:
         """A job that was taken alone has ended; the next suspect may run."""
         if self._suspect == job_id:
@@ -114,20 +127,32 @@ class Claimer:
             return 60.0
         if self._hold():
             return SHORTEST_S
-        async with self._db.core() as conn:
-            await self._release_doubtful(conn)
-            if time.monotonic() >= self._sweep_at:
-                await self._sweep(conn)
-            if self._more_suspects and self._suspect is None:
-                await self._claim_suspect(conn)
-            busy = False
-            for lane in list(self.lanes.values()):
-                wanted = 0 if lane.empty else lane.wanted
-                if wanted:
-                    busy |= await self._claim(conn, lane, min(wanted, LIMIT))
-            if busy:
-                return 0.0
-            return await self._until_next(conn)
+        try:
+            async with self._db.core() as conn:
+                return await self._look_everywhere(conn)
+        except BaseException:
+            self._idle.forget()
+            raise
+
+    async def _look_everywhere(self, conn: asyncpg.Connection) -> float:
+        await self._release_doubtful(conn)
+        if time.monotonic() >= self._sweep_at:
+            await self._sweep(conn)
+        if self._more_suspects and self._suspect is None:
+            await self._claim_suspect(conn)
+        busy = False
+        for lane in list(self.lanes.values()):
+            wanted = 0 if lane.empty else min(lane.wanted, LIMIT)
+            if wanted and lane.turn is None:
+                busy |= await self._claim(conn, lane, wanted)
+            elif wanted and lane.turn is not None and lane.turn.due(time.monotonic(), lane.running):
+                busy |= await self._claim_within_limit(conn, lane, lane.turn, wanted)
+        if await self._idle.tell(conn, self.lanes.values()):
+            # Only now does an enqueue elsewhere wake this node: look for what came just before.
+            self._look_again = list(LOOK_AGAIN_S)
+            self._sweep_at = 0.0
+            return 0.0
+        return 0.0 if busy else await self._until_next(conn)
 
     async def _claim(self, conn: asyncpg.Connection, lane: Lane, wanted: int) -> bool:
         jobs = await self._take(lambda who: store.claim(conn, who, lane.id, lane.name, wanted, lane.cursor.bounds()))
@@ -136,27 +161,51 @@ class Claimer:
         await self._hand_over(conn, jobs)
         return bool(jobs) and not lane.empty
 
+    async def _claim_within_limit(self, conn: asyncpg.Connection, lane: Lane, turn: Turn, wanted: int) -> bool:
+        bounds = lane.cursor.bounds()
+        taken = await self._take_within(lambda who: limit_store.claim_within_limit(conn, who, lane.id, lane.name, wanted, bounds))
+        turn.note(time.monotonic(), taken, wanted, lane.running)
+        lane.cursor.advance(taken.jobs)
+        lane.empty = taken.found_less_than(wanted)
+        await self._hand_over(conn, taken.jobs)
+        return bool(taken.jobs) and not lane.empty
+
     async def _sweep(self, conn: asyncpg.Connection) -> None:
         began = time.monotonic()
         await self._refresh_lanes(conn)
-        free = {lane.id: min(lane.wanted, LIMIT) for lane in self.lanes.values() if lane.wanted}
-        names = {lane.id: lane.name for lane in self.lanes.values()}
-        if free:
-            for queue, rank in await store.ranks(conn, list(free)):
+        hungry = [lane for lane in self.lanes.values() if lane.wanted]
+        if hungry:
+            for queue, rank in await store.ranks(conn, [lane.id for lane in hungry]):
                 self.lanes[queue].cursor.know([rank])
-            jobs = await self._take(lambda who: store.sweep(conn, who, free, names))
+            free = {lane.id: min(lane.wanted, LIMIT) for lane in hungry if lane.turn is None}
+            names = {lane.id: lane.name for lane in hungry}
+            jobs = await self._take(lambda who: store.sweep(conn, who, free, names)) if free else []
             self._note_sweep(jobs, free)
             await self._hand_over(conn, jobs)
             self._more_suspects = True
-        self._sweep_at = time.monotonic() + sweep_again_in(time.monotonic() - began)
+        for lane in hungry:
+            if lane.turn is not None:
+                # Its own claim is its sweep, begun at the front.
+                lane.cursor.reset()
+                lane.empty = False
+        again = sweep_again_in(time.monotonic() - began)
+        self._sweep_at = time.monotonic() + (self._look_again.pop(0) if self._look_again else again)
 
     async def _claim_suspect(self, conn: asyncpg.Connection) -> None:
         """One after the other: after a kill there may be hundreds, nearly all of them innocent."""
-        names = {lane.id: lane.name for lane in self.lanes.values() if lane.wanted}
+        hungry = [lane for lane in self.lanes.values() if lane.wanted]
+        names = {lane.id: lane.name for lane in hungry if lane.turn is None}
         suspects = await self._take(lambda who: store.claim_suspect(conn, who, names)) if names else []
+        for lane in hungry:
+            if not suspects and lane.turn is not None and lane.turn.due(time.monotonic(), lane.running):
+                suspects = await self._suspect_within_limit(conn, lane)
         self._suspect = suspects[0].id if suspects else None
         self._more_suspects = False
         await self._hand_over(conn, suspects)
+
+    async def _suspect_within_limit(self, conn: asyncpg.Connection, lane: Lane) -> list[Job]:
+        taken = await self._take_within(lambda who: limit_store.claim_suspect_within_limit(conn, who, lane.id, lane.name))
+        return taken.jobs
 
     def _note_sweep(self, jobs: list[Job], free: Mapping[int, int]) -> None:
         found: dict[str, list[Job]] = {}
@@ -171,12 +220,22 @@ class Claimer:
                 lane.cursor.reset()
                 lane.empty = False
 
-    async def _take(self, claim: Callable[[Claimant], object]) -> list[Job]:
+    async def _take(self, claim: Callable[[Claimant], Awaitable[list[Job]]]) -> list[Job]:
         token = uuid.uuid4()
         self._doubtful.append(token)
-        jobs: list[Job] = await claim(Claimant(token, self._node.id, self._kinds(), self._node.store))  # type: ignore[misc]
+        jobs = await claim(Claimant(token, self._node.id, self._kinds(), self._node.store))
         self._doubtful.remove(token)
         return jobs
+
+    async def _take_within(self, claim: Callable[[Claimant], Awaitable[Taken]]) -> Taken:
+        came: list[Taken] = []
+
+        async def take(who: Claimant) -> list[Job]:
+            came.append(await claim(who))
+            return came[0].jobs
+
+        await self._take(take)
+        return came[0]
 
     async def _hand_over(self, conn: asyncpg.Connection, jobs: list[Job]) -> None:
         if not jobs:
@@ -195,10 +254,13 @@ class Claimer:
     async def _until_next(self, conn: asyncpg.Connection) -> float:
         open_lanes = [lane.id for lane in self.lanes.values() if not lane.paused]
         due = await store.next_due_s(conn, open_lanes, self._kinds(), self._node.store) if open_lanes else None
-        wait = min(IDLE_S, max(self._sweep_at - time.monotonic(), SHORTEST_S))
+        now = time.monotonic()
+        wait = min(IDLE_S, max(self._sweep_at - now, SHORTEST_S))
+        turns = [lane.turn.at - now for lane in self.lanes.values() if lane.turn is not None and not lane.empty and lane.wanted]
+        wait = max(min([wait, *turns]), SHORTEST_S)
         if due is None or due >= wait:
             return wait
-        self._sweep_at = time.monotonic() + max(due, SHORTEST_S)
+        self._sweep_at = now + max(due, SHORTEST_S)
         return max(due, SHORTEST_S)
 
     async def _release_doubtful(self, conn: asyncpg.Connection) -> None:
@@ -213,7 +275,12 @@ class Claimer:
             lane = self.lanes.get(row["id"])
             if lane is None:
                 lane = self.lanes[row["id"]] = Lane(row["id"], row["name"], 0)
-            slots = self._slots[row["name"]]
+            most = self._slots[row["name"]]
+            lane.most, lane.least = most, min(row["min_concurrency"], most)
+            slots = min(max(lane.slots, lane.least), most) if lane.least else most
+            limits = (row["global_concurrency"], row["rate_count"], row["rate_period"]) if row["limited"] else ()
+            if lane.limits != limits or (lane.paused and not row["paused"]):
+                lane.limits, lane.turn = limits, Turn() if limits else None
             if (lane.slots, lane.paused) != (slots, row["paused"]):
                 lane.slots, lane.paused = slots, row["paused"]
                 lane.empty = False

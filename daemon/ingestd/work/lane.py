@@ -11,6 +11,7 @@ from datetime import datetime
 
 from ingestd.jobs.model import Job
 from ingestd.work.cursor import Cursor
+from ingestd.work.limits import Turn
 
 # Claimed ahead: as much as the slots get through in this time, by what was learned of their jobs.
 PREFETCH_S = 0.05
@@ -24,6 +25,12 @@ class Lane:
 
     Args:
         slots: jobs at the same time.
+        least: slots are scaled between this and `most`; 0: they are not.
+        most: slots at the most; they are what the configuration says.
+        scaled_at: when the slots were scaled last.
+        reason: why.
+        limits: what the queue is limited to, as the database has it.
+        turn: when to ask again, where the queue has limits; None where it has none.
         paused: nothing is claimed from it.
         running: jobs that run now.
         ready: claimed and not started, more urgent first, then older first.
@@ -43,12 +50,20 @@ class Lane:
     job_s: float = 1.0
     consumers: int = 0
     low: int = 1
+    least: int = 0
+    most: int = 0
+    scaled_at: datetime | None = None
+    reason: str = ""
+    limits: tuple[object, ...] = ()
+    turn: Turn | None = None
     cursor: Cursor = field(default_factory=Cursor)
     _idle: deque[asyncio.Future[None]] = field(default_factory=deque)
 
     @property
     def prefetch(self) -> int:
-        """How many jobs to hold beyond the free slots."""
+        """How many jobs to hold beyond the free slots; none of a limited queue, where they would count as running."""
+        if self.turn is not None:
+            return 0
         return min(PREFETCH_MOST, int(self.slots * PREFETCH_S / max(self.job_s, 1e-6)))
 
     @property
@@ -60,6 +75,11 @@ class Lane:
         held = len(self.ready)
         most = free + self.prefetch
         return most - held if held < free or held * 2 < most else 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has slots to fill and found nothing to fill them with."""
+        return self.empty and self.wanted > 0
 
     def put(self, jobs: Iterable[Job]) -> None:
         """Hand claimed jobs to the slots."""

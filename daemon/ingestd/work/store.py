@@ -21,7 +21,9 @@ values ($1, $2, $3, $4, $5, $6, 'running', $7, $8, $9, hashtextextended('ingestd
 on conflict (id) do update set state = 'running', heartbeat_at = now(), ended_at = null, queues = excluded.queues,
     kinds = excluded.kinds, admin_url = excluded.admin_url, by_heartbeat = excluded.by_heartbeat"""
 BEAT = "update ingestd.node set heartbeat_at = now(), loop_lag_ms = $2, state = $3 where id = $1 and state <> 'dead' returning id"
-END = "update ingestd.node set state = $2, ended_at = now() where id = $1"
+END = """
+with waits_nowhere as (delete from ingestd.node_idle where node = $1)
+update ingestd.node set state = $2, ended_at = now() where id = $1"""
 PEERS = """
 select id, name, host, pid, lock_key, by_heartbeat, heartbeat_at, extract(epoch from now() - heartbeat_at)::float8 as silent_s
 from ingestd.node where state in ('starting', 'running', 'draining') and id <> $1"""

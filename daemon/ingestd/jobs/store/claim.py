@@ -12,7 +12,7 @@ import asyncpg
 from ingestd.jobs.model import Job
 
 # ANY of an array, not a join: the planner guesses too many rows for a join and reads the whole table.
-_TAKE = """
+TAKE = """
 update ingestd.job j set claim = $1, node = $2, claimed_at = now(), attempt = j.attempt + 1,
     unique_key = case j.unique_until when 'start' then null else j.unique_key end
 where j.id = any (array(select id from c))
@@ -22,7 +22,7 @@ returning j.id, j.kind, j.queue_id, j.args, j.attempt, j.max_attempts, j.crashes
 
 # The CTE is a fence: without MATERIALIZED the planner may run the locking scan more than once and take more than LIMIT.
 # One arm a rank, each begun behind its cursor; the cursor lags a second, for an enqueue may commit out of the order of run_at.
-CLAIM = f"""
+BEHIND_CURSOR = """
 with c as materialized (
     select x.id from unnest($7::smallint[], $8::timestamptz[], $9::bigint[]) p(rank, run_at, id), lateral (
         select j.id from ingestd.job j
@@ -31,31 +31,35 @@ with c as materialized (
                                   case when p.run_at < now() - interval '1 second' then p.id else 0 end)
           and kind = any ($5::text[]) and (store is null or store = $6)
         order by j.run_at, j.id limit $4 for update skip locked
-    ) x limit $4
-)
-{_TAKE}"""
+    ) x{guard} limit $4
+)"""
+# A queue that has been given a limit is left alone here at once, even by a node that has not heard of it yet.
+CLAIM = BEHIND_CURSOR.format(guard=" where not (select limited from ingestd.queue where id = $3)") + TAKE
+# For whoever holds the queue's lock and knows that there is room.
+CLAIM_WITHIN_LIMIT = BEHIND_CURSOR.format(guard="") + TAKE
 
 # From the very front, for all queues at once: what lies behind a cursor, and whatever no wake-up told of.
 SWEEP = f"""
 with c as materialized (
-    select j.id from unnest($3::integer[], $4::integer[]) q(id, free), lateral (
+    select j.id from unnest($3::integer[], $4::integer[]) q(id, free) join ingestd.queue l on l.id = q.id and not l.limited, lateral (
         select id from ingestd.job
         where queue_id = q.id and claim is null and parked = 0 and crashes = 0 and run_at <= now()
           and kind = any ($5::text[]) and (store is null or store = $6)
         order by rank, run_at, id limit q.free for update skip locked
     ) j
 )
-{_TAKE}"""
+{TAKE}"""
 
 # A job whose process died while it ran is a suspect: taken alone, so that nobody else is blamed for what it does.
-SUSPECT = f"""
+ONE_SUSPECT = """
 with c as materialized (
     select id from ingestd.job
-    where queue_id = any ($3::integer[]) and claim is null and parked = 0 and crashes > 0 and run_at <= now()
+    where queue_id = any ({queues}) and claim is null and parked = 0 and crashes > 0 and run_at <= now()
       and kind = any ($4::text[]) and (store is null or store = $5)
     order by rank, run_at, id limit 1 for update skip locked
-)
-{_TAKE}"""
+)"""
+SUSPECT = ONE_SUSPECT.format(queues="array(select id from ingestd.queue where id = any ($3::integer[]) and not limited)") + TAKE
+SUSPECT_WITHIN_LIMIT = ONE_SUSPECT.format(queues="$3::integer[]") + TAKE
 
 # Which ranks wait in each queue: one index probe a rank.
 RANKS = """
@@ -106,25 +110,25 @@ class Claimant:
 async def claim(
     conn: asyncpg.Connection, who: Claimant, queue_id: int, queue: str, limit: int, bounds: tuple[list[int], list[datetime], list[int]]
 ) -> list[Job]:
-    """Take up to `limit` due jobs of one queue that lie behind its cursor.
+    """Take up to `limit` due jobs of one queue without limits that lie behind its cursor.
 
     Args:
         bounds: ranks in the order to look at them, and the (run_at, id) each begins behind.
     """
     rows = await conn.fetch(CLAIM, who.token, who.node, queue_id, limit, who.kinds, who.store, *bounds)
-    return [_job(row, queue) for row in rows]
+    return [to_job(row, queue) for row in rows]
 
 
 async def sweep(conn: asyncpg.Connection, who: Claimant, free: Mapping[int, int], names: Mapping[int, str]) -> list[Job]:
-    """Take up to `free[queue_id]` due jobs of each queue from the very front."""
+    """Take up to `free[queue_id]` due jobs of each queue without limits from the very front."""
     rows = await conn.fetch(SWEEP, who.token, who.node, list(free), list(free.values()), who.kinds, who.store)
-    return [_job(row, names[row["queue_id"]]) for row in rows]
+    return [to_job(row, names[row["queue_id"]]) for row in rows]
 
 
 async def claim_suspect(conn: asyncpg.Connection, who: Claimant, names: Mapping[int, str]) -> list[Job]:
-    """Take at most one job that was running when its process died."""
+    """Take at most one job that was running when its process died, of queues without limits."""
     rows = await conn.fetch(SUSPECT, who.token, who.node, list(names), who.kinds, who.store)
-    return [_job(row, names[row["queue_id"]]) for row in rows]
+    return [to_job(row, names[row["queue_id"]]) for row in rows]
 
 
 async def ranks(conn: asyncpg.Connection, queues: Sequence[int]) -> list[tuple[int, int]]:
@@ -132,7 +136,8 @@ async def ranks(conn: asyncpg.Connection, queues: Sequence[int]) -> list[tuple[i
     return [(row["queue_id"], row["rank"]) for row in await conn.fetch(RANKS, list(queues))]
 
 
-def _job(row: asyncpg.Record, queue: str) -> Job:
+def to_job(row: asyncpg.Record, queue: str) -> Job:
+    """A claimed row as the job that is to run."""
     # By position, in the order of RETURNING: this runs for every job.
     (
         job_id,

@@ -56,7 +56,8 @@ with recursive waiting(key) as (
                case when c.key_strict or taken.strict then 1 else greatest(q.key_concurrency, 1) end as places
         from (
             (select j.id, j.queue_id, j.key_strict from ingestd.job j
-             where j.parked = {PARKED_KEY} and j.key = w.key and (j.key_strict or j.run_at <= now()) order by j.id limit (select n from most))
+             where j.parked = {PARKED_KEY} and j.key = w.key and (j.key_strict or j.run_at <= now())
+             order by j.id limit (select n from most))
             union all
             -- Nothing is due: what comes next need not wait for another pass when it is.
             (select j.id, j.queue_id, j.key_strict from ingestd.job j

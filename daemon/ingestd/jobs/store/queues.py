@@ -3,39 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 import asyncpg
+import orjson
 
 from ingestd.jobs.registry import HandlerSpec
+from ingestd.jobs.settings import QueueSettings
+from ingestd.postgres.pool import dump_json
 
 DECLARE = """
-insert into ingestd.queue (name, concurrency) values ($1, $2)
-on conflict (name) do update set concurrency = excluded.concurrency"""
-QUEUES = "select id, name, concurrency, paused_at is not null as paused, paused_by from ingestd.queue order by id"
+insert into ingestd.queue (name, concurrency, min_concurrency, global_concurrency, key_concurrency, rate_count, rate_period)
+values ($1, $2, $3, $4, $5, $6, $7)
+on conflict (name) do update set concurrency = excluded.concurrency, min_concurrency = excluded.min_concurrency,
+    global_concurrency = excluded.global_concurrency, key_concurrency = excluded.key_concurrency, rate_count = excluded.rate_count,
+    rate_period = excluded.rate_period"""
+QUEUES = """
+select id, name, concurrency, min_concurrency, global_concurrency, key_concurrency, rate_count, rate_period, limited,
+       paused_at is not null as paused, paused_by, paused_at
+from ingestd.queue order by id"""
+# Nodes look at once, and see the new state of the queue when they do.
 PAUSE = """
-update ingestd.queue set paused_at = now(), paused_by = $2 where name = $1 and paused_at is null returning id"""
-RESUME = "update ingestd.queue set paused_at = null, paused_by = null where name = $1 and paused_at is not null returning id"
+with q as (
+    update ingestd.queue set paused_at = now(), paused_by = $2 where name = $1 and paused_at is null returning id
+)
+select id, pg_notify('ingestd_job', '') from q"""
+RESUME = """
+with q as (
+    update ingestd.queue set paused_at = null, paused_by = null where name = $1 and paused_at is not null returning id
+)
+select id, pg_notify('ingestd_job', '') from q"""
 EXISTS = "select exists (select from ingestd.queue where name = $1)"
 PUBLISH = """
-insert into ingestd.kind (name, queue, priority, max_attempts, published_by)
-select * from unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[], $5::uuid[])
+insert into ingestd.kind (name, queue, priority, max_attempts, aliases, arguments, published_by)
+select name, queue, priority, max_attempts, string_to_array(aliases, ' '), arguments::jsonb, $7
+from unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[], $5::text[], $6::text[])
+     as k(name, queue, priority, max_attempts, aliases, arguments)
 on conflict (name) do update set queue = excluded.queue, priority = excluded.priority, max_attempts = excluded.max_attempts,
-    published_by = excluded.published_by, published_at = now()"""
+    aliases = excluded.aliases, arguments = excluded.arguments, published_by = excluded.published_by, published_at = now()"""
 PUBLISH_MISSING = """
-insert into ingestd.kind (name, queue, priority, max_attempts) select * from unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[])
+insert into ingestd.kind (name, queue, priority, max_attempts, aliases, arguments)
+select name, queue, priority, max_attempts, string_to_array(aliases, ' '), arguments::jsonb
+from unnest($1::text[], $2::text[], $3::smallint[], $4::smallint[], $5::text[], $6::text[])
+     as k(name, queue, priority, max_attempts, aliases, arguments)
 on conflict (name) do nothing"""
 KINDS = "select name, queue, priority, max_attempts, published_at from ingestd.kind order by name"
+# By its name, or by one that it had before. As text: a caller's own connection need not have our codecs.
+PUBLISHED = """
+select name, arguments::text as arguments from ingestd.kind where name = $1 or $1 = any (aliases) order by name = $1 desc limit 1"""
 KNOWN = "select exists (select from ingestd.kind where name = $1)"
 
 
-async def declare_queue(conn: asyncpg.Connection, name: str, concurrency: int) -> None:
-    """Make a queue or update its slots."""
-    await conn.execute(DECLARE, name, concurrency)
+async def declare_queue(conn: asyncpg.Connection, name: str, declared: QueueSettings) -> None:
+    """Make a queue, or give it other slots and limits."""
+    await conn.execute(
+        DECLARE,
+        name,
+        declared.concurrency,
+        declared.min_concurrency,
+        declared.global_concurrency,
+        declared.key_concurrency,
+        declared.rate.count,
+        declared.rate.period,
+    )
 
 
 async def queues(conn: asyncpg.Connection) -> list[asyncpg.Record]:
-    """All queues: id, name, concurrency, paused, paused_by."""
+    """All queues with their slots, limits and whether they are paused."""
     rows: list[asyncpg.Record] = await conn.fetch(QUEUES)
     return rows
 
@@ -59,11 +94,8 @@ async def publish_kinds(conn: asyncpg.Connection, specs: Sequence[HandlerSpec], 
     """Tell callers in other processes and languages which kinds can be run, and their defaults."""
     await conn.execute(
         PUBLISH,
-        [spec.kind for spec in specs],
-        [spec.queue for spec in specs],
-        [spec.priority for spec in specs],
-        [spec.max_attempts for spec in specs],
-        [node] * len(specs),
+        *_columns(specs),
+        node,
     )
 
 
@@ -71,11 +103,13 @@ async def publish_missing_kinds(conn: asyncpg.Connection, specs: Sequence[Handle
     """Publish kinds that no node has published yet, for a caller that has their code at hand."""
     await conn.execute(
         PUBLISH_MISSING,
-        [spec.kind for spec in specs],
-        [spec.queue for spec in specs],
-        [spec.priority for spec in specs],
-        [spec.max_attempts for spec in specs],
+        *_columns(specs),
     )
+
+
+def _columns(specs: Sequence[HandlerSpec]) -> list[list[Any]]:
+    rows = [(s.kind, s.queue, s.priority, s.max_attempts, " ".join(s.aliases), dump_json(s.schema())) for s in specs]
+    return [list(column) for column in zip(*rows, strict=True)] or [[]] * 6
 
 
 async def kinds(conn: asyncpg.Connection) -> list[asyncpg.Record]:
@@ -87,3 +121,9 @@ async def kinds(conn: asyncpg.Connection) -> list[asyncpg.Record]:
 async def kind_known(conn: asyncpg.Connection, kind: str) -> bool:
     """Whether a node ever published this kind."""
     return bool(await conn.fetchval(KNOWN, kind))
+
+
+async def published_kind(conn: asyncpg.Connection, kind: str) -> tuple[str, dict[str, Any] | None] | None:
+    """The present name and the argument schema of a kind; None if nobody ever published it."""
+    row = await conn.fetchrow(PUBLISHED, kind)
+    return None if row is None else (row["name"], orjson.loads(row["arguments"]) if row["arguments"] else None)
