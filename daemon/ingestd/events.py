@@ -53,6 +53,21 @@ class DatabaseBack(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LoopBlocked(Event):
+    """The main loop does not answer; told by another thread, with what the main thread is doing."""
+
+    seconds: float
+    stack: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoopFreed(Event):
+    """The main loop answers again."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class LoopFailed(Event):
     loop: str
     error: str
@@ -65,6 +80,17 @@ class JobStarted(Event):
     kind: str
     attempt: int
     correlation_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobsSucceeded(Event):
+    """Jobs of one kind that succeeded with nothing to say, and whose acks have been committed together.
+
+    Such jobs may end by the ten thousand a second: they are told of by kind, everything else by `JobFinished`.
+    """
+
+    kind: str
+    durations_ms: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +127,28 @@ class JobsRescued(Event):
     node: str
     count: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobSlow(Event):
+    """A job runs far longer than others of its kind; told once."""
+
+    job_id: int
+    kind: str
+    seconds: float
+    usual_s: float
+    stack: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobStuck(Event):
+    """A job shows no progress and is stopped; `stopped` once it did not heed being told to."""
+
+    job_id: int
+    kind: str
+    seconds: float
+    reason: str
+    stack: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +206,26 @@ class ConfigurationApplied(Event):
 @dataclass(frozen=True, slots=True)
 class ConfigurationRefused(Event):
     problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HorizonHeld(Event):
+    """Somebody has kept vacuum from removing dead rows for long; told once of each."""
+
+    who: str
+    seconds: float
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRebuilt(Event):
+    """A bloated index was rebuilt, or with an error: was not."""
+
+    index: str
+    bytes_before: int
+    bytes_after: int
+    duration_ms: int
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

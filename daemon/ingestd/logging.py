@@ -126,6 +126,12 @@ def _configuration(e: Any) -> tuple[str, str]:
     return "info", f"configuration applied{': ' + ', '.join(e.changed) if e.changed else ''}"
 
 
+def _rebuilt(e: Any) -> tuple[str, str]:
+    if e.error:
+        return "warning", f"index {e.index} is bloated and could not be rebuilt, in an hour again: {e.error}"
+    return "info", f"rebuilt index {e.index}: {e.bytes_before >> 20} MiB before, {e.bytes_after >> 20} MiB now, in {e.duration_ms} ms"
+
+
 _WORDS: dict[type[Event], Callable[[Any], tuple[str, str]]] = {
     events.NodeStarted: lambda e: ("info", f"ready{', admin page at ' + e.admin_url if e.admin_url else ''}"),
     events.NodeDraining: lambda e: ("info", f"draining: {e.running} jobs have up to {e.timeout_s:.0f} s to finish"),
@@ -133,12 +139,17 @@ _WORDS: dict[type[Event], Callable[[Any], tuple[str, str]]] = {
     events.PostgresStarted: lambda e: ("warning" if e.recovered else "info", f"embedded Postgres {e.version}"),
     events.DatabaseLost: lambda e: ("error", f"Postgres is gone: {e.error}"),
     events.DatabaseBack: lambda e: ("info", f"Postgres is back after {e.seconds:.1f} s"),
+    events.LoopBlocked: lambda e: ("warning", f"the main loop has not turned for {e.seconds:.1f} s; its stack is with this line"),
+    events.LoopFreed: lambda e: ("warning", f"the main loop turns again, after {e.seconds:.1f} s"),
     events.LoopFailed: lambda e: ("error", f"loop {e.loop} failed, again in {e.retry_in_s:.1f} s: {e.error}"),
     events.JobStarted: lambda e: ("debug", f"job {e.job_id} {e.kind} started, attempt {e.attempt}"),
+    events.JobsSucceeded: lambda e: ("debug", f"{len(e.durations_ms)} {e.kind} succeeded"),
     events.JobFinished: _finished,
     events.JobRetrying: lambda e: ("warning", f"job {e.job_id} {e.kind} will be retried in {e.delay_s:.0f} s: {e.reason}"),
     events.StaleAck: lambda e: ("warning", f"job {e.job_id} {e.kind} belonged to somebody else by then; nothing was written"),
     events.JobsRescued: lambda e: ("warning", f"rescued {e.count} jobs of node {e.node}: {e.reason}"),
+    events.JobSlow: lambda e: ("warning", f"job {e.job_id} {e.kind} has run for {e.seconds:.0f} s, usual is {e.usual_s:.1f} s at most"),
+    events.JobStuck: lambda e: ("error", f"job {e.job_id} {e.kind} is stuck: {e.reason}"),
     events.FileArrived: lambda e: ("info", f"{e.name} arrived for {e.import_name}, {e.size} bytes"),
     events.LoadFinished: _load,
     events.RollupRefreshed: lambda e: ("debug", f"rollup {e.rollup} refreshed: {e.groups} groups in {e.duration_ms} ms"),
@@ -146,5 +157,7 @@ _WORDS: dict[type[Event], Callable[[Any], tuple[str, str]]] = {
     events.SlotMissed: lambda e: ("warning", f"schedule {e.schedule} missed its slot of {e.due_at:%Y-%m-%d %H:%M:%S %Z}: {e.reason}"),
     events.ConfigurationApplied: _configuration,
     events.ConfigurationRefused: lambda e: ("error", "configuration refused, the old one stays: " + "; ".join(e.problems)),
+    events.HorizonHeld: lambda e: ("warning", f"{e.who} has kept dead rows from being removed for {e.seconds:.0f} s; {e.hint}"),
+    events.IndexRebuilt: _rebuilt,
     events.Notice: lambda e: (e.level, e.message),
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ingestd.app.settings import CORE_CONNECTIONS, SERVICE_CONNECTIONS, Settings
 from ingestd.errors import DatabaseUnreachable
 from ingestd.postgres.embedded import EmbeddedPostgres, EmbeddedSettings
-from ingestd.postgres.pool import Database, PoolSizes, connect
+from ingestd.postgres.pool import Database, PoolSizes, connect, is_pooled
 
 RETRY_S = 0.5
 
@@ -24,11 +24,13 @@ class Location:
         dsn: its URL.
         direct_dsn: its URL past any pooler.
         embedded: our server, if it is ours.
+        pooled: `dsn` leads through a pooler.
     """
 
     dsn: str
     direct_dsn: str
     embedded: EmbeddedPostgres | None
+    pooled: bool = False
 
 
 @asynccontextmanager
@@ -45,8 +47,9 @@ async def locate(settings: Settings, report: Callable[[str], None] = lambda _: N
     """
     url = settings.database.url.get_secret_value()
     if url:
-        await wait_for(url, settings.daemon.start_timeout.total_seconds(), report)
-        yield Location(url, settings.database.direct_url.get_secret_value() or url, None)
+        direct_url = settings.database.direct_url.get_secret_value()
+        pooled = await wait_for(url, settings.daemon.start_timeout.total_seconds(), report)
+        yield Location(url, direct_url or url, None, pooled)
         return
     server = EmbeddedPostgres(
         EmbeddedSettings(settings.daemon.state_dir.absolute() / "postgres", start_timeout=settings.daemon.start_timeout.total_seconds()),
@@ -59,8 +62,11 @@ async def locate(settings: Settings, report: Callable[[str], None] = lambda _: N
         await server.release()
 
 
-async def wait_for(url: str, timeout_s: float, report: Callable[[str], None] = lambda _: None) -> None:
+async def wait_for(url: str, timeout_s: float, report: Callable[[str], None] = lambda _: None) -> bool:
     """Wait until a server answers.
+
+    Returns:
+        Whether it answers through a pooler.
 
     Raises:
         DatabaseUnreachable: none did within `timeout_s` seconds.
@@ -69,7 +75,7 @@ async def wait_for(url: str, timeout_s: float, report: Callable[[str], None] = l
     told = False
     while True:
         try:
-            conn = await connect(url, timeout_s=max(1.0, min(10.0, deadline - time.monotonic())))
+            conn = await connect(url, timeout_s=max(1.0, min(10.0, deadline - time.monotonic())), pooled=True)
         except DatabaseUnreachable as error:
             if time.monotonic() + RETRY_S > deadline:
                 raise DatabaseUnreachable(
@@ -80,8 +86,10 @@ async def wait_for(url: str, timeout_s: float, report: Callable[[str], None] = l
                 told = True
             await asyncio.sleep(RETRY_S)
         else:
-            await conn.close()
-            return
+            try:
+                return await is_pooled(conn)
+            finally:
+                await conn.close()
 
 
 def database(settings: Settings, location: Location, application_name: str) -> Database:
@@ -93,5 +101,6 @@ def database(settings: Settings, location: Location, application_name: str) -> D
         sizes=sizes,
         acquire_timeout_s=settings.database.acquire_timeout.total_seconds(),
         max_lifetime_s=settings.database.max_lifetime.total_seconds(),
-        direct_dsn=location.direct_dsn,
+        direct_dsn=settings.database.direct_url.get_secret_value(),
+        pooled=location.pooled,
     )

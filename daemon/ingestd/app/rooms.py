@@ -42,6 +42,7 @@ from ingestd.work.heartbeat import Heartbeat
 from ingestd.work.node import NodeIdentity
 from ingestd.work.presence import Presence
 from ingestd.work.rescuer import Rescuer
+from ingestd.work.watchdog import Watchdog
 from ingestd.work.worker import Worker
 
 JOB_CHANNEL = "ingestd_job"
@@ -117,6 +118,14 @@ class Rooms:
 
         self.promoter = Poller("promoter", Promoter(db, lambda: self.worker.wake()).poll, bus)
         self.worker = Worker(db, bus, self.registry, node, settings.slots(), self.promoter.wake)
+        self.watchdog = Watchdog(
+            db,
+            bus,
+            self.registry,
+            self.worker.running_jobs,
+            self.worker.interrupt,
+            settings.daemon.stuck_after.total_seconds(),
+        )
         self.rollups = Poller("rollups", Upkeep(db).poll, bus)
         self.scheduler = Scheduler(db, bus)
         self.presence = Presence(settings.daemon.state_dir / "nodes")
@@ -165,6 +174,7 @@ class Rooms:
         self.facts.add("app", app_facts.facts(self.bus))
         self.facts.add("jobs", job_facts.facts())
         self.facts.add("work", work_facts.facts())
+        self.facts.add("watchdog", self.watchdog.facts())
         self.facts.add("imports", import_facts.facts(self._imports, self.bus, self.watch))
         self.facts.add("rollups", rollup_facts.facts())
         self.facts.add("schedule", schedule_facts.facts(self.scheduler))

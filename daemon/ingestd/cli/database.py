@@ -70,7 +70,7 @@ def add_to(app: typer.Typer) -> None:
 async def _migrate(shell: Shell, only_status: bool, only_sql: bool, grant: str) -> None:
     settings = shell.settings()
     async with locate(settings, shell.report) as location:
-        conn = await connect(location.direct_dsn, application_name="ingestd:migrate")
+        conn = await connect(location.direct_dsn, application_name="ingestd:migrate", pooled=location.pooled)
         try:
             if only_sql:
                 pending = [item.migration for item in await migrations.status(conn) if item.applied_at is None]

@@ -45,7 +45,7 @@ async def session(shell: Shell) -> AsyncIterator[Session]:
     """
     settings = shell.settings()
     async with locate(settings, shell.report) as location:
-        conn = await connect(location.dsn, application_name="ingestd:cli")
+        conn = await connect(location.dsn, application_name="ingestd:cli", pooled=location.pooled)
         try:
             await migrate(conn)
             yield Session(settings, location, conn)

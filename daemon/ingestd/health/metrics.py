@@ -21,16 +21,20 @@ from ingestd.events import (
     FileArrived,
     JobFinished,
     JobRetrying,
+    JobSlow,
     JobsRescued,
-    JobStarted,
+    JobsSucceeded,
+    JobStuck,
     LoadFinished,
     LoopFailed,
+    LoopFreed,
     RollupRefreshed,
     SlotFired,
     SlotMissed,
     StaleAck,
 )
 from ingestd.facts import FactBook, Gauge
+from ingestd.health.durations import Durations
 from ingestd.postgres.pool import Database
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -114,7 +118,7 @@ class Metrics:
         self._listeners = self._make_listeners()
         self._requests = self._counter("http_requests", "HTTP requests answered.", "method", "route", "code")
         self._request_seconds = self._histogram("http_request_duration_seconds", "Time to answer.", "method", "route")
-        self._unsubscribe: Callable[[], None] | None = bus.subscribe(self._on_event)
+        self._unsubscribe: Callable[[], None] | None = bus.subscribe(self)
 
     def close(self) -> None:
         """Stop listening to the bus; idempotent."""
@@ -133,7 +137,12 @@ class Metrics:
         self._requests.labels(known, route, str(status)).inc()
         self._request_seconds.labels(known, route).observe(seconds)
 
-    def _on_event(self, event: Event) -> None:
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether events of this type are counted."""
+        return kind in self._listeners
+
+    def __call__(self, event: Event) -> None:
+        """Count an event."""
         if (count := self._listeners.get(type(event))) is not None:
             count(event)
 
@@ -153,9 +162,9 @@ class Metrics:
         return value
 
     def _make_listeners(self) -> dict[type[Event], Callable[[Any], None]]:
-        started = self._counter("jobs_started", "Attempts begun on this node.", "kind")
         finished = self._counter("jobs_finished", "Jobs that reached a final state on this node.", "kind", "outcome")
-        seconds = self._histogram("job_duration_seconds", "Duration of the last attempt of finished jobs.", "kind")
+        seconds = Durations("ingestd_job_duration_seconds", "Duration of the last attempt of finished jobs.", _SECONDS)
+        self.registry.register(seconds)
         retried = self._counter("jobs_retried", "Attempts that ended in a retry.", "kind")
         stale = self._counter("stale_acks", "Results that came after the job had been given to somebody else.", "kind")
         rescued = self._counter("jobs_rescued", "Jobs taken back from dead nodes by this one.")
@@ -167,6 +176,9 @@ class Metrics:
         refresh_seconds = self._histogram("rollup_refresh_duration_seconds", "Duration of a refresh.", "rollup")
         fired = self._counter("schedule_slots_fired", "Schedule slots that started a job.", "schedule")
         missed = self._counter("schedule_slots_missed", "Schedule slots that were missed.", "schedule")
+        slow = self._counter("jobs_slow", "Jobs that ran far longer than others of their kind.", "kind")
+        stuck = self._counter("jobs_stuck", "Jobs that were stopped because they showed no progress.", "kind")
+        blocked = self._histogram("loop_blocked_seconds", "Times the main loop did not answer, and for how long.")
         loops = self._counter("loop_failures", "Passes of a service loop that raised.", "loop")
         lost = self._counter("database_lost", "Times the database went away.")
         cap = self._capped
@@ -174,7 +186,12 @@ class Metrics:
         def job_finished(event: JobFinished) -> None:
             kind = cap("kind", event.kind)
             finished.labels(kind, event.state).inc()
-            seconds.labels(kind).observe(event.duration_ms / 1000)
+            seconds.observe(kind, (event.duration_ms,))
+
+        def jobs_succeeded(event: JobsSucceeded) -> None:
+            kind = cap("kind", event.kind)
+            finished.labels(kind, "succeeded").inc(len(event.durations_ms))
+            seconds.observe(kind, event.durations_ms)
 
         def file_arrived(event: FileArrived) -> None:
             name = cap("import", event.import_name)
@@ -193,11 +210,14 @@ class Metrics:
             refresh_seconds.labels(name).observe(event.duration_ms / 1000)
 
         return {
-            JobStarted: lambda event: started.labels(cap("kind", event.kind)).inc(),
+            JobsSucceeded: jobs_succeeded,
             JobFinished: job_finished,
             JobRetrying: lambda event: retried.labels(cap("kind", event.kind)).inc(),
             StaleAck: lambda event: stale.labels(cap("kind", event.kind)).inc(),
             JobsRescued: lambda event: rescued.inc(event.count),
+            JobSlow: lambda event: slow.labels(cap("kind", event.kind)).inc(),
+            JobStuck: lambda event: stuck.labels(cap("kind", event.kind)).inc(),
+            LoopFreed: lambda event: blocked.observe(event.seconds),
             FileArrived: file_arrived,
             LoadFinished: load_finished,
             RollupRefreshed: rollup_refreshed,

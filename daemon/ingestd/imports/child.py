@@ -1,6 +1,6 @@
 """The loader process: takes one load after another over stdin, answers over stdout, one JSON object a line.
 
-To it: {"hello": {"dsn", "application_name"}}, then {"load": {…LoadRequest}} whenever the last one was answered.
+To it: {"hello": {"dsn", "application_name", "pooled"}}, then {"load": {…LoadRequest}} whenever the last one was answered.
 From it: {"ready": pid}, {"progress": [fraction, text]}, {"alive": true}, and for each load one of {"outcome": {…LoadOutcome}}
 and {"trouble": [kind, message]}; both with "memory", its resident bytes.
 It never outlives its parent: the kernel kills it when the parent dies, and the end of stdin ends it as well.
@@ -94,11 +94,11 @@ async def _serve(line: Line) -> None:
     reader = asyncio.StreamReader(limit=LONGEST_LINE)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     hello = await _next(reader)
-    dsn, name = hello["hello"]["dsn"], hello["hello"]["application_name"]
+    dsn, name, pooled = (hello["hello"][word] for word in ("dsn", "application_name", "pooled"))
 
     async def own_connection() -> asyncpg.Connection:
         settings = {"client_connection_check_interval": "2s", "statement_timeout": "60s"}
-        return await connect(dsn, application_name=name, settings=settings)
+        return await connect(dsn, application_name=name, settings=settings, pooled=pooled)
 
     line.send({"ready": os.getpid()})
     alive = asyncio.create_task(_tell_alive(line), name="alive")

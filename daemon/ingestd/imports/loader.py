@@ -38,8 +38,9 @@ class LoaderPool:
         bus: told when a child dies.
     """
 
-    def __init__(self, dsn: str, *, size: int = 2, application_name: str, bus: Bus) -> None:
+    def __init__(self, dsn: str, *, size: int = 2, application_name: str, bus: Bus, pooled: bool = False) -> None:
         self._dsn = dsn
+        self._pooled = pooled
         self._name = f"{application_name}:loader"
         self._bus = bus
         self._size = size
@@ -115,7 +116,7 @@ class LoaderPool:
         child = _Child(await _spawn(), self._bus)
         self._children.add(child)
         try:
-            await child.greet(self._dsn, self._name)
+            await child.greet(self._dsn, self._name, pooled=self._pooled)
         except BaseException:
             await self._discard(child)
             raise
@@ -171,9 +172,9 @@ class _Child:
         """Whether it should be replaced before the next load."""
         return not self.alive or self._loads >= LOADS_A_PROCESS or self._memory > MEMORY_A_PROCESS
 
-    async def greet(self, dsn: str, application_name: str) -> None:
+    async def greet(self, dsn: str, application_name: str, *, pooled: bool) -> None:
         """Tell it where Postgres is (over stdin: a command line can be read by others) and wait until it is ready."""
-        await self._send({"hello": {"dsn": dsn, "application_name": application_name}})
+        await self._send({"hello": {"dsn": dsn, "application_name": application_name, "pooled": pooled}})
         while "ready" not in await self._receive(START_TIMEOUT_S):
             pass
 

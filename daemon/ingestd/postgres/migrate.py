@@ -13,8 +13,7 @@ import asyncpg
 
 from ingestd.errors import ConfigurationError, InvalidInput
 
-LOCK = "select pg_advisory_lock(hashtextextended('ingestd:migrate', 0))"
-UNLOCK = "select pg_advisory_unlock(hashtextextended('ingestd:migrate', 0))"
+LOCK = "select pg_advisory_xact_lock(hashtextextended('ingestd:migrate', 0))"
 LEDGER = """
 create schema if not exists ingestd;
 create table if not exists ingestd.migration (
@@ -76,18 +75,23 @@ async def migrate(conn: asyncpg.Connection) -> list[Migration]:
         ConfigurationError: the server is too old, an applied file has changed, or the database is newer than this version.
     """
     await _check_server(conn)
-    await conn.execute(LOCK)
-    try:
+    applied: list[Migration] = []
+    while (migration := await _apply_next(conn)) is not None:
+        applied.append(migration)
+    return applied
+
+
+async def _apply_next(conn: asyncpg.Connection) -> Migration | None:
+    """Look and apply under one lock, which falls with the transaction: through a pooler no lock may outlive that."""
+    async with conn.transaction():
+        await conn.execute(LOCK)
         await conn.execute(LEDGER)
         pending = [item.migration for item in await _status(conn) if item.applied_at is None]
-        for migration in pending:
-            async with conn.transaction():
-                await conn.execute(migration.sql)
-                await conn.execute(RECORD, migration.version, migration.name, migration.checksum)
-        return pending
-    finally:
-        if not conn.is_closed():
-            await conn.execute(UNLOCK)
+        if not pending:
+            return None
+        await conn.execute(pending[0].sql)
+        await conn.execute(RECORD, pending[0].version, pending[0].name, pending[0].checksum)
+        return pending[0]
 
 
 async def status(conn: asyncpg.Connection) -> list[MigrationStatus]:
@@ -126,7 +130,7 @@ async def _status(conn: asyncpg.Connection) -> list[MigrationStatus]:
 
 GRANT = """
 grant usage on schema ingestd, rollups to {role};
-grant execute on function ingestd.enqueue(text, jsonb, jsonb), ingestd.enqueue_many(jsonb) to {role}"""
+grant execute on function ingestd.enqueue(text, jsonb, jsonb), ingestd.enqueue_many(jsonb), ingestd.enqueue_each(jsonb) to {role}"""
 
 
 async def grant(conn: asyncpg.Connection, role: str) -> None:

@@ -21,6 +21,8 @@ from ingestd.errors import ConfigurationError, DatabaseUnreachable, Refused
 CONNECT_TIMEOUT_S = 10.0
 STATEMENT_TIMEOUT_S = 60.0
 RELEASE_TIMEOUT_S = 10.0
+# Behind a pooler each transaction may meet another server process: a statement prepared in one is unknown in the next.
+POOLED: dict[str, Any] = {"statement_cache_size": 0}
 # What a connection that is gone, going or not there yet raises; OSError covers refused and reset ones.
 OUTAGE: tuple[type[BaseException], ...] = (
     OSError,
@@ -105,6 +107,7 @@ class Database:
         acquire_timeout_s: how long to wait for a free connection, in seconds.
         max_lifetime_s: a connection idle this long is closed, in seconds.
         direct_dsn: a URL past any pooler, for LISTEN and session locks; `dsn` if empty.
+        pooled: `dsn` leads through a pooler.
     """
 
     def __init__(
@@ -116,9 +119,13 @@ class Database:
         acquire_timeout_s: float = 30.0,
         max_lifetime_s: float = 3600.0,
         direct_dsn: str = "",
+        pooled: bool = False,
     ) -> None:
         self.dsn = dsn
         self.direct_dsn = direct_dsn or dsn
+        self.pooled = pooled
+        # No session of ours lasts longer than a transaction: no session locks, no LISTEN.
+        self.sessionless = pooled and not direct_dsn
         self.application_name = application_name
         self.sizes = sizes or PoolSizes()
         self._acquire_timeout_s = acquire_timeout_s
@@ -139,7 +146,9 @@ class Database:
                 max_inactive_connection_lifetime=min(self._max_lifetime_s, 300.0),
                 server_settings={"application_name": f"{self.application_name}:{name}", "timezone": "UTC"},
                 init=_prepare,
-                reset=_reset,
+                # What a session was left with concerns whoever gets it next; behind a pooler that is not up to us.
+                reset=_leave if self.pooled else _reset,
+                **(POOLED if self.pooled else {}),
             )
 
     async def close(self, timeout_s: float = 5.0) -> None:
@@ -199,7 +208,9 @@ class Database:
 
     async def connect(self, purpose: str, *, settings: Mapping[str, str] | None = None) -> asyncpg.Connection:
         """Open a connection outside the pools, past any pooler; the caller closes it."""
-        return await connect(self.direct_dsn, application_name=f"{self.application_name}:{purpose}", settings=dict(settings or {}))
+        pooled = self.pooled and self.direct_dsn == self.dsn
+        name = f"{self.application_name}:{purpose}"
+        return await connect(self.direct_dsn, application_name=name, settings=settings, pooled=pooled)
 
 
 async def _prepare(conn: asyncpg.Connection) -> None:
@@ -235,6 +246,10 @@ def _is_closed(conn: asyncpg.Connection) -> bool:
         return True  # the pool has noticed its end, and taken it away from whoever it was lent to
 
 
+async def _leave(_conn: asyncpg.Connection) -> None:
+    pass
+
+
 async def _reset(conn: asyncpg.Connection) -> None:
     # RESET ALL leaves a role behind that a handler has set
     await conn.execute("reset role")
@@ -247,8 +262,13 @@ async def connect(
     application_name: str = "ingestd",
     settings: Mapping[str, str] | None = None,
     timeout_s: float = CONNECT_TIMEOUT_S,
+    pooled: bool = False,
 ) -> asyncpg.Connection:
     """Open one connection with our codecs.
+
+    Args:
+        settings: of the session, beyond the application name; left out behind a pooler, which would refuse them.
+        pooled: the URL leads through a pooler, or may do so.
 
     Raises:
         ConfigurationError: the URL is malformed.
@@ -259,7 +279,8 @@ async def connect(
         conn = await asyncpg.connect(
             dsn,
             timeout=timeout_s,
-            server_settings={"application_name": application_name, "timezone": "UTC", **(settings or {})},
+            server_settings={"application_name": application_name, "timezone": "UTC", **({} if pooled else settings or {})},
+            **(POOLED if pooled else {}),
         )
     except (ValueError, asyncpg.ClientConfigurationError) as error:
         raise ConfigurationError([f"[database] url: not a PostgreSQL URL ({error})"]) from None
@@ -272,6 +293,12 @@ async def connect(
         raise Refused(f"Postgres refuses the connection: {error}", hint="is [database] url right?") from None
     await _prepare(conn)
     return conn
+
+
+async def is_pooled(conn: asyncpg.Connection) -> bool:
+    """Whether a pooler stands between: it has told us a key of its own making, not that of the process that answers."""
+    pid: int = await conn.fetchval("select pg_backend_pid()")
+    return bool(pid != conn.get_server_pid())
 
 
 def reason(error: BaseException) -> str:

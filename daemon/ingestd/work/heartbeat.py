@@ -1,7 +1,8 @@
 """The node's life sign, in a thread with its own event loop and connection.
 
 The session holds the node's advisory lock: it stays held while the main loop is blocked, and falls when the process dies.
-Nobody is buried for being busy.
+Nobody is buried for being busy; but a main loop that has made no turn for `stall_limit` lets the beats end, and others take its
+jobs. Through a pooler there is no session to hold a lock: the beats alone tell of life.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 import asyncpg
 
-from ingestd.events import Bus, DatabaseBack, DatabaseLost, Event
+from ingestd.events import Bus, DatabaseBack, DatabaseLost, Event, LoopBlocked, LoopFreed
 from ingestd.jobs.store import rescue as rescue_store
+from ingestd.logging import LogListener
 from ingestd.postgres.pool import Database
 from ingestd.service import backoff_s
 from ingestd.work import store
+from ingestd.work.loopwatch import LoopWatch
 from ingestd.work.node import NodeIdentity
 
 BEAT_S = 2.0
+LOOK_S = 0.2
 ANSWER_S = 5.0
 # Others wait 30 s after a restart of the server for living nodes to take their locks again: be there soon.
 RECONNECT_S = 2.0
@@ -41,12 +45,15 @@ class Heartbeat:
     Args:
         db: where to connect, past any pooler.
         node: whose life it is.
-        bus: told on the main loop when the database goes and comes back.
+        bus: told on the main loop when the database goes and comes back, and when the loop was blocked.
         version: of this software.
         duties: what the node does.
         queues: names of the queues it serves.
         kinds: what it can run, asked at each registration.
         admin_url: where its admin server listens, asked at each registration.
+        running: ids of the jobs that run, asked from this thread when the main loop cannot say it.
+        stall_limit_s: with a main loop silent for so long the beats end, in seconds.
+        blocked_after_s: with a main loop silent for so long its stack is logged, in seconds.
     """
 
     def __init__(
@@ -60,9 +67,11 @@ class Heartbeat:
         queues: Sequence[str],
         kinds: Callable[[], list[str]],
         admin_url: Callable[[], str | None],
+        running: Callable[[], Collection[int]] = tuple,
+        stall_limit_s: float = 600.0,
+        blocked_after_s: float = 1.0,
     ) -> None:
         self.state = "running"
-        self.loop_lag_ms = 0.0
         self.last_beat = 0.0
         self.sessions = 0
         self.said_goodbye = False
@@ -74,7 +83,11 @@ class Heartbeat:
         self._queues = list(queues)
         self._kinds = kinds
         self._admin_url = admin_url
+        self._jobs = running
+        self._stall_limit_s = stall_limit_s
+        self._blocked_after_s = blocked_after_s
         self._main: asyncio.AbstractEventLoop | None = None
+        self._watch: LoopWatch | None = None
         self._ready = threading.Event()
         self._stop = threading.Event()
         self._again = threading.Event()
@@ -90,6 +103,7 @@ class Heartbeat:
     async def start(self) -> None:
         """Begin; returns once the lock is held and the row is written."""
         self._main = asyncio.get_running_loop()
+        self._watch = LoopWatch(self._main, self._blocked_after_s, self._on_blocked, lambda s: self._tell(LoopFreed(round(s, 3))))
         self._thread.start()
         while not self._ready.is_set():
             await asyncio.sleep(0.01)
@@ -108,20 +122,32 @@ class Heartbeat:
         asyncio.run(self._live())
 
     async def _live(self) -> None:
+        looks = asyncio.create_task(self._keep_looking(), name="watch the main loop")
         while not self._stop.is_set():
             conn: asyncpg.Connection | None = None
             try:
-                conn = await self._db.connect("heartbeat", settings=KEEPALIVE)
-                await self._take_lock(conn)
+                settings = None if self._db.sessionless else KEEPALIVE
+                conn = await self._db.connect("heartbeat", settings=settings)
+                if not self._db.sessionless:
+                    await self._take_lock(conn)
                 await self._beat_until_stopped(conn)
             except Exception as error:  # noqa: BLE001 - whatever ends a session, the thread must go on
                 self._failures += 1
+                self.sessions += 1  # whoever asks knows from now on, not only from when the next one has begun
                 self._lost(error)
                 await asyncio.sleep(min(backoff_s(self._failures), RECONNECT_S))
             finally:
                 if conn is not None:
                     with suppress(Exception):
                         await conn.close(timeout=1)
+        looks.cancel()
+
+    async def _keep_looking(self) -> None:
+        # Beside the beats: they may wait for Postgres just when the main loop is blocked.
+        assert self._watch is not None
+        while True:
+            self._watch.look()
+            await asyncio.sleep(LOOK_S)
 
     async def _take_lock(self, conn: asyncpg.Connection) -> None:
         async with asyncio.timeout(LOCK_S):
@@ -131,28 +157,54 @@ class Heartbeat:
                 await asyncio.sleep(0.2)
 
     async def _beat_until_stopped(self, conn: asyncpg.Connection) -> None:
+        assert self._watch is not None
+        # The lock is held; but a node whose jobs were taken for a stall must not look alive before it is.
+        await self._rest(conn, lambda: not self._stalled, forever=True)
         await self._register(conn)
         self.sessions += 1
         self._failures = 0
         self._found()
         self._ready.set()
+        reported = False
         while not self._stop.is_set():
-            self.loop_lag_ms = await self._measure_lag()
             if self._again.is_set():
                 self._again.clear()
                 await self._register(conn)
-            async with asyncio.timeout(ANSWER_S):
-                if not await store.beat(conn, self._node.id, self.loop_lag_ms, self.state):
-                    # Declared dead while cut off: our old claims are fenced, the node itself goes on.
-                    await self._register(conn)
-            self.last_beat = time.monotonic()
-            for _ in range(20):
-                if self._stop.is_set() or self._again.is_set():
-                    break
-                await asyncio.sleep(BEAT_S / 20)
+            if not self._stalled:
+                await self._beat(conn)
+            if self._watch.blocked and not reported:
+                # What blocks the loop may be about to kill the process; its own report would come too late.
+                async with asyncio.timeout(ANSWER_S):
+                    await store.write_started(conn, self._node.id, list(self._jobs()))
+            reported = self._watch.blocked
+            await self._rest(conn, self._again.is_set if reported else self._again_or_blocked)
+            if conn.is_closed():
+                # Known before the next beat is due: the lock is to be taken again at once.
+                raise ConnectionError("the session was ended")
         async with asyncio.timeout(ANSWER_S):
             await store.end(conn, self._node.id, "stopped")
         self.said_goodbye = True
+
+    async def _beat(self, conn: asyncpg.Connection) -> None:
+        assert self._watch is not None
+        async with asyncio.timeout(ANSWER_S):
+            if not await store.beat(conn, self._node.id, self._watch.lag_ms, self.state):
+                # Declared dead while cut off or stopped: our old claims are fenced, the node itself goes on.
+                await self._register(conn)
+        self.last_beat = time.monotonic()
+
+    async def _rest(self, conn: asyncpg.Connection, over: Callable[[], bool], *, forever: bool = False) -> None:
+        """Wait until the next beat is due, or longer, but not past the end, of the session too, or what `over` says."""
+        deadline = time.monotonic() + BEAT_S
+        while not (self._stop.is_set() or over() or conn.is_closed()) and (forever or time.monotonic() < deadline):
+            await asyncio.sleep(BEAT_S / 20)
+
+    def _again_or_blocked(self) -> bool:
+        return self._again.is_set() or (self._watch is not None and self._watch.blocked)
+
+    @property
+    def _stalled(self) -> bool:
+        return self._watch is not None and self._watch.silent_s > self._stall_limit_s
 
     async def _register(self, conn: asyncpg.Connection) -> None:
         async with asyncio.timeout(ANSWER_S):
@@ -164,19 +216,13 @@ class Heartbeat:
                 queues=self._queues,
                 kinds=self._kinds(),
                 admin_url=self._admin_url(),
+                by_heartbeat=self._db.sessionless,
             )
         self.last_beat = time.monotonic()
 
-    async def _measure_lag(self) -> float:
-        """Milliseconds the main loop takes to answer; capped by the beat, so a blocked loop never stops the heart."""
-        assert self._main is not None
-        began = time.monotonic()
-        answered = threading.Event()
-        with suppress(RuntimeError):
-            self._main.call_soon_threadsafe(answered.set)
-        while not answered.is_set() and time.monotonic() - began < BEAT_S and not self._stop.is_set():
-            await asyncio.sleep(0.001)
-        return (time.monotonic() - began) * 1000
+    def _on_blocked(self, seconds: float, stack: str) -> None:
+        # Written from here, at once: the bus belongs to the main loop, which may never turn again.
+        LogListener()(LoopBlocked(round(seconds, 3), stack))
 
     def _lost(self, error: Exception) -> None:
         if self._lost_at is None and not self._stop.is_set():

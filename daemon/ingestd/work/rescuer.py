@@ -1,11 +1,14 @@
 """Brings back the jobs of nodes that died, never those of nodes that live.
 
 Death on this machine is exact (`presence`) and acted on at once. Elsewhere it is a session lock that was free on three looks
-a second apart, on a server that has been up long enough for living nodes to have taken theirs again.
+a second apart, on a server that has been up long enough for living nodes to have taken theirs again. Behind a pooler, where no
+session belongs to anybody, it is a heartbeat that has stood still. A process that lives and has not beaten for `stall_limit` is
+treated as dead too: stopped, or starved. If it comes back, everything it writes about its old jobs is refused.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from uuid import UUID
 
@@ -15,12 +18,11 @@ from ingestd.events import Bus, JobsRescued, Notice
 from ingestd.jobs.store import rescue as rescue_store
 from ingestd.postgres.pool import Database
 from ingestd.work import store
+from ingestd.work.death import LOOKS, SETTLES_S, DeathWatch
 from ingestd.work.node import NodeIdentity, application_name
 from ingestd.work.presence import Presence
 
 EVERY_S = 1.0
-LOOKS = 3
-SERVER_SETTLES_S = 30.0
 
 
 class Rescuer:
@@ -32,60 +34,73 @@ class Rescuer:
         presence: the lock files of this machine.
         bus: where rescues are told.
         sessions: how many sessions this node's own heartbeat has had; another one means that the server was away for us too.
+        stall_limit_s: see `DeathWatch`.
     """
 
-    def __init__(self, db: Database, node: NodeIdentity, presence: Presence, bus: Bus, sessions: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        db: Database,
+        node: NodeIdentity,
+        presence: Presence,
+        bus: Bus,
+        sessions: Callable[[], int],
+        stall_limit_s: float = 600.0,
+    ) -> None:
         self._db = db
         self._node = node
         self._presence = presence
         self._bus = bus
-        self._looks: dict[UUID, int] = {}
         self._sessions = sessions
-        self._session = 0
+        self._watch = DeathWatch(stall_limit_s)
+        self._may_not_terminate = False
 
     async def poll(self) -> float:
         """One look at all other nodes; returns the seconds until the next."""
         async with self._db.services() as conn:
-            self._forget_looks_of_broken_session()
             peers = await store.peers(conn, self._node.id)
+            self._watch.look(time.monotonic(), self._sessions(), {peer["id"]: peer["heartbeat_at"] for peer in peers})
             for peer in peers:
                 why = await self._death_of(conn, peer)
                 if why:
                     await self._bury(conn, peer["id"], peer["name"], why)
             for node in await store.buried_with_jobs(conn):
                 await self._rescue(conn, node, str(node), "it was dead already")
-        known = {peer["id"] for peer in peers}
-        self._looks = {node: looks for node, looks in self._looks.items() if node in known}
         return EVERY_S
 
-    def _forget_looks_of_broken_session(self) -> None:
-        # Whoever lost its own session meanwhile may have seen a server going down, not a node dying.
-        session = self._sessions()
-        if session != self._session:
-            self._looks.clear()
-            self._session = session
-
     async def _death_of(self, conn: asyncpg.Connection, peer: asyncpg.Record) -> str | None:
-        dead = self._presence.is_dead(peer["id"])
-        if dead is not None:
-            return "its process has ended" if dead else None
-        if not await store.lock_is_free(conn, peer["lock_key"]):
-            self._looks.pop(peer["id"], None)
-            return None
-        self._looks[peer["id"]] = self._looks.get(peer["id"], 0) + 1
-        if self._looks[peer["id"]] < LOOKS or await store.server_up_s(conn) < SERVER_SETTLES_S:
-            return None
-        return f"its session lock was free {LOOKS} times and it has been silent for {peer['silent_s']:.0f} s"
+        node, silent_s = peer["id"], peer["silent_s"]
+        dead = self._presence.is_dead(node)
+        if dead:
+            return "its process has ended"
+        # Where the process can be seen to live, on this machine, silence alone proves little.
+        unseen = dead is None
+        if unseen and not peer["by_heartbeat"]:
+            free = self._watch.lock_seen(node, free=await store.lock_is_free(conn, peer["lock_key"]))
+            if free and await store.server_up_s(conn) >= SETTLES_S:
+                return f"its session lock was free {LOOKS} times and it has been silent for {silent_s:.0f} s"
+        if self._watch.is_silent(node, silent_s, lives_elsewhere_by_heartbeat=unseen and peer["by_heartbeat"]):
+            return f"it has been silent for {silent_s:.0f} s"
+        return None
 
     async def _bury(self, conn: asyncpg.Connection, node: UUID, name: str, why: str) -> None:
         await store.end(conn, node, "dead")
         await self._rescue(conn, node, name, why)
-        self._presence.forget(node)
+        if self._presence.is_dead(node):
+            self._presence.forget(node)
 
     async def _rescue(self, conn: asyncpg.Connection, node: UUID, name: str, why: str) -> None:
-        await rescue_store.terminate_backends(conn, application_name(node))
-        rescued = await rescue_store.rescue(conn, node, why)
+        await self._terminate(conn, node)
+        rescued = await rescue_store.rescue(conn, node, why, self._presence.started(node))
         if rescued.claimable:
             self._bus.emit(JobsRescued(name, len(rescued.claimable), why))
         for job_id in rescued.quarantined:
             self._bus.emit(Notice(f"job {job_id} took its process down too often and was quarantined", "error"))
+
+    async def _terminate(self, conn: asyncpg.Connection, node: UUID) -> None:
+        try:
+            await rescue_store.terminate_backends(conn, application_name(node))
+        except asyncpg.InsufficientPrivilegeError as error:
+            # Another role's sessions end when the server notices that nobody is there; until then their rows are skipped.
+            if not self._may_not_terminate:
+                self._bus.emit(Notice(f"the sessions of a dead node cannot be ended: {error}; grant pg_signal_backend to this role"))
+            self._may_not_terminate = True

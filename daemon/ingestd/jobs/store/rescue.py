@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -11,17 +12,29 @@ QUARANTINE_AFTER = 5
 
 # SKIP LOCKED: a row the dead node's backend still locks is left for the next look, when that backend is gone.
 # The claim is guarded by the row lock itself: only rows the node still holds at this instant are touched.
+#
+# Only a job that had started can have killed its process. Exact are the node's own notes ($3), where its machine is ours. Elsewhere
+# there is its report, once a second: who is named in it had started, and who was claimed before it and is not named had not, as long
+# as the report is no older than the node's last beats. Whoever was claimed later may have started.
 RESCUE = """
 with lost as materialized (
     select id from ingestd.job where node = $1 and claim is not null for update skip locked
+), report as (
+    select p.at, p.started from ingestd.node_progress p join ingestd.node n on n.id = p.node
+    where p.node = $1 and p.at > n.heartbeat_at - interval '3 seconds'
+), judged as (
+    select j.id, case when $3::bigint[] is not null then j.id = any ($3)
+                      else coalesce((select j.id = any (r.started) or j.claimed_at > r.at from report r), true) end as crashed
+    from lost join ingestd.job j on j.id = lost.id
 )
 update ingestd.job j
-set claim = null, node = null, claimed_at = null, run_at = now(), attempt = greatest(j.attempt - 1, 0), crashes = j.crashes + 1,
-    attempts = jsonb_path_query_array(j.attempts, '$[last - 18 to last]') || jsonb_build_object(
+set claim = null, node = null, claimed_at = null, run_at = now(), attempt = greatest(j.attempt - 1, 0),
+    crashes = j.crashes + judged.crashed::int,
+    attempts = case when judged.crashed then jsonb_path_query_array(j.attempts, '$[last - 18 to last]') || jsonb_build_object(
         'n', j.attempt, 'outcome', 'crashed', 'started_at', j.claimed_at, 'ended_at', now(), 'node', j.node,
-        'error', jsonb_build_object('class', 'NodeDied', 'message', $2::text))
-from lost where j.id = lost.id
-returning j.id, j.queue_id, j.crashes"""
+        'error', jsonb_build_object('class', 'NodeDied', 'message', $2::text)) else j.attempts end
+from judged where j.id = judged.id
+returning j.id, j.queue_id, judged.crashed, j.crashes"""
 
 QUARANTINE = """
 with gone as (
@@ -42,8 +55,9 @@ select 'bad', 'failed', $2, jsonb_build_object('class', 'Quarantined', 'message'
 from gone returning id"""
 
 # Backends of a process that died may still hold locks and run its last statement; they go first.
+# Each is waited for, so that the rescue after it finds their rows free.
 TERMINATE = """
-select count(*) filter (where pg_terminate_backend(pid)) from pg_stat_activity
+select count(*) filter (where pg_terminate_backend(pid, 500)) from pg_stat_activity
 where datname = current_database() and application_name like $1 || '%' and pid <> pg_backend_pid()"""
 
 
@@ -55,16 +69,17 @@ class Rescued:
     quarantined: list[int]
 
 
-async def rescue(conn: asyncpg.Connection, node: UUID, why: str) -> Rescued:
+async def rescue(conn: asyncpg.Connection, node: UUID, why: str, started: Collection[int] | None = None) -> Rescued:
     """Make a dead node's jobs claimable again; a job that took its process down too often fails instead.
 
     Args:
         node: the dead one.
         why: how its death was seen; kept with the attempt.
+        started: the jobs that ran when it died, if that is known exactly; None: judge by its last report.
     """
     async with conn.transaction():
-        rows = await conn.fetch(RESCUE, node, why)
-        poison = [row["id"] for row in rows if row["crashes"] >= QUARANTINE_AFTER]
+        rows = await conn.fetch(RESCUE, node, why, None if started is None else list(started))
+        poison = [row["id"] for row in rows if row["crashed"] and row["crashes"] >= QUARANTINE_AFTER]
         if poison:
             reason = f"quarantined: its process died {QUARANTINE_AFTER} times while running it"
             await conn.fetch(QUARANTINE, poison, reason)

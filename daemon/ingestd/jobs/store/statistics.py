@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 
 import asyncpg
@@ -25,6 +26,11 @@ RECENT = timedelta(hours=2)
 TOTALS = """
 select kind, outcome, sum(n)::bigint as n, sum(ms)::bigint as ms from ingestd.job_stat
 where minute >= date_trunc('minute', now() - $1::interval) group by kind, outcome order by kind, outcome"""
+# How long runs of some kinds took, as a histogram; the last bucket has no upper end.
+LAST_BUCKET = 23
+DURATIONS = """
+select kind, bucket, sum(n)::bigint as n from ingestd.job_stat
+where minute >= now() - $2::interval and kind = any ($1::text[]) and outcome = 'succeeded' group by kind, bucket"""
 PER_MINUTE = """
 select minute, sum(n) filter (where outcome = 'succeeded')::bigint as succeeded,
        sum(n) filter (where outcome = 'failed')::bigint as failed, sum(n)::bigint as n
@@ -46,6 +52,14 @@ async def totals(conn: asyncpg.Connection, window: timedelta) -> list[asyncpg.Re
     """Jobs by kind and outcome within the window: n and total milliseconds."""
     rows: list[asyncpg.Record] = await conn.fetch(TOTALS, window)
     return rows
+
+
+async def durations(conn: asyncpg.Connection, kinds: Collection[str], window: timedelta) -> dict[str, dict[int, int]]:
+    """Runs that succeeded within the window, by kind and bucket: bucket k are those of at most 2^k ms."""
+    found: dict[str, dict[int, int]] = {}
+    for row in await conn.fetch(DURATIONS, list(kinds), window):
+        found.setdefault(row["kind"], {})[row["bucket"]] = row["n"]
+    return found
 
 
 async def per_minute(conn: asyncpg.Connection, window: timedelta) -> list[asyncpg.Record]:
