@@ -252,12 +252,8 @@ class Bus:
         return lambda: self._listeners.remove(listener)
 
     def wants(self, kind: type[Event]) -> bool:
-        """Whether any listener cares for events of this type; spares making those that happen for every job."""
-        for listener in self._listeners:
-            wants = getattr(listener, "wants", None)
-            if wants is None or wants(kind):
-                return True
-        return False
+        """Whether a listener has said, by a method `wants`, that it cares for this type: asked about what happens for every job."""
+        return any(listener.wants(kind) for listener in self._listeners if hasattr(listener, "wants"))
 
     def emit(self, event: Event) -> None:
         """Tell every listener; a listener that raises never harms the emitter."""

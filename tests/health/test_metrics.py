@@ -31,7 +31,7 @@ async def test_events_are_counted(db: Database) -> None:
     made = Metrics(db, FactBook(), bus, "1.2.3")
     now = datetime.now(UTC)
     for event in (
-        events.JobStarted(1, "load", 1, None), events.JobFinished(1, "load", "succeeded", 1500), events.JobRetrying(2, "load", 1, 60, "x"),
+        events.JobsSucceeded("plain", (10, 20, 3_000)), events.JobFinished(1, "load", "succeeded", 1500), events.JobRetrying(2, "load", 1, 60, "x"),
         events.StaleAck(3, "load"), events.JobsRescued("n", 4, "dead"), events.FileArrived("readings", "a.csv", 100, 1),
         events.LoadFinished(1, "readings", "a.csv", "partial", read=10, inserted=7, rejected=3),
         events.RollupRefreshed("daily", 1, 30, 250), events.SlotFired("nightly", now, 1), events.SlotMissed("nightly", now, "x"),
@@ -42,7 +42,9 @@ async def test_events_are_counted(db: Database) -> None:
     load = (("kind", "load"),)
     for key, value in {
         ("ingestd_build_info", (("version", "1.2.3"),)): 1,
-        ("ingestd_jobs_started_total", load): 1,
+        ("ingestd_jobs_finished_total", (("kind", "plain"), ("outcome", "succeeded"))): 3,
+        ("ingestd_job_duration_seconds_count", (("kind", "plain"),)): 3,
+        ("ingestd_job_duration_seconds_bucket", (("kind", "plain"), ("le", "0.025"))): 2,
         ("ingestd_jobs_finished_total", (("kind", "load"), ("outcome", "succeeded"))): 1,
         ("ingestd_job_duration_seconds_sum", load): 1.5,
         ("ingestd_jobs_retried_total", load): 1,
@@ -78,11 +80,11 @@ async def test_ten_thousand_names_take_no_more_room_than_two_hundred(db: Databas
     bus = events.Bus()
     made = Metrics(db, FactBook(), bus, "1")
     for number in range(10_000):
-        bus.emit(events.JobStarted(number, f"kind_{number}", 1, None))
+        bus.emit(events.StaleAck(number, f"kind_{number}"))
     found = samples(await made.exposition())
-    kinds = {labels[0][1] for name, labels in found if name == "ingestd_jobs_started_total"}
+    kinds = {labels[0][1] for name, labels in found if name == "ingestd_stale_acks_total"}
     assert len(kinds) == module.MAX_LABEL_VALUES + 1
-    assert found["ingestd_jobs_started_total", (("kind", "_other"),)] == 9_800
+    assert found["ingestd_stale_acks_total", (("kind", "_other"),)] == 9_800
 
 
 async def test_scrapes_within_fifteen_seconds_read_the_database_once(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:

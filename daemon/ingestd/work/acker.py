@@ -16,13 +16,15 @@ from uuid import UUID
 
 import asyncpg
 
-from ingestd.events import Bus, JobFinished, JobRetrying, StaleAck
+from ingestd.events import Bus, JobFinished, JobRetrying, JobsSucceeded, StaleAck
 from ingestd.jobs.model import Job, State
 from ingestd.jobs.store import ack as store
 from ingestd.postgres.pool import OUTAGE, Database
 from ingestd.service import Poller
 
 GATHER_S = 0.005
+# So many need not wait for others.
+ENOUGH = 300
 BATCH = 1000
 FULL = 5000
 IDLE_S = 60.0
@@ -32,6 +34,7 @@ RETRY_S = 0.2
 UNSTORABLE = (asyncpg.PostgresError, ValueError, TypeError, RecursionError)
 
 W = TypeVar("W")
+Done = tuple[Job, float, int]
 
 
 @dataclass(slots=True)
@@ -62,12 +65,25 @@ class Acker:
         self._bus = bus
         self._on_progress = on_progress
         self._waiting: list[Pending] = []
+        # Most jobs end without a word: (job, started, milliseconds), without an object of their own.
+        self._done: list[Done] = []
         self._turn = asyncio.Lock()
 
     def submit(self, pending: Pending) -> None:
         """Have an ending written soon; until then the job keeps its claim."""
         self._waiting.append(pending)
         self.poller.wake()
+
+    def done(self, job: Job, started: float, duration_ms: int) -> None:
+        """Have it written soon that a job succeeded with nothing more to say; until then it keeps its claim.
+
+        Args:
+            started: seconds since 1970.
+        """
+        done = self._done
+        done.append((job, started, duration_ms))
+        if len(done) == 1 or len(done) == ENOUGH:
+            self.poller.wake()
 
     def tell_acked(self, job: Job, result: store.Result) -> None:
         """Tell of a job that its own transaction, or another process, has acked."""
@@ -82,15 +98,15 @@ class Acker:
     @property
     def unwritten(self) -> int:
         """Endings that wait to be written."""
-        return len(self._waiting)
+        return len(self._waiting) + len(self._done)
 
     def claims(self) -> set[UUID]:
         """Claims of jobs whose ending is not written yet."""
-        return {pending.job.claim for pending in self._waiting}
+        return {pending.job.claim for pending in self._waiting} | {job.claim for job, _, _ in self._done}
 
     def is_full(self) -> bool:
         """Whether so much waits to be written that nothing more should be claimed."""
-        return len(self._waiting) >= FULL
+        return self.unwritten >= FULL
 
     async def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Write everything that waits; used by the drain.
@@ -99,7 +115,7 @@ class Acker:
             False if Postgres did not take it in time: those jobs keep their claims and are rescued later.
         """
         deadline = time.monotonic() + timeout_s
-        while self._waiting:
+        while self.unwritten:
             try:
                 await self._poll()
             except OUTAGE:
@@ -114,18 +130,44 @@ class Acker:
             return await self._pass()
 
     async def _pass(self) -> float:
-        if not self._waiting:
+        if not self.unwritten:
             return IDLE_S
-        await asyncio.sleep(GATHER_S)
-        batch = self._waiting[:BATCH]
+        if self.unwritten < ENOUGH:
+            await asyncio.sleep(GATHER_S)
+        if self._done:
+            await self._pass_done(self._done[:BATCH])
+        if self._waiting:
+            await self._pass_waiting(self._waiting[:BATCH])
+        return 0.0 if self.unwritten else IDLE_S
+
+    async def _pass_done(self, batch: list[Done]) -> None:
+        async with self._db.core() as conn:
+            written = await store.ack_plain(conn, batch)
+            if written is not None:
+                # Perhaps the write before this one committed and only its answer was lost.
+                written |= await store.already_acked(conn, [(job.id, job.claim) for job, _, _ in batch if job.id not in written])
+        # Only now: what is still in the list keeps its claim.
+        self._done = self._done[len(batch) :]
+        durations: dict[str, list[int]] = {}
+        frees = False
+        for job, _, duration_ms in batch:
+            if written is not None and job.id not in written:
+                self.tell_stale(job)
+                continue
+            durations.setdefault(job.kind, []).append(duration_ms)
+            frees = frees or _frees_others(job)
+        for kind, times in durations.items():
+            self._bus.emit(JobsSucceeded(kind, tuple(times)))
+        if frees:
+            self._on_progress()
+
+    async def _pass_waiting(self, batch: list[Pending]) -> None:
         written = await self._write(batch)
-        # Only now: what is still in the list keeps its claim and its slot.
         self._waiting = self._waiting[len(batch) :]
         for pending in batch:
             self._tell(pending, pending.job.id in written)
         if any(_frees_others(pending.job) or _parks(pending.write) for pending in batch):
             self._on_progress()
-        return 0.0 if self._waiting else IDLE_S
 
     async def _write(self, batch: list[Pending]) -> set[int]:
         results = [pending.write for pending in batch if isinstance(pending.write, store.Result)]

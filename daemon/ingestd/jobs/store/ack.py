@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from ingestd.jobs.model import State
+from ingestd.jobs.model import Job, State
 from ingestd.jobs.store.partitions import make_partitions
 from ingestd.postgres.pool import dump_json, storable
 
@@ -61,12 +61,13 @@ with r as materialized (
 ACK_PLAIN = f"""
 with r as materialized (
     select id, ($5::uuid[])[hold] as claim, to_timestamp(started) as started_at, duration_ms
-    from unnest($1::bigint[], $2::integer[], $3::float8[], $4::bigint[]) as r(id, hold, started, duration_ms)
+    from unnest($1::text::bigint[], $2::text::integer[], $3::text::float8[], $4::text::bigint[]) as r(id, hold, started, duration_ms)
 ), gone as (
     delete from ingestd.job j using r where j.id = r.id and j.claim = r.claim
     returning j.*, 'succeeded'::text as state, false as partial, null::jsonb as result, null::jsonb as error, null::text as reason,
               null::jsonb as counts, r.started_at, r.duration_ms, null::jsonb as entry, null::jsonb as rejects
-{_REST}"""
+{_REST.removesuffix("select id from gone")}
+select case when count(*) <> cardinality($1::text::bigint[]) then coalesce(array_agg(id), '{{}}') end from gone"""
 
 PUT_BACK = f"""
 with r as materialized (
@@ -116,18 +117,6 @@ class Result:
     attempt: dict[str, Any] | None = None
     rejects: list[dict[str, Any]] | None = None
 
-    @property
-    def plain(self) -> bool:
-        """Whether there is nothing to say but that it succeeded."""
-        return (
-            self.state is State.SUCCEEDED
-            and self.result is None
-            and self.attempt is None
-            and self.counts is None
-            and self.reason is None
-            and not self.partial
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class PutBack:
@@ -148,6 +137,32 @@ class PutBack:
     attempt: dict[str, Any] | None = None
 
 
+async def ack_plain(conn: asyncpg.Connection, done: Sequence[tuple[Job, float, int]]) -> set[int] | None:
+    """Move jobs that succeeded without a word to history, each only if its claim still holds.
+
+    Args:
+        done: job, when it started in seconds since 1970, and how long it took in milliseconds.
+
+    Returns:
+        None if all were acked, else the ids that were.
+    """
+    holds: dict[UUID, int] = {}
+    arrays = (
+        [job.id for job, _, _ in done],
+        [holds.setdefault(job.claim, len(holds) + 1) for job, _, _ in done],
+        [started for _, started, _ in done],
+        [duration_ms for _, _, duration_ms in done],
+    )
+    # Arrays as text: the driver takes each element of a list through five calls, Postgres reads them in one go.
+    texts = ["{" + ",".join(map(repr, array)) + "}" for array in arrays]
+    try:
+        acked = await conn.fetchval(ACK_PLAIN, *texts, list(holds))
+    except asyncpg.CheckViolationError:
+        await make_partitions(conn)
+        acked = await conn.fetchval(ACK_PLAIN, *texts, list(holds))
+    return None if acked is None else set(acked)
+
+
 async def ack(conn: asyncpg.Connection, results: Sequence[Result]) -> set[int]:
     """Move finished jobs to history, each only if its claim still holds.
 
@@ -166,29 +181,6 @@ async def ack(conn: asyncpg.Connection, results: Sequence[Result]) -> set[int]:
 
 
 async def _ack(conn: asyncpg.Connection, results: Sequence[Result]) -> set[int]:
-    plain = [result for result in results if result.plain]
-    if len(plain) == len(results):
-        return await _ack_plain(conn, plain)
-    if plain:
-        worded = [result for result in results if not result.plain]
-        return await _ack_plain(conn, plain) | await _ack_worded(conn, worded)
-    return await _ack_worded(conn, results)
-
-
-async def _ack_plain(conn: asyncpg.Connection, results: Sequence[Result]) -> set[int]:
-    holds: dict[UUID, int] = {}
-    rows = await conn.fetch(
-        ACK_PLAIN,
-        [r.job_id for r in results],
-        [holds.setdefault(r.claim, len(holds) + 1) for r in results],
-        [r.started_at.timestamp() if r.started_at else None for r in results],
-        [r.duration_ms for r in results],
-        list(holds),
-    )
-    return {row[0] for row in rows}
-
-
-async def _ack_worded(conn: asyncpg.Connection, results: Sequence[Result]) -> set[int]:
     rows = await conn.fetch(
         ACK,
         [r.job_id for r in results],
