@@ -569,15 +569,16 @@ begin
         end if;
         existed[one.place] := holder is not null;
         ids[one.place] := coalesce(holder, ids[one.place]);
-        if one.run_at <= now() and one.parked = 0 and (holder is null or touched[one.place] and one.unique_mode = 'reschedule') then
+        if one.run_at <= now() and one.parked in (0, 2) and (holder is null or touched[one.place] and one.unique_mode = 'reschedule') then
             woken := woken || format('%s %s %s', one.queue_id, one.rank, extract(epoch from one.run_at));
         end if;
     end loop;
-    -- One message per queue and rank, however many jobs: NOTIFY takes a lock of the whole cluster at commit. It carries the
-    -- oldest position, so that nodes lower their cursors.
+    -- One message per queue and rank, however many jobs, and only where a node waits: NOTIFY takes a lock of the whole cluster at
+    -- commit. It carries the oldest position, so that nodes lower their cursors.
     perform pg_notify('ingestd_job', lane || ' ' || min(moment)::text)
     from (select split_part(w, ' ', 1) || ' ' || split_part(w, ' ', 2) as lane, split_part(w, ' ', 3)::numeric as moment
-          from unnest(woken) w) positions
+          from unnest(woken) w
+          where exists (select from ingestd.node_idle i where split_part(w, ' ', 1)::integer = any (i.queues))) positions
     group by lane;
     return query select a.id, a.existing, a.changed
                  from unnest(ids, existed, touched) with ordinality a(id, existing, changed, place) order by a.place;

@@ -11,13 +11,15 @@ IngestdError                     70  500  our bug, unless a subclass says otherw
 ├── Conflict                     75  409  the object is in a state that forbids the action
 ├── Refused                      77  403  not permitted, or not readable
 ├── ConfigurationError           78  500  the configuration has problems; all of them are listed
+├── JobFailed                     1  409  the job that was waited for failed
+│   └── JobCancelled              1  409  it was cancelled or skipped
 └── StaleClaim                   70  409  a write about a job whose claim is no longer ours; it changed nothing
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class IngestdError(Exception):
@@ -123,6 +125,29 @@ class ConfigurationError(IngestdError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = list(problems)
+
+
+class JobFailed(IngestdError):
+    """A job that was waited for failed.
+
+    Args:
+        message: what happened to it, and why.
+        job_id: its number.
+        error: `{"class", "message", "traceback"}` of its last attempt.
+    """
+
+    exit_code, http_status, slug, title = 1, 409, "job-failed", "Job failed"
+
+    def __init__(self, message: str, *, job_id: int, error: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.error = error
+
+
+class JobCancelled(JobFailed):
+    """A job that was waited for was cancelled, or skipped because one before it failed."""
+
+    slug, title = "job-cancelled", "Job cancelled"
 
 
 class StaleClaim(IngestdError):

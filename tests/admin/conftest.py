@@ -31,6 +31,10 @@ async def nothing(_: Any) -> None:
     """A handler that is never run here."""
 
 
+async def anything(ctx: Any, **args: Any) -> None:
+    """A handler that takes whatever it is given."""
+
+
 @dataclass
 class Site:
     """A running admin server and a client that knows its address."""
@@ -72,7 +76,7 @@ async def open_site(db: Database, tmp_path: Path) -> AsyncIterator[Open]:
         bus = Bus()
         events: list[Event] = []
         bus.subscribe(events.append)
-        registry = Registry([HandlerSpec("sync_prices", nothing), HandlerSpec("load", nothing, queue="imports")])
+        registry = Registry([HandlerSpec("sync_prices", anything), HandlerSpec("load", nothing, queue="imports")])
         node = NodeInfo(uuid4(), "testnode", "0.0.1", datetime.now(UTC), ("work", "serve"))
         async with db.services() as conn:
             await publish_kinds(conn, registry.specs(), node.id)

@@ -27,6 +27,10 @@ from ingestd import Context, job
 async def greet(ctx: Context, name: str = "you") -> dict[str, str]:
     return {"greeted": name}
 
+@job("anything")
+async def anything(ctx: Context, **args) -> None:
+    pass
+
 @job("fail", max_attempts=1)
 async def fail(ctx: Context) -> None:
     raise RuntimeError("it went wrong\\x1b[31m")

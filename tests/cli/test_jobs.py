@@ -26,7 +26,7 @@ def declared(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_job_is_enqueued_with_its_options(cli: Cli, dsn: str) -> None:
     words = ["--args", '{"name": "ann"}', "--priority", "high", "--run-at", "1h", "--unique-key", "k", "--tag", "a", "--tag", "b"]
     first = cli("enqueue", "greet", *words, "--json").json
-    assert cli("enqueue", "greet", *words).out == f"job {first['id']}\n", "the unique key is open: that job is answered"
+    assert cli("enqueue", "greet", *words).out == f"job {first['id']} was there already\n", "the unique key is open: that job is answered"
     row = ask(dsn, lambda conn: conn.fetchrow("select *, run_at - created_at as wait from ingestd.job"))
     assert (row["id"], row["kind"], row["args"], row["rank"], row["tags"]) == (int(first["id"]), "greet", {"name": "ann"}, -10, ["a", "b"])
     assert 3500 < row["wait"].total_seconds() < 3700
@@ -50,15 +50,15 @@ def test_an_unknown_kind_or_queue_is_refused_with_those_there_are(cli: Cli, dsn:
 
 def test_args_may_hold_whatever_json_holds(cli: Cli) -> None:
     number = 2**80
-    cli("enqueue", "greet", "--args", f'{{"id": 5, "big": {number}, "nul": "a\\u0000b", "text": "\\u001b[31mö"}}')
+    cli("enqueue", "anything", "--args", f'{{"id": 5, "big": {number}, "text": "\\u001b[31mö"}}')
     (job,) = cli("jobs", "list", "--json").json["items"]
-    assert job["args"] == {"id": 5, "big": number, "nul": "a\ufffdb", "text": "\x1b[31mö"}
+    assert job["args"] == {"id": 5, "big": number, "text": "\x1b[31mö"}
     assert isinstance(job["id"], str)
 
 
 def test_jobs_are_listed_shown_cancelled_and_brought_back(cli: Cli, dsn: str) -> None:
     assert cli("jobs", "list").out == "no jobs\n"
-    number = cli("enqueue", "greet", "--args", '{"x": "\\u001b[31m"}', "--json").json["id"]
+    number = cli("enqueue", "anything", "--args", '{"x": "\\u001b[31m"}', "--json").json["id"]
     table = cli("jobs", "list")
     assert table.out.splitlines()[0].split() == ["id", "kind", "queue", "state", "attempt", "created", "took", "why"]
     assert all(line == line.rstrip() for line in table.out.splitlines())

@@ -37,9 +37,9 @@ async def test_enqueueing_by_hand_needs_a_known_kind_and_is_audited(conn: asyncp
     with pytest.raises(InvalidInput, match='no node knows the kind "zzz"; known kinds: sync'):
         await actions.enqueue_job(conn, ANN, NewJob("zzz"))
     assert await audited(conn) == []
-    number = await actions.enqueue_job(conn, ANN, NewJob("sync"))
+    number = (await actions.enqueue_job(conn, ANN, NewJob("sync"))).id
     assert await audited(conn) == [("ann", "page", "enqueue", "job", str(number), "c-1")]
-    assert await actions.enqueue_job(conn, ANN, NewJob("zzz"), allow_unknown=True) > number
+    assert (await actions.enqueue_job(conn, ANN, NewJob("zzz"), allow_unknown=True)).id > number
 
 
 async def test_a_failed_job_comes_back_under_its_id_with_one_more_attempt(conn: asyncpg.Connection) -> None:

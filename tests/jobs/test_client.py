@@ -254,7 +254,7 @@ def test_what_cannot_be_a_handler_is_refused_where_it_is_declared(function: Any,
         ("Bad", {}, "is not a name"),
         ("good", {"queue": "Not Good"}, "is not a name"),
         ("good", {"priority": "urgent"}, "is not a priority"),
-        ("good", {"max_attempts": 0}, "max_attempts of job good must be 1 or more"),
+        ("good", {"max_attempts": 0}, "max_attempts of job good must be 1 to 32767"),
         ("good", {"timeout": "soon"}, "is not a duration"),
     ],
 )

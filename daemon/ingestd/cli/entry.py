@@ -50,7 +50,7 @@ COMMANDS = {
     "rollups": Command("rollups", "Look at rollups and refresh them."),
     "schedules": Command("schedules", "Look at schedules, see what is next, fire one now."),
     "workflows": Command("workflows", "Look at workflows and start them."),
-    "enqueue": Command("jobs", "Enqueue one job."),
+    "enqueue": Command("enqueue", "Enqueue one job."),
     "jobs": Command("jobs", "Look at jobs, retry and cancel them."),
     "cleanup": Command("cleanup", "Forget what is not kept any more; --dry-run tells what that is."),
     "migrate": Command("database", "Bring the database's schema to this version."),

@@ -14,7 +14,7 @@ from ingestd.access.store import record_audit
 from ingestd.errors import Conflict, InvalidInput, NotFound
 from ingestd.jobs.bulk import AT_ONCE, KIND, Bulk, Mark, advance
 from ingestd.jobs.changes import check_changes
-from ingestd.jobs.enqueue import enqueue
+from ingestd.jobs.enqueue import Enqueued, enqueue, enqueue_told
 from ingestd.jobs.handlers import ATTEMPTS
 from ingestd.jobs.kinds import require_kind
 from ingestd.jobs.model import NewJob, State
@@ -29,20 +29,20 @@ PRIORITY = 10
 LOOKS = 3
 
 
-async def enqueue_job(conn: asyncpg.Connection, actor: Actor, job: NewJob, *, allow_unknown: bool = False) -> int:
+async def enqueue_job(conn: asyncpg.Connection, actor: Actor, job: NewJob, *, allow_unknown: bool = False) -> Enqueued:
     """Enqueue one job for a person or program.
 
     Raises:
-        InvalidInput: no node ever published this kind, the arguments do not fit it, or an option makes no sense.
+        InvalidInput: no node ever published this kind, its arguments do not fit, or its queue does not exist.
     """
     async with conn.transaction():
         if not allow_unknown:
             published = await require_kind(conn, job.kind)
             published.check([job.args])
             job = replace(job, kind=published.name)
-        (job_id,) = await enqueue(conn, [job])
-        await record_audit(conn, actor, "enqueue", "job", job_id, {"kind": job.kind})
-    return job_id
+        (done,) = await enqueue_told(conn, [job])
+        await record_audit(conn, actor, "enqueue", "job", done.id, {"kind": job.kind} | ({"existing": True} if done.existing else {}))
+    return done
 
 
 async def retry_job(conn: asyncpg.Connection, actor: Actor, job_id: int, run_at: datetime | None = None) -> None:

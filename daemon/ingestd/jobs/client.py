@@ -5,39 +5,27 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import asyncpg
 
 from ingestd.errors import InvalidInput, UsageError
+from ingestd.jobs.checks import is_plain
 from ingestd.jobs.coalesce import Coalescer
-from ingestd.jobs.enqueue import enqueue, enqueue_alike, require_kind
+from ingestd.jobs.enqueue import Enqueued, enqueue_alike, enqueue_told
+from ingestd.jobs.foreign import enqueue_foreign, is_asyncpg
+from ingestd.jobs.handle import Handle, Waiter, look
+from ingestd.jobs.kinds import PublishedKind, require_kind
 from ingestd.jobs.model import NewJob
-from ingestd.jobs.store.reads import show_job
+from ingestd.jobs.options import Options, new_job
 from ingestd.postgres.pool import Database, PoolSizes
-from ingestd.settings import parse_priority
+
+__all__ = ["Client", "Handle", "current_client", "use_client"]
 
 _current: ContextVar[Client | None] = ContextVar("ingestd_client", default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Handle:
-    """An enqueued job.
-
-    Args:
-        id: its number.
-    """
-
-    id: int
-    client: Client
-
-    async def status(self) -> dict[str, Any] | None:
-        """The job as the API shows it, or None once history has forgotten it."""
-        async with self.client.connection(None) as conn:
-            return await show_job(conn, self.id)
 
 
 class Client:
@@ -50,9 +38,10 @@ class Client:
     def __init__(self, database: str | Database) -> None:
         self._own = isinstance(database, str)
         self._open = not self._own
-        self._known: set[str] = set()
+        self._kinds: dict[str, PublishedKind] = {}
         self._db = Database(database, sizes=PoolSizes(1, 4, 1)) if isinstance(database, str) else database
         self._coalescer = Coalescer(self._db)
+        self.waiter = Waiter(partial(look, self))
 
     async def __aenter__(self) -> Client:
         """Open the pools and become the client that `@job` functions enqueue through."""
@@ -67,6 +56,7 @@ class Client:
         with suppress(ValueError):
             # closed in another task than it was opened in, as web frameworks do: that task never had it
             _current.reset(self._token)
+        await self.waiter.close()
         if self._own:
             self._open = False
             await self._coalescer.close()
@@ -77,90 +67,95 @@ class Client:
         kind: str,
         args: Mapping[str, Any] | None = None,
         *,
-        queue: str | None = None,
-        priority: int | str | None = None,
-        run_at: datetime | None = None,
-        unique_key: str | None = None,
-        max_attempts: int | None = None,
-        tags: Sequence[str] = (),
-        notes: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        correlation_id: str | None = None,
         allow_unknown: bool = False,
-        conn: asyncpg.Connection | None = None,
+        conn: Any = None,
+        **options: Unpack[Options],
     ) -> Handle:
         """Enqueue one job.
 
         Args:
             kind: which handler runs it.
             args: JSON object of its arguments.
-            queue: its lane; like priority and max_attempts, None means the kind's.
-            run_at: not before; an aware datetime.
-            unique_key: while a job with it is open, the handle of that one is returned.
             allow_unknown: even if no node has ever known the kind; the job then waits for one.
-            conn: an asyncpg connection; the job is then part of the caller's transaction.
+            conn: an asyncpg connection or a psycopg AsyncConnection; the job is then part of the caller's transaction.
+            options: as `ingestd.jobs.options.Options` says.
 
         Raises:
-            InvalidInput: the kind or queue is unknown, or an option makes no sense.
+            InvalidInput: the kind or queue is unknown, the arguments do not fit, or an option makes no sense.
         """
-        job = NewJob(
-            kind,
-            args or {},
-            queue=queue,
-            priority=_priority(priority),
-            run_at=run_at,
-            unique_key=unique_key,
-            max_attempts=max_attempts,
-            tags=tuple(tags),
-            notes=notes,
-            metadata=metadata,
-            correlation_id=correlation_id,
-        )
-        if conn is None and self._open and unique_key is None and (allow_unknown or kind in self._known):
+        job = new_job(kind, args, options)
+        known = self._kinds.get(kind)
+        if conn is None and self._open and is_plain(job) and (allow_unknown or (known is not None and _fits(known, job))):
             # Nobody's transaction and nothing to look up first: it may travel with others.
-            return Handle(await self._coalescer.enqueue(job), self)
-        async with self.connection(conn) as used:
-            await self._require_kind(used, kind, allow_unknown)
-            (job_id,) = await enqueue(used, [job])
-        return Handle(job_id, self)
+            return Handle(await self._coalescer.enqueue(job if known is None else replaced(job, known.name)), self)
+        (done,) = await self.enqueue_jobs([job], allow_unknown=allow_unknown, conn=conn)
+        return done
+
+    async def enqueue_jobs(self, jobs: Sequence[NewJob], *, allow_unknown: bool = False, conn: Any = None) -> list[Handle]:
+        """Enqueue different jobs in one transaction, all or none; as `enqueue`.
+
+        Returns:
+            One handle a job, in order.
+        """
+        done: list[Enqueued]
+        if conn is not None and not is_asyncpg(conn):
+            # What may be asked of the caller's role is not known, and a refusal would end its transaction: we ask by ourselves.
+            jobs = jobs if allow_unknown else await self.fitted(jobs)
+            done = await enqueue_foreign(conn, jobs)
+        else:
+            async with self.connection(conn) as used:
+                if not allow_unknown:
+                    jobs = [await self._fitted(used, job) for job in jobs]
+                done = await enqueue_told(used, jobs)
+        return [Handle(one.id, self, not one.existing, one.changed) for one in done]
 
     async def enqueue_many(
         self,
         kind: str,
         args: Sequence[Mapping[str, Any]],
         *,
-        queue: str | None = None,
-        priority: int | str | None = None,
-        run_at: datetime | None = None,
-        max_attempts: int | None = None,
-        tags: Sequence[str] = (),
-        correlation_id: str | None = None,
+        unique_keys: Sequence[str] | None = None,
         allow_unknown: bool = False,
-        conn: asyncpg.Connection | None = None,
+        conn: Any = None,
+        **options: Unpack[Options],
     ) -> list[Handle]:
         """Enqueue many jobs of one kind in one transaction, all with the same options; as `enqueue`.
+
+        Args:
+            unique_keys: one for each set of arguments.
 
         Returns:
             One handle a job, in order.
         """
-        like = NewJob(
-            kind,
-            queue=queue,
-            priority=_priority(priority),
-            run_at=run_at,
-            max_attempts=max_attempts,
-            tags=tuple(tags),
-            correlation_id=correlation_id,
-        )
+        if unique_keys is not None or (conn is not None and not is_asyncpg(conn)):
+            return await self.enqueue_jobs(alike(kind, args, unique_keys, options), allow_unknown=allow_unknown, conn=conn)
+        like = new_job(kind, None, options)
+        _refuse_shared_key(like)
         async with self.connection(conn) as used, used.transaction():
-            await self._require_kind(used, kind, allow_unknown)
+            if not allow_unknown:
+                like = replaced(like, (await self._published(used, kind, args)).name)
             return [Handle(job_id, self) for job_id in await enqueue_alike(used, like, args)]
 
-    async def _require_kind(self, conn: asyncpg.Connection, kind: str, allow_unknown: bool) -> None:
-        # a kind that a node has published once is never forgotten
-        if not allow_unknown and kind not in self._known:
-            await require_kind(conn, kind)
-            self._known.add(kind)
+    async def fitted(self, jobs: Sequence[NewJob]) -> list[NewJob]:
+        """The jobs under the present names of their kinds.
+
+        Raises:
+            InvalidInput: a kind is unknown, or the arguments do not fit it.
+        """
+        async with self.connection(None) as own:
+            return [await self._fitted(own, job) for job in jobs]
+
+    async def _fitted(self, conn: asyncpg.Connection, job: NewJob) -> NewJob:
+        return replaced(job, (await self._published(conn, job.kind, [job.args])).name)
+
+    async def _published(self, conn: asyncpg.Connection, kind: str, args: Sequence[Mapping[str, Any]]) -> PublishedKind:
+        known = self._kinds.get(kind)
+        if known is not None and not known.stale and not any(map(known.problems, args)):
+            return known
+        # Not known, or remembered for a while: a node may have published other arguments since.
+        known = self._kinds[kind] = await require_kind(conn, kind)
+        known.check(args)
+        return known
 
     @asynccontextmanager
     async def connection(self, conn: asyncpg.Connection | None) -> AsyncIterator[asyncpg.Connection]:
@@ -174,11 +169,30 @@ class Client:
                 yield own
 
 
-def _priority(value: int | str | None) -> int | None:
-    try:
-        return None if value is None else parse_priority(value)
-    except ValueError as error:
-        raise InvalidInput(str(error), pointer="/priority") from None
+def _fits(known: PublishedKind, job: NewJob) -> bool:
+    return not known.stale and not known.problems(job.args)
+
+
+def alike(kind: str, args: Sequence[Mapping[str, Any]], unique_keys: Sequence[str] | None, options: Mapping[str, Any]) -> list[NewJob]:
+    """Jobs that differ in their arguments and, where they are given, their unique keys."""
+    if unique_keys is None:
+        like = new_job(kind, None, options)
+        _refuse_shared_key(like)
+        return [replace(like, args=one) for one in args]
+    if len(unique_keys) != len(args):
+        raise InvalidInput(f"{len(args)} jobs need as many unique_keys, not {len(unique_keys)}", pointer="/unique_keys")
+    like = new_job(kind, None, {**options, "unique_key": "one of unique_keys"})
+    return [replace(like, args=one, unique_key=key) for one, key in zip(args, unique_keys, strict=True)]
+
+
+def _refuse_shared_key(job: NewJob) -> None:
+    if job.unique_key is not None:
+        raise InvalidInput("many jobs cannot share a unique_key: give unique_keys, one a job", pointer="/unique_key")
+
+
+def replaced(job: NewJob, kind: str) -> NewJob:
+    """The job under the present name of its kind, whose defaults are looked up by it."""
+    return job if job.kind == kind else replace(job, kind=kind)
 
 
 def current_client() -> Client:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from ingestd.jobs.enqueue import enqueue
+from ingestd.jobs.checks import checked
+from ingestd.jobs.enqueue import BATCH_BYTES, enqueue
 from ingestd.jobs.model import NewJob
 from ingestd.postgres.pool import OUTAGE, Database
 
 MOST = 500
 
-Waiting = tuple[NewJob, asyncio.Future[int]]
+Waiting = tuple[NewJob, str, asyncio.Future[int]]
 
 
 class Coalescer:
@@ -36,10 +37,11 @@ class Coalescer:
         """Enqueue one job and return its id once it is committed.
 
         Raises:
-            InvalidInput: its queue does not exist; other callers' jobs are not affected.
+            InvalidInput: an option makes no sense or its queue does not exist; other callers' jobs are not affected.
         """
+        args = checked(job)
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append((job, answer))
+        self._waiting.append((job, args, answer))
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send(), name="enqueue")
         return await answer
@@ -51,7 +53,7 @@ class Coalescer:
 
     async def _send(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+            batch = self._next()
             try:
                 await self._insert(batch)
             except OUTAGE as error:
@@ -69,14 +71,25 @@ class Coalescer:
                     except Exception as own:  # noqa: BLE001 - handed to the caller whose job it was
                         _fail(one, own)
 
+    def _next(self) -> list[Waiting]:
+        size = 0
+        for count, (_, args, _) in enumerate(self._waiting[:MOST]):
+            size += len(args)
+            if size > BATCH_BYTES and count:
+                break
+        else:
+            count = MOST
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        return batch
+
     async def _insert(self, batch: Sequence[Waiting]) -> None:
         async with self._db.services() as conn, conn.transaction():
-            ids = await enqueue(conn, [job for job, _ in batch])
-        for (_, answer), job_id in zip(batch, ids, strict=True):
+            ids = await enqueue(conn, [job for job, _, _ in batch], [args for _, args, _ in batch])
+        for (_, _, answer), job_id in zip(batch, ids, strict=True):
             if not answer.done():
                 answer.set_result(job_id)
 
 
 def _fail(waiting: Waiting, error: BaseException) -> None:
-    if not waiting[1].done():
-        waiting[1].set_exception(error)
+    if not waiting[2].done():
+        waiting[2].set_exception(error)

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import asyncpg
 
 from ingestd.errors import InvalidInput
+from ingestd.jobs.checks import checked, is_plain, json_args
 from ingestd.jobs.model import NewJob
 from ingestd.jobs.store import jobs as store
-from ingestd.jobs.store import queues
-from ingestd.settings import did_you_mean
 
 BATCH = 1000
-MOST_ATTEMPTS = 32767
+BATCH_BYTES = 8 << 20
 
 
-async def enqueue(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[int]:
+class Enqueued(NamedTuple):
+    """What became of an enqueue.
+
+    Args:
+        id: the job's number.
+        existing: its unique key was held, so this is the job that holds it.
+        changed: that job was given the new arguments or the new moment.
+    """
+
+    id: int
+    existing: bool = False
+    changed: bool = False
+
+
+async def enqueue(conn: asyncpg.Connection, jobs: Sequence[NewJob], args: Sequence[str] | None = None) -> list[int]:
     """Enqueue jobs and wake the nodes that can run them.
 
     Args:
-        conn: the jobs become visible with its transaction, or at once without one.
-        jobs: in order; a job whose `unique_key` is open already answers with the id of the one that holds it.
+        conn: the jobs become visible with its transaction, or at once, all together, without one.
+        jobs: in order; a job whose `unique_key` is held answers with the id of the one that holds it.
+        args: the arguments of each as JSON, where they have been checked already.
 
     Returns:
         One id a job, in order.
@@ -31,91 +47,89 @@ async def enqueue(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[int]
     Raises:
         InvalidInput: a job names a queue that does not exist, or an option makes no sense; nothing was enqueued.
     """
-    for job in jobs:
-        _check(job)
-    missing = await store.missing_queues(conn, jobs) if any(job.queue for job in jobs) else []
-    if missing:
-        raise InvalidInput(f'there is no queue "{missing[0]}"; declare it as [queues.{missing[0]}] in the configuration')
-    ids: list[int] = []
-    plain: list[NewJob] = []
-    for job in jobs:
-        if job.unique_key is None and len(plain) < BATCH:
-            plain.append(job)
-            continue
-        ids += await _insert(conn, plain)
-        plain = []
-        if job.unique_key is None:
-            plain.append(job)
-        else:
-            ids.append(await _insert_unique(conn, job))
-    return ids + await _insert(conn, plain)
+    texts = [checked(job) for job in jobs] if args is None else args
+    await _require_queues(conn, jobs)
+    if len(jobs) <= BATCH and all(is_plain(job) for job in jobs) and sum(map(len, texts)) <= BATCH_BYTES:
+        return await _insert_plain(conn, jobs, texts) if jobs else []
+    return [one.id for one in await _insert_runs(conn, jobs, texts)]
+
+
+async def enqueue_told(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[Enqueued]:
+    """As `enqueue`; tells new jobs from those that were there."""
+    texts = [checked(job) for job in jobs]
+    await _require_queues(conn, jobs)
+    return await _insert_runs(conn, jobs, texts)
 
 
 async def enqueue_alike(conn: asyncpg.Connection, template: NewJob, args: Sequence[Mapping[str, Any]]) -> list[int]:
     """Enqueue many jobs that differ only in their arguments, in one transaction.
 
     Args:
-        template: what they share; it has no key and no unique key.
+        template: what they share.
         args: one JSON object a job.
 
     Returns:
         One id a job, in order.
 
     Raises:
-        InvalidInput: the queue does not exist.
+        InvalidInput: the queue does not exist, or an option makes no sense; nothing was enqueued.
     """
-    for one in args:
-        _check(replace(template, args=one))
-    missing = await store.missing_queues(conn, [template]) if template.queue else []
-    if missing:
-        raise InvalidInput(f'there is no queue "{missing[0]}"; declare it as [queues.{missing[0]}] in the configuration')
+    checked(template)
+    if template.key is not None or template.unique_key is not None:
+        return await enqueue(conn, [replace(template, args=one) for one in args])
+    texts = [json_args(one) for one in args]
+    await _require_queues(conn, [template])
     ids: list[int] = []
     async with conn.transaction():
-        for start in range(0, len(args), BATCH):
-            ids += await store.insert_alike(conn, template, args[start : start + BATCH])
+        for batch in _batches(texts):
+            ids += await store.insert_alike(conn, template, batch)
     return ids
 
 
-async def require_kind(conn: asyncpg.Connection, kind: str) -> None:
-    """Refuse a kind that no node has ever published: nobody would run the job.
-
-    Raises:
-        InvalidInput: it is one; says which ones there are.
-    """
-    if not await queues.kind_known(conn, kind):
-        known = [row["name"] for row in await queues.kinds(conn)]
-        hint = did_you_mean(kind, known) or (f"; known kinds: {', '.join(known)}" if known else "; no node has run here yet")
-        raise InvalidInput(f'no node knows the kind "{kind}"{hint}', pointer="/kind")
+async def _require_queues(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> None:
+    missing = await store.missing_queues(conn, jobs) if any(job.queue for job in jobs) else []
+    if missing:
+        raise InvalidInput(f'there is no queue "{missing[0]}"; declare it as [queues.{missing[0]}] in the configuration', pointer="/queue")
 
 
-def _check(job: NewJob) -> None:
-    if not job.kind:
-        raise InvalidInput("a job needs a kind", pointer="/kind")
-    if not isinstance(job.args, Mapping):
-        raise InvalidInput("args of a job must be a JSON object", pointer="/args")
-    if job.run_at is not None and job.run_at.tzinfo is None:
-        raise InvalidInput("run_at has no time zone: nobody can tell which moment it is", pointer="/run_at")
-    if job.max_attempts is not None and not 1 <= job.max_attempts <= MOST_ATTEMPTS:
-        raise InvalidInput(f"max_attempts must be 1 to {MOST_ATTEMPTS}", pointer="/max_attempts")
+async def _insert_runs(conn: asyncpg.Connection, jobs: Sequence[NewJob], texts: Sequence[str]) -> list[Enqueued]:
+    """Jobs that need more than the fast statement go by another one, in their place, so that ids stay in order."""
+    done: list[Enqueued] = []
+    async with conn.transaction() if len(jobs) > 1 else nullcontext():
+        for plain, run in groupby(zip(jobs, texts, strict=True), key=lambda ready: is_plain(ready[0])):
+            ready = list(run)
+            for batch in _batches([text for _, text in ready]):
+                some, ready = [job for job, _ in ready[: len(batch)]], ready[len(batch) :]
+                if plain:
+                    done += [Enqueued(job_id) for job_id in await _insert_plain(conn, some, batch)]
+                else:
+                    done += [Enqueued(*row) for row in await _insert_rows(conn, some, batch)]
+    return done
 
 
-async def _insert(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> list[int]:
-    if not jobs:
-        return []
-    ids = await store.insert_jobs(conn, jobs)
+async def _insert_plain(conn: asyncpg.Connection, jobs: Sequence[NewJob], texts: Sequence[str]) -> list[int]:
+    ids = await store.insert_jobs(conn, jobs, texts)
     if len(ids) != len(jobs):
         raise InvalidInput("a queue disappeared while jobs were enqueued into it; nothing was enqueued")
     return ids
 
 
-async def _insert_unique(conn: asyncpg.Connection, job: NewJob) -> int:
-    assert job.unique_key is not None
-    # The holder may finish between our insert and our look: then the insert is free to succeed.
-    for _ in range(10):
-        made = await store.insert_jobs(conn, [job])
-        if made:
-            return made[0]
-        holder = await store.open_with_unique_key(conn, job.unique_key)
-        if holder is not None:
-            return holder
-    raise InvalidInput(f'jobs with unique key "{job.unique_key}" come and go too fast to tell which one holds it')
+async def _insert_rows(conn: asyncpg.Connection, jobs: Sequence[NewJob], texts: Sequence[str]) -> list[tuple[int, bool, bool]]:
+    try:
+        return await store.insert_rows(conn, jobs, texts)
+    except asyncpg.InvalidParameterValueError as error:
+        raise InvalidInput(str(error)) from None
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """In order, few enough and small enough for one statement."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        if batch and (len(batch) == BATCH or size + len(text) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += len(text)
+    if batch:
+        yield batch

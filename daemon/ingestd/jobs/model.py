@@ -87,6 +87,7 @@ class NewJob:
         queue: lane; None: the kind's.
         priority: -100..100, larger is sooner; None: the kind's.
         run_at: not before; None: now.
+        delay: not before so much later than now by the database's clock; instead of `run_at`.
         key: jobs with the same key run one at a time, in the order they were enqueued.
         key_strict: a retrying or failed job blocks its key.
         unique_key: while a job with it is open, another enqueue returns that one.
@@ -105,6 +106,7 @@ class NewJob:
     queue: str | None = None
     priority: int | None = None
     run_at: datetime | None = None
+    delay: timedelta | None = None
     max_attempts: int | None = None
     key: str | None = None
     key_strict: bool = False

@@ -1,0 +1,157 @@
+"""`enqueue`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import asyncpg
+import typer
+
+from ingestd.app.handlers import user_handlers
+from ingestd.cli.console import strings_for_ids
+from ingestd.cli.options import parse_moment, parse_object, parse_option
+from ingestd.cli.session import session
+from ingestd.cli.shell import Shell, complain, printable
+from ingestd.errors import InvalidInput
+from ingestd.jobs.actions import enqueue_job
+from ingestd.jobs.handle import Waiter
+from ingestd.jobs.model import NewJob, State
+from ingestd.jobs.options import new_job
+from ingestd.jobs.store.jobs import ended
+from ingestd.jobs.store.queues import kind_known, publish_missing_kinds
+from ingestd.jobs.store.reads import show_job
+from ingestd.settings import parse_duration
+
+FAILED = 1
+STILL_OPEN = 75
+MOST_RESULT = 2000
+
+
+def add_to(app: typer.Typer) -> None:
+    """Enter the command."""
+
+    @app.command()
+    def enqueue(
+        ctx: typer.Context,
+        kind: str = typer.Argument(..., metavar="KIND", help="Which handler is to run it."),
+        args: str = typer.Option("{}", "--args", metavar="JSON", help="Its arguments, a JSON object."),
+        queue: str = typer.Option(None, "--queue", metavar="NAME", help="Lane; default: the kind's."),
+        priority: str = typer.Option(None, "--priority", metavar="PRIORITY", help="low, normal, high or -100..100; default: the kind's."),
+        run_at: str = typer.Option(None, "--run-at", metavar="TIME", help="Not before: an ISO time, or a duration such as 10m."),
+        delay: str = typer.Option(None, "--delay", metavar="DURATION", help="Not before so much later than now."),
+        unique_key: str = typer.Option(None, "--unique-key", metavar="KEY", help="While a job with it is open, that one is answered."),
+        unique_mode: str = typer.Option(None, "--unique-mode", metavar="MODE", help="What that one is given: skip, replace or reschedule."),
+        unique_until: str = typer.Option(None, "--unique-until", metavar="WHEN", help="The key is free at the job's start or finish."),
+        unique_for: str = typer.Option(None, "--unique-for", metavar="DURATION", help="The key is held at least so long."),
+        max_attempts: int = typer.Option(None, "--max-attempts", metavar="N", help="A first try and its retries; default: the kind's."),
+        timeout: str = typer.Option(None, "--timeout", metavar="DURATION", help="An attempt that takes longer is cancelled."),
+        hard_timeout: str = typer.Option(None, "--hard-timeout", metavar="DURATION", help="An attempt that takes longer is killed."),
+        backoff: str = typer.Option(None, "--backoff", metavar="JSON", help='Waits between attempts: {"base": "1m", "factor": 2}.'),
+        key: str = typer.Option(None, "--key", metavar="KEY", help="Jobs with the same key run one at a time, in order."),
+        key_strict: bool = typer.Option(False, "--key-strict", help="A job that retries or failed holds up its key."),
+        tag: list[str] = typer.Option([], "--tag", metavar="TAG", help="May be repeated."),
+        notes: str = typer.Option(None, "--notes", metavar="TEXT", help="For people."),
+        metadata: str = typer.Option(None, "--metadata", metavar="JSON", help="For programs, a JSON object."),
+        correlation_id: str = typer.Option(None, "--correlation-id", metavar="ID", help="Ties together what belongs together."),
+        parent_id: str = typer.Option(None, "--parent-id", metavar="JOB_ID", help="The job that this one belongs to."),
+        allow_unknown: bool = typer.Option(False, "--allow-unknown", help="Even if no node knows the kind yet."),
+        wait: bool = typer.Option(False, "--wait", help="Wait until the job is final; exit 1 if it did not succeed."),
+        wait_timeout: str = typer.Option("", "--wait-timeout", metavar="DURATION", help="Wait no longer than this; then exit 75."),
+    ) -> int:
+        """Enqueue one job."""
+        shell: Shell = ctx.obj
+        options: dict[str, Any] = {
+            "queue": queue,
+            "priority": priority,
+            "unique_key": unique_key,
+            "unique_mode": unique_mode,
+            "unique_until": unique_until,
+            "unique_for": unique_for,
+            "max_attempts": max_attempts,
+            "timeout": timeout,
+            "hard_timeout": hard_timeout,
+            "key": key,
+            "key_strict": key_strict or None,
+            "tags": tag or None,
+            "notes": notes,
+            "correlation_id": correlation_id,
+            "parent_id": parent_id,
+            "backoff": parse_object("--backoff", backoff, '{"base": "1m"}') if backoff is not None else None,
+            "metadata": parse_object("--metadata", metadata, '{"ticket": 7}') if metadata is not None else None,
+        } | _moment(run_at, delay)
+        limit = parse_option("--wait-timeout", parse_duration, wait_timeout).total_seconds() if wait_timeout else None
+        try:
+            job = new_job(kind, parse_object("--args", args, '{"supplier": "acme"}'), options, triggered_by="cli")
+            return shell.run(_enqueue(shell, job, allow_unknown, wait or limit is not None, limit))
+        except InvalidInput as error:
+            raise _named(error) from None
+
+
+def _moment(run_at: str | None, delay: str | None) -> dict[str, Any]:
+    """A duration counts by the database's clock, not by this machine's."""
+    if run_at is not None:
+        try:
+            parse_duration(run_at)
+        except ValueError:
+            return {"run_at": parse_moment("--run-at", run_at), "delay": delay}
+        if delay is not None:
+            raise InvalidInput("give --run-at or --delay, not both", pointer="--delay")
+    return {"delay": run_at if delay is None else delay}
+
+
+def _named(error: InvalidInput) -> InvalidInput:
+    """The option as it is written here, where the message begins with its name."""
+    name, _, rest = error.message.partition(": ")
+    option = "--" + {"tags": "tag"}.get(name, name).replace("_", "-")
+    if not rest or error.pointer != f"/{name}":
+        return error
+    return InvalidInput(f"{option}: {rest}", pointer=option, hint=error.hint)
+
+
+async def _enqueue(shell: Shell, job: NewJob, allow_unknown: bool, wait: bool, limit_s: float | None) -> int:
+    async with session(shell) as opened:
+        if not allow_unknown and "\0" not in job.kind and not await kind_known(opened.conn, job.kind):
+            # no node has run yet, but the code may be at hand
+            await publish_missing_kinds(opened.conn, user_handlers(opened.settings.daemon.handlers, shell.folder))
+        done = await enqueue_job(opened.conn, shell.actor, job, allow_unknown=allow_unknown)
+        await opened.tell_if_nobody_works(shell)
+        if not wait:
+            existing = " was there already" + (", and was changed" if done.changed else "") if done.existing else ""
+            said = {"id": str(done.id), "existing": done.existing, "changed": done.changed}
+            shell.answer(said, f"job {done.id}{existing}")
+            return 0
+        try:
+            found = await _wait(opened.conn, done.id, limit_s)
+        except TimeoutError:
+            found = await show_job(opened.conn, done.id) or {"id": done.id, "state": "unknown"}
+            shell.answer(strings_for_ids(found), f"job {done.id} is still {found['state']}")
+            return STILL_OPEN
+        except asyncio.CancelledError:
+            complain(f"no longer waiting; job {done.id} stays in the queue")
+            raise
+    state = "partial" if found["partial"] else found["state"]
+    shell.answer(strings_for_ids(found), f"job {done.id} {state}{_result(found)}")
+    return 0 if found["state"] == State.SUCCEEDED else FAILED
+
+
+async def _wait(conn: asyncpg.Connection, job_id: int, limit_s: float | None) -> dict[str, Any]:
+    waiter = Waiter(lambda ids: ended(conn, ids))
+    try:
+        async with asyncio.timeout(limit_s):
+            await waiter.wait(job_id)
+    finally:
+        await waiter.close()
+    found = await show_job(conn, job_id)
+    assert found is not None
+    return found
+
+
+def _result(found: dict[str, Any]) -> str:
+    if found["reason"]:
+        return f": {printable(found['reason'])}"
+    if found["result"] is None:
+        return ""
+    text = printable(json.dumps(found["result"], ensure_ascii=False))
+    return f": {text[:MOST_RESULT]}{'…' if len(text) > MOST_RESULT else ''}"

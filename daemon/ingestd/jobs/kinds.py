@@ -1,0 +1,70 @@
+"""Which kinds nodes have published, and whether arguments fit them: asked before a job is stored, not when it runs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from ingestd.errors import InvalidInput
+from ingestd.jobs.arguments import problems
+from ingestd.jobs.store import queues
+from ingestd.settings import did_you_mean
+
+REMEMBERED_S = 60.0
+_PLACE = re.compile(r'"([^"]*)"')
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedKind:
+    """A kind as nodes have published it.
+
+    Args:
+        name: its name now; it may have been asked for by an older one.
+        arguments: JSON schema of its arguments; None: nothing is said about them.
+        read_at: when it was read, in monotonic seconds.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] | None
+    read_at: float
+
+    @property
+    def stale(self) -> bool:
+        """Whether it was read so long ago that it may have changed."""
+        return time.monotonic() - self.read_at > REMEMBERED_S
+
+    def problems(self, args: Mapping[str, Any]) -> list[str]:
+        """What is wrong with arguments; empty where they fit."""
+        return problems(self.arguments, args) if self.arguments else []
+
+    def check(self, args: Iterable[Mapping[str, Any]]) -> None:
+        """Refuse arguments that do not fit.
+
+        Raises:
+            InvalidInput: says which, with a JSON pointer.
+        """
+        for one in args if self.arguments else ():
+            wrong = self.problems(one)
+            if wrong:
+                place = _PLACE.search(wrong[0])
+                pointer = "/args" + (f"/{re.sub(r'[.[]', '/', place[1]).replace(']', '')}" if place else "")
+                raise InvalidInput(f"the arguments do not fit {self.name}: {'; '.join(wrong[:5])}", pointer=pointer[:200])
+
+
+async def require_kind(conn: asyncpg.Connection, kind: str) -> PublishedKind:
+    """A kind that a node has published, by its name or an older one of it.
+
+    Raises:
+        InvalidInput: nobody ever published it, so nobody would run the job; says which kinds there are.
+    """
+    found = await queues.published_kind(conn, kind) if "\0" not in kind else None
+    if found is None:
+        known = [row["name"] for row in await queues.kinds(conn)]
+        hint = did_you_mean(kind, known) or (f"; known kinds: {', '.join(known)}" if known else "; no node has run here yet")
+        raise InvalidInput(f'no node knows the kind "{kind[:200]}"{hint}', pointer="/kind")
+    return PublishedKind(*found, read_at=time.monotonic())
