@@ -14,7 +14,8 @@ from ingestd.postgres.pool import connect
 OPTIONS = "select coalesce(reloptions, '{}') from pg_class where oid = ('ingestd.' || $1::text)::regclass"
 DELTAS = """
 insert into ingestd.job_stat (minute, kind, queue_id, outcome, bucket, n, ms)
-select date_trunc('minute', now()) - make_interval(mins => i % 30), 'k' || i % 3, 1, 'succeeded', i % 5, 2, 7 from generate_series(1, 3000) i"""
+select date_trunc('minute', now()) - make_interval(mins => i % 30), 'k' || i % 3, 1, 'succeeded', i % 5, 2, 7
+from generate_series(1, 3000) i"""
 SUMS = "select sum(n)::bigint as n, sum(ms)::bigint as ms, count(*) as rows from ingestd.job_stat"
 
 

@@ -1,0 +1,194 @@
+"""Whoever keeps vacuum from removing dead rows is named, with what to do about it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from ingestd.events import Bus, Event, HorizonHeld
+from ingestd.facts import Check
+from ingestd.health.horizon import Horizon
+from ingestd.jobs.enqueue import enqueue
+from ingestd.jobs.model import NewJob
+from ingestd.postgres.pool import Database, connect
+
+SOON = timedelta(0)
+
+
+@pytest.fixture
+async def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+async def horizon(db: Database, events: list[Event]) -> Horizon:
+    """A watch for which every moment is long."""
+    bus = Bus()
+    bus.subscribe(events.append)
+    return Horizon(db, bus, SOON)
+
+
+@pytest.fixture
+async def holder(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A session of somebody else."""
+    own = await connect(dsn, application_name="reporting")
+    yield own
+    if not own.is_closed():
+        await own.close()
+
+
+async def look(horizon: Horizon, conn: asyncpg.Connection) -> Check:
+    (check,) = await horizon.checks(conn)
+    return check
+
+
+async def test_nobody_holds_anything(conn: asyncpg.Connection, horizon: Horizon) -> None:
+    assert (await look(horizon, conn)).status == "healthy"
+
+
+async def test_an_open_transaction_is_named_with_pid_program_and_query(
+    conn: asyncpg.Connection, horizon: Horizon, holder: asyncpg.Connection
+) -> None:
+    await holder.execute("begin isolation level repeatable read")
+    await holder.fetchval("select count(*) from pg_class")
+    found = await look(horizon, conn)
+    pid = holder.get_server_pid()
+    assert found.status == "degraded"
+    assert f"session {pid} (reporting, role " in found.value
+    assert "idle in transaction: select count(*) from pg_class" in found.value
+    assert f"select pg_terminate_backend({pid})" in found.hint
+    assert found.since is not None
+    await holder.execute("rollback")
+    assert (await look(horizon, conn)).status == "healthy"
+
+
+async def test_a_transaction_that_has_written_holds_under_read_committed_too(
+    conn: asyncpg.Connection, horizon: Horizon, holder: asyncpg.Connection
+) -> None:
+    await holder.execute("create table public.t (x int)")
+    await holder.execute("begin; insert into public.t values (1)")
+    assert f"session {holder.get_server_pid()}" in (await look(horizon, conn)).value
+
+
+async def test_a_transaction_that_holds_nothing_is_not_accused(
+    conn: asyncpg.Connection, horizon: Horizon, holder: asyncpg.Connection
+) -> None:
+    await holder.execute("begin; select 1")
+    assert (await look(horizon, conn)).status == "healthy"
+
+
+async def test_a_short_one_is_not_told(db: Database, conn: asyncpg.Connection, holder: asyncpg.Connection) -> None:
+    horizon = Horizon(db, Bus(), timedelta(minutes=5))
+    await holder.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
+    assert (await look(horizon, conn)).status == "healthy"
+    by_name = {gauge.name: gauge.value for gauge in await horizon.gauges(conn)}
+    assert 0 <= by_name["horizon_age_seconds"] < 300
+    assert by_name["horizon_age_transactions"] >= 0
+
+
+async def test_a_transaction_in_another_database_does_not_count(conn: asyncpg.Connection, horizon: Horizon, server_dsn: str) -> None:
+    other = await connect(server_dsn)
+    try:
+        await other.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
+        assert (await look(horizon, conn)).status == "healthy"
+    finally:
+        await other.close()
+
+
+async def test_a_forgotten_prepared_transaction_is_named(conn: asyncpg.Connection, horizon: Horizon, holder: asyncpg.Connection) -> None:
+    if not int(await conn.fetchval("show max_prepared_transactions")):
+        pytest.skip("this server allows no prepared transactions")
+    gid = f"lost {uuid.uuid4().hex}"
+    await holder.execute("create table public.t (x int)")
+    await holder.execute("begin; insert into public.t values (1)")
+    await holder.execute(f"prepare transaction '{gid}'")
+    try:
+        found = await look(horizon, conn)
+        assert f"prepared transaction '{gid}'" in found.value
+        assert f"rollback prepared '{gid}'" in found.hint
+    finally:
+        await holder.execute(f"rollback prepared '{gid}'")
+
+
+async def test_a_slot_that_nobody_reads_is_named(conn: asyncpg.Connection, horizon: Horizon) -> None:
+    if await conn.fetchval("show wal_level") != "logical":
+        pytest.skip("this server keeps no logical WAL")
+    name = f"lost_{uuid.uuid4().hex[:8]}"
+    await conn.execute(f"select pg_create_logical_replication_slot('{name}', 'pgoutput')")
+    try:
+        found = await look(horizon, conn)
+        assert f"replication slot {name} (inactive)" in found.value
+        assert f"select pg_drop_replication_slot('{name}')" in found.hint
+    finally:
+        await conn.execute(f"select pg_drop_replication_slot('{name}')")
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+async def test_our_own_job_is_named_with_its_phase(dsn: str, conn: asyncpg.Connection, horizon: Horizon, says_so: bool) -> None:
+    """A session of a node's handlers is told by the job it works for: the one that told its backend, or those that run there."""
+    node = uuid.uuid4()
+    own = await connect(dsn, application_name=f"ingestd:{node}:handlers")
+    try:
+        first, second = await enqueue(conn, [NewJob("load"), NewJob("refresh")])
+        await conn.execute("update ingestd.job set claim = gen_random_uuid(), node = $1, claimed_at = now()", node)
+        await conn.execute(
+            """insert into ingestd.node (id, store, name, host, pid, version, duties, lock_key)
+               values ($1, $1, 'n', 'h', 1, '1', '{}', 1)""",
+            node,
+        )
+        progress = {str(second): {"fraction": None, "text": "merging", "backend": own.get_server_pid() if says_so else None}}
+        await conn.execute(
+            "insert into ingestd.node_progress (node, started, progress) values ($1, $2, $3)", node, [first, second], progress
+        )
+        await own.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
+        found = await look(horizon, conn)
+        assert f"job {second} refresh (merging)" in found.value
+        assert (f"job {first} load" in found.value) is not says_so
+        assert f"jobs show {second if says_so else first}" in found.hint
+    finally:
+        await own.close()
+
+
+async def test_a_loop_of_ours_is_not_blamed_on_a_job(dsn: str, conn: asyncpg.Connection, horizon: Horizon) -> None:
+    own = await connect(dsn, application_name=f"ingestd:{uuid.uuid4()}:services")
+    try:
+        await own.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
+        assert (await look(horizon, conn)).value.startswith(f"ingestd itself: session {own.get_server_pid()} ")
+    finally:
+        await own.close()
+
+
+async def test_each_holder_is_told_once(
+    conn: asyncpg.Connection, horizon: Horizon, holder: asyncpg.Connection, events: list[Event]
+) -> None:
+    await holder.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
+    await horizon.poll()
+    await look(horizon, conn)
+    await horizon.poll()
+    told = [event for event in events if isinstance(event, HorizonHeld)]
+    assert [str(holder.get_server_pid()) in event.who for event in told] == [True]
+    await holder.execute("rollback")
+    await horizon.poll()
+    await holder.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
+    await horizon.poll()
+    assert len([event for event in events if isinstance(event, HorizonHeld)]) == 2
+
+
+async def test_a_session_that_we_may_not_look_into_is_timed_by_ourselves(
+    conn: asyncpg.Connection, dsn: str, db: Database, holder: asyncpg.Connection
+) -> None:
+    role = f"plain_{uuid.uuid4().hex[:8]}"
+    await conn.execute(f"create role {role}")
+    try:
+        await holder.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
+        await conn.execute(f"set role {role}")
+        found = await look(Horizon(db, Bus(), SOON), conn)
+        assert f"session {holder.get_server_pid()} " in found.value
+        assert "pg_read_all_stats" in found.hint
+    finally:
+        await conn.execute("reset role")
+        await conn.execute(f"drop role {role}")
