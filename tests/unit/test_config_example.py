@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import pytest
 from pydantic import BaseModel
@@ -39,7 +39,7 @@ def keys_of(model: type[BaseModel], at: tuple[str, ...] = ()) -> Iterator[tuple[
         inner = models_in(field.annotation)
         if not inner:
             yield path, field
-        named = () if isinstance(field.annotation, type) else ("*",)
+        named = ("*",) if get_origin(field.annotation) is dict else ()
         for section in inner:
             yield from keys_of(section, path + named)
 

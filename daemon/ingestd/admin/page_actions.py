@@ -11,6 +11,7 @@ from ingestd.admin.routes import Call, Route
 from ingestd.admin.view import VIEW_QUERY
 from ingestd.imports.actions import retry_load, skip_load
 from ingestd.jobs.actions import cancel_job, retry_job
+from ingestd.jobs.run_actions import cancel_run, retry_run
 from ingestd.rollups.actions import refresh_now
 from ingestd.schedule.actions import pause, resume, trigger
 
@@ -74,6 +75,18 @@ async def _start_workflow(call: Call) -> str:
     return f"Workflow {call.name} is on its way as run {run}."
 
 
+async def _retry_run(call: Call) -> str:
+    async with call.state.acting() as conn:
+        done = await retry_run(conn, call.actor, call.id)
+    return f"Run {call.id} goes on: {', '.join(done.steps)}."
+
+
+async def _cancel_run(call: Call) -> str:
+    async with call.state.acting() as conn:
+        await cancel_run(conn, call.actor, call.id)
+    return f"Run {call.id} is being cancelled."
+
+
 ACTIONS: tuple[tuple[str, Act, str, str], ...] = (
     ("/jobs/{id}/retry", _retry_job, "jobs", "Bring a job back"),
     ("/jobs/{id}/cancel", _cancel_job, "jobs", "Cancel a job"),
@@ -83,6 +96,8 @@ ACTIONS: tuple[tuple[str, Act, str, str], ...] = (
     ("/schedules/{name}/trigger", _trigger_schedule, "schedules", "Run a schedule now"),
     ("/schedules/{name}/pause", _pause_schedule, "schedules", "Pause a schedule"),
     ("/schedules/{name}/resume", _resume_schedule, "schedules", "Resume a schedule"),
+    ("/workflows/runs/{id}/retry", _retry_run, "workflows", "Run again what did not succeed in a workflow run"),
+    ("/workflows/runs/{id}/cancel", _cancel_run, "workflows", "Cancel a workflow run"),
     ("/workflows/{name}/start", _start_workflow, "workflows", "Start a workflow"),
 )
 

@@ -150,22 +150,34 @@ def slot_mark(slot: Mapping[str, Any]) -> dict[str, Any]:
 def workflow_row(name: str, run: Mapping[str, Any] | None) -> dict[str, Any]:
     """One workflow with its last run, its steps in stages: a step stands after all that it waits for."""
     if run is None:
-        return {"name": name, "run": None, "at": None, "state": "", "stages": []}
-    depth: dict[str, int] = {}
-    stages: list[list[dict[str, Any]]] = []
+        return {"name": name, "run": None, "at": None, "state": "", "stages": [], "trouble": "", "can_retry": False, "can_cancel": False}
+    depth, left = _depths(run["steps"]), run.get("not_undone")
+    stages: list[list[dict[str, Any]]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
     for step in run["steps"]:
-        at = depth[step["step"]] = max((depth.get(parent, -1) + 1 for parent in step["after"]), default=0)
-        while len(stages) <= at:
-            stages.append([])
         state = "partial" if step["partial"] else str(step["state"])
-        stages[at].append({"name": step["step"], "state": state, "reason": compact(step["reason"], 200)})
+        stages[depth[step["step"]]].append({"name": step["step"], "state": state, "reason": compact(step["reason"], 200)})
     return {
         "name": name,
         "run": run["id"],
         "at": run["finished_at"] or run["created_at"],
         "state": str(run["state"]),
         "stages": stages,
+        "trouble": f"not taken back: {', '.join(left)}" if left and run["finished_at"] else "",
+        "can_retry": run["state"] in RETRYABLE,
+        "can_cancel": run["finished_at"] is None,
     }
+
+
+def _depths(steps: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """In which stage each step stands; compensations come after all that went forward."""
+    depth: dict[str, int] = {}
+    forward = 0
+    for step in steps:
+        first = forward if step.get("compensates") else 0
+        depth[step["step"]] = max((depth.get(parent, -1) + 1 for parent in step["after"]), default=first)
+        if not step.get("compensates"):
+            forward = max(forward, depth[step["step"]] + 1)
+    return depth
 
 
 def node_row(node: Mapping[str, Any]) -> dict[str, Any]:

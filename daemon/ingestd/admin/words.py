@@ -22,6 +22,7 @@ _TONES = {
     "pending": "calm",
     "waiting": "calm",
     "retrying": "warn",
+    "compensating": "warn",
     "partial": "warn",
     "late": "warn",
     "degraded": "warn",

@@ -15,7 +15,6 @@ import asyncpg
 
 from ingestd import __version__, logging
 from ingestd.access.roles import Actor
-from ingestd.access.store import record_audit
 from ingestd.admin.server import AdminServer
 from ingestd.admin.state import AdminState, NodeInfo
 from ingestd.app import configuration
@@ -38,10 +37,10 @@ from ingestd.events import (
 )
 from ingestd.files.spool import Store
 from ingestd.jobs.registry import HandlerSpec
+from ingestd.jobs.run_actions import start_run
 from ingestd.jobs.store.partitions import make_partitions
 from ingestd.jobs.store.queues import publish_kinds
 from ingestd.jobs.store.statistics import compact
-from ingestd.jobs.workflow import start as start_workflow
 from ingestd.postgres.migrate import migrate
 from ingestd.postgres.pool import Database, connect
 from ingestd.schedule.store.firing import make_partitions as make_slot_partitions
@@ -144,7 +143,7 @@ class App:
         _make_state_dir(settings.daemon.state_dir)
         store = Store(settings.daemon.state_dir)
         store.open()
-        await self._migrate(location.direct_dsn)
+        await self._migrate(location)
 
         node = NodeIdentity(store.id)
         db = database(settings, location, node.application_name)
@@ -158,7 +157,7 @@ class App:
             await configuration.apply(conn, settings, rooms.registry.specs(), self.bus)
             await publish_kinds(conn, rooms.registry.specs(), node.id)
 
-        rooms.presence.enter(node.id)
+        rooms.worker.notes = rooms.presence.enter(node.id)
         stack.callback(self._leave, rooms)
         await rooms.heartbeat.start()
         stack.push_async_callback(rooms.heartbeat.stop)
@@ -170,8 +169,8 @@ class App:
         await self._start_duties(stack, rooms)
         return rooms
 
-    async def _migrate(self, dsn: str) -> None:
-        conn = await connect(dsn, application_name="ingestd:migrate")
+    async def _migrate(self, location: Location) -> None:
+        conn = await connect(location.direct_dsn, application_name="ingestd:migrate", pooled=location.pooled)
         try:
             for migration in await migrate(conn):
                 self._options.report(f"applied migration {migration.version:04d}_{migration.name}")
@@ -188,16 +187,21 @@ class App:
     async def _start_duties(self, stack: AsyncExitStack, rooms: Rooms) -> None:
         duties = self.settings.daemon.duties
         start = self._supervisor.start
-        start(Poller("listener", rooms.listener.poll, self.bus))
+        if not rooms.db.sessionless:
+            start(Poller("listener", rooms.listener.poll, self.bus))
         start(Poller("rescuer", rooms.rescuer.poll, self.bus))
         start(Poller("upkeep", self._upkeep, self.bus))
+        start(Poller("horizon", rooms.horizon.poll, self.bus))
         start(rooms.promoter)
         if "work" in duties:
+            if not rooms.db.sessionless:
+                start(Poller("care", rooms.care.poll, self.bus))
             await rooms.loaders.start()
             stack.push_async_callback(rooms.loaders.close)
             start(rooms.rollups)
             for service in (rooms.worker.acker.poller, rooms.worker.reporter, rooms.worker.claimer.poller):
                 start(service)
+            start(Poller("watchdog", rooms.watchdog.poll, self.bus))
             start(rooms.watch.poller())
         if "schedule" in duties:
             start(rooms.scheduler)
@@ -339,14 +343,12 @@ class App:
 
         Raises:
             NotFound: there is no such workflow.
+            Conflict: an earlier run of it is open, and it must be the only one.
         """
         declared = self._in_force.workflows.get(name)
         if declared is None:
             raise NotFound(f'there is no workflow "{name}"{did_you_mean(name, self._in_force.workflows)}')
-        async with conn.transaction():
-            run = await start_workflow(conn, declared, triggered_by=actor.via, correlation_id=actor.correlation_id)
-            await record_audit(conn, actor, "start", "workflow", name, {"run": run})
-        return run
+        return await start_run(conn, actor, declared)
 
 
 def _make_state_dir(folder: Path) -> None:

@@ -248,8 +248,10 @@ def warnings(settings: Settings, environ: Mapping[str, str] | None = None) -> li
         if declared.poll is None and name not in scanned and declared.source != "upload":
             found.append(f'[imports.{name}] has poll = "off", and no schedule or workflow scans it: only a trigger does')
     for name, workflow in settings.workflows.items():
-        for step in workflow.idle_undos():
-            found.append(f"[workflows.{name}.steps.{step}] has an undo, and no step says compensate: only cancelling with undo runs it")
+        found += [
+            f"[workflows.{name}.steps.{step}] has an undo, and no step says compensate: only a cancel with undo runs it"
+            for step in workflow.idle_undos()
+        ]
     if settings.daemon.drain_timeout > timedelta(hours=1):
         found.append("[daemon] drain_timeout is over an hour: a service manager will probably kill the daemon before that")
     return found

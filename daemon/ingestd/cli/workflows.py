@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import typer
 
-from ingestd.access.store import record_audit
 from ingestd.app.targets import target_job
-from ingestd.cli.console import strings_for_ids, table
+from ingestd.cli.console import cell, milliseconds, strings_for_ids, table
 from ingestd.cli.options import RunId, WorkflowName
-from ingestd.cli.session import session
+from ingestd.cli.session import Session, session
 from ingestd.cli.shell import Shell
 from ingestd.errors import NotFound
-from ingestd.jobs import workflow as jobs_workflow
-from ingestd.jobs.store import reads
+from ingestd.jobs import run_actions
+from ingestd.jobs.plan import plan
+from ingestd.jobs.store import queues, reads, steps
+from ingestd.jobs.workflow import Workflow
 from ingestd.settings import did_you_mean
+
+RESULT_CHARS = 60
 
 
 def add_to(app: typer.Typer) -> None:
     """Enter the commands."""
-    workflows = typer.Typer(help="Look at workflows and start them.", no_args_is_help=True, rich_markup_mode=None)
+    workflows = typer.Typer(help="Look at workflows, start, retry and cancel them.", no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(workflows, name="workflows")
 
     @workflows.command("list")
@@ -30,10 +34,14 @@ def add_to(app: typer.Typer) -> None:
         shell.run(_list(shell))
 
     @workflows.command()
-    def start(ctx: typer.Context, name: WorkflowName) -> None:
+    def start(
+        ctx: typer.Context,
+        name: WorkflowName,
+        dry_run: bool = typer.Option(False, "--dry-run", help="Only tell what would run, in which order, and what happens on failure."),
+    ) -> None:
         """Start a run."""
         shell: Shell = ctx.obj
-        shell.run(_start(shell, name))
+        shell.run(_plan(shell, name) if dry_run else _start(shell, name))
 
     @workflows.command()
     def show(ctx: typer.Context, run: RunId) -> None:
@@ -41,13 +49,33 @@ def add_to(app: typer.Typer) -> None:
         shell: Shell = ctx.obj
         shell.run(_show(shell, run))
 
+    @workflows.command()
+    def retry(
+        ctx: typer.Context,
+        run: RunId,
+        step: str = typer.Option("", "--step", metavar="STEP", help="Only this step and what did not succeed behind it."),
+    ) -> None:
+        """Run again what did not succeed in a run that has ended; what succeeded is kept."""
+        shell: Shell = ctx.obj
+        shell.run(_retry(shell, run, step))
+
+    @workflows.command()
+    def cancel(
+        ctx: typer.Context,
+        run: RunId,
+        undo: bool = typer.Option(False, "--undo", help="Also take back what has succeeded."),
+    ) -> None:
+        """Cancel what has not ended of a run; what runs is asked to stop."""
+        shell: Shell = ctx.obj
+        shell.run(_cancel(shell, run, undo))
+
 
 async def _list(shell: Shell) -> None:
     found: list[dict[str, Any]] = []
     async with session(shell) as opened:
         for name, declared in opened.settings.workflows.items():
             last = next(iter(await reads.workflow_runs(opened.conn, name, limit=1)), None)
-            found.append({"name": name, "steps": list(declared.steps), "last_run": last})
+            found.append({"name": name, "steps": list(declared.steps), "overlap": declared.overlap, "last_run": last})
     rows = []
     for one in found:
         last = one["last_run"] or {}
@@ -57,16 +85,59 @@ async def _list(shell: Shell) -> None:
     shell.answer({"items": strings_for_ids(found)}, table(columns, rows) if found else "no workflows are declared")
 
 
+def _declared(opened: Session, name: str) -> Workflow:
+    declared = opened.settings.workflows.get(name)
+    if declared is None:
+        raise NotFound(f'there is no workflow "{name}"{did_you_mean(name, opened.settings.workflows)}')
+    return declared.compile(name, target_job)
+
+
 async def _start(shell: Shell, name: str) -> None:
     async with session(shell) as opened:
-        declared = opened.settings.workflows.get(name)
-        if declared is None:
-            raise NotFound(f'there is no workflow "{name}"{did_you_mean(name, opened.settings.workflows)}')
-        async with opened.conn.transaction():
-            run = await jobs_workflow.start(opened.conn, declared.compile(name, target_job), triggered_by="cli")
-            await record_audit(opened.conn, shell.actor, "start", "workflow", name, {"run": run})
+        run = await run_actions.start_run(opened.conn, shell.actor, _declared(opened, name))
+        found = await steps.find_run(opened.conn, run)
         await opened.tell_if_nobody_works(shell)
-    shell.answer({"run": str(run)}, f"run {run}")
+    waits = found is not None and found["state"] == "waiting"
+    shell.answer({"run": str(run)}, f"run {run}{', which waits for the one before it' if waits else ''}")
+
+
+async def _plan(shell: Shell, name: str) -> None:
+    async with session(shell) as opened:
+        declared = _declared(opened, name)
+        lanes = {row["name"]: row["queue"] for row in await queues.kinds(opened.conn)}
+        busy = await steps.open_run(opened.conn, name)
+    planned = plan(declared, lanes, busy["id"] if busy else None)
+    rows = [
+        [
+            str(number),
+            step["step"],
+            step["kind"],
+            step["queue"],
+            ", ".join(step["after"]) + (" (complete)" if step["require"] == "complete" else ""),
+            _told(step["if_it_fails"], step["on_failure"]),
+            step["undo"]["kind"] if step["undo"] else None,
+        ]
+        for number, layer in enumerate(planned["layers"], start=1)
+        for step in layer
+    ]
+    shown = table(["layer", "step", "job", "queue", "after", "if it fails", "undo"], rows, title=_starts(planned))
+    shell.answer(strings_for_ids(planned | {"busy_run": planned["busy_run"] and str(planned["busy_run"])}), shown)
+
+
+def _starts(planned: Mapping[str, Any]) -> str:
+    name, busy = planned["workflow"], planned["busy_run"]
+    if planned["starts"] == "refused":
+        return f"{name}: would be refused now, run {busy} is open"
+    return f"{name}: would wait for run {busy}" if planned["starts"] == "waits" else f"{name}: would start now"
+
+
+def _told(consequence: Mapping[str, list[str]], on_failure: str) -> str:
+    told = [f"skips {', '.join(consequence['skips'])}"] if consequence["skips"] else []
+    if consequence["undoes"]:
+        told.append(f"takes back {', '.join(consequence['undoes'])}")
+    elif on_failure == "compensate":
+        told.append("ends the run")
+    return "; ".join(told)
 
 
 async def _show(shell: Shell, run: int) -> None:
@@ -75,8 +146,36 @@ async def _show(shell: Shell, run: int) -> None:
     if not found:
         raise NotFound(f"there is no workflow run {run}")
     rows = []
+    depth: dict[str, int] = {}
     for step in found[0]["steps"]:
+        name = step["step"]
+        depth[name] = max((depth.get(parent, -1) + 1 for parent in step["after"]), default=0)
         state = "partial" if step["partial"] else step["state"]
-        rows.append([step["step"], ", ".join(step["after"]), state, str(step["job_id"]), step["finished_at"], step["reason"]])
-    title = f"{found[0]['workflow']} run {run}: {found[0]['state']}"
-    shell.answer(strings_for_ids(found[0]), table(["step", "after", "state", "job", "finished", "why"], rows, title=title))
+        why = step["reason"] or cell(step["result"]).plain[:RESULT_CHARS] if step["result"] is not None else step["reason"]
+        rows.append([f"{'  ' * depth[name]}{name}", ", ".join(step["after"]), state, str(step["job_id"] or "-"), step["finished_at"], why])
+    shown = table(["step", "after", "state", "job", "finished", "why, or result"], rows, title=_title(found[0]))
+    shell.answer(strings_for_ids(found[0]), shown)
+
+
+def _title(run: Mapping[str, Any]) -> str:
+    took = None
+    if run["finished_at"] is not None:
+        took = milliseconds(round((run["finished_at"] - run["created_at"]).total_seconds() * 1000))
+    left = f"; not taken back: {', '.join(run['not_undone'])}" if run["not_undone"] and run["finished_at"] else ""
+    return f"{run['workflow']} run {run['id']}: {run['state']}{f' after {took}' if took else ''}{left}"
+
+
+async def _retry(shell: Shell, run: int, step: str) -> None:
+    async with session(shell) as opened:
+        done = await run_actions.retry_run(opened.conn, shell.actor, run, step or None)
+        await opened.tell_if_nobody_works(shell)
+    document = {"run": str(run), "state": done.state, "steps": list(done.steps)}
+    shell.answer(document, f"run {run} is {done.state} again: {', '.join(done.steps)}")
+
+
+async def _cancel(shell: Shell, run: int, undo: bool) -> None:
+    async with session(shell) as opened:
+        done = await run_actions.cancel_run(opened.conn, shell.actor, run, undo=undo)
+        await opened.tell_if_nobody_works(shell)
+    told = "is being taken back" if done == "compensating" else "is being cancelled"
+    shell.answer({"run": str(run), "state": done}, f"run {run} {told}")

@@ -156,12 +156,12 @@ def compensations(steps: Iterable[StepState]) -> dict[str, tuple[str, ...]]:
 
 def final_state(steps: Iterable[StepState], *, compensated: bool = False) -> RunState:
     """How a run ends whose steps are all final."""
-    forward, compensations_ = [], []
-    for step in steps:
-        (compensations_ if step.compensates else forward).append(step)
+    every = list(steps)
+    forward = [step for step in every if step.compensates is None]
+    undone = [step for step in every if step.compensates is not None]
     states = {step.state for step in forward}
-    if "failed" in states or any(step.state != "succeeded" for step in compensations_):
+    if "failed" in states or any(step.state != "succeeded" for step in undone):
         return "failed"
-    if compensated or compensations_ or states & {"cancelled", "skipped"}:
+    if compensated or undone or states & {"cancelled", "skipped"}:
         return "cancelled"
     return "partial" if any(step.partial for step in forward) else "succeeded"

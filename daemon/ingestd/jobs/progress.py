@@ -30,7 +30,7 @@ async def advance(conn: asyncpg.Connection, run_id: int) -> set[int]:
         return set()
     state = run["state"]
     if state == "waiting":
-        if not await _is_its_turn(conn, run):
+        if await steps.next_waiting(conn, run["workflow"]) != run_id:
             return set()
         state = "running"
         await steps.set_state(conn, run_id, state)
@@ -45,11 +45,6 @@ async def advance(conn: asyncpg.Connection, run_id: int) -> set[int]:
             break
         state = course.state
     return woken
-
-
-async def _is_its_turn(conn: asyncpg.Connection, run: asyncpg.Record) -> bool:
-    first = await steps.next_waiting(conn, run["workflow"])
-    return first == run["id"]
 
 
 def _step(row: asyncpg.Record) -> StepState:

@@ -6,12 +6,38 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
 
 from ingestd.admin.routes import Call, Route, answer
 from ingestd.admin.shapes import masked, with_text_ids
 from ingestd.errors import NotFound
+from ingestd.jobs.plan import plan
+from ingestd.jobs.run_actions import cancel_run, retry_run
+from ingestd.jobs.store import queues, steps
 from ingestd.jobs.store.reads import workflow_runs
+from ingestd.jobs.workflow import Workflow
 from ingestd.settings import did_you_mean
+
+
+class StartBody(BaseModel):
+    """Body of POST …/start."""
+
+    model_config = ConfigDict(extra="forbid")
+    dry_run: bool = False
+
+
+class RetryBody(BaseModel):
+    """Body of POST …/retry."""
+
+    model_config = ConfigDict(extra="forbid")
+    step: str | None = Field(default=None, min_length=1, max_length=200)
+
+
+class CancelBody(BaseModel):
+    """Body of POST …/cancel."""
+
+    model_config = ConfigDict(extra="forbid")
+    undo: bool = False
 
 
 def shape(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,13 +82,45 @@ async def run(call: Call) -> web.Response:
 
 
 async def start(call: Call) -> web.Response:
-    """Start a workflow."""
+    """Start a workflow, or tell what a start would do."""
     require(call)
+    if (await call.body(StartBody)).dry_run:
+        return await show_plan(call)
     assert call.state.start_workflow is not None
     async with call.state.acting() as conn:
         run_id = await call.state.start_workflow(conn, call.actor, call.name)
         found = await workflow_runs(conn, run=run_id, limit=1)
     return answer(shape(found[0]), 201, {"Location": f"/api/v1/workflows/runs/{run_id}"})
+
+
+async def show_plan(call: Call) -> web.Response:
+    """What a start would do: layers, queues, what waits for what, and what happens on failure."""
+    require(call)
+    declared = call.state.workflows()[call.name]
+    assert isinstance(declared, Workflow)
+    async with call.state.reading() as conn:
+        lanes = {row["name"]: row["queue"] for row in await queues.kinds(conn)}
+        busy = await steps.open_run(conn, call.name)
+    planned = plan(declared, lanes, busy["id"] if busy else None)
+    return answer(masked(with_text_ids(planned, ("busy_run",))))
+
+
+async def retry(call: Call) -> web.Response:
+    """Run again what did not succeed."""
+    body = await call.body(RetryBody)
+    async with call.state.acting() as conn:
+        await retry_run(conn, call.actor, call.id, body.step)
+        found = await workflow_runs(conn, run=call.id, limit=1)
+    return answer(shape(found[0]))
+
+
+async def cancel(call: Call) -> web.Response:
+    """Cancel what has not ended."""
+    body = await call.body(CancelBody)
+    async with call.state.acting() as conn:
+        await cancel_run(conn, call.actor, call.id, undo=body.undo)
+        found = await workflow_runs(conn, run=call.id, limit=1)
+    return answer(shape(found[0]))
 
 
 def require(call: Call) -> None:
@@ -82,6 +140,9 @@ def routes() -> list[Route]:
         Route("GET", "/api/v1/workflows", "read", index, "Declared workflows and their last run"),
         Route("GET", "/api/v1/workflows/runs", "read", runs, "Workflow runs, newest first", ("workflow", "limit")),
         Route("GET", "/api/v1/workflows/runs/{id}", "read", run, "One run with its steps"),
+        Route("POST", "/api/v1/workflows/runs/{id}/retry", "operate", retry, "Run again what did not succeed in a run that has ended"),
+        Route("POST", "/api/v1/workflows/runs/{id}/cancel", "operate", cancel, "Cancel what has not ended of a run"),
         Route("GET", "/api/v1/workflows/{name}", "read", show, "One workflow with its latest runs", ("limit",)),
+        Route("GET", "/api/v1/workflows/{name}/plan", "read", show_plan, "What a start would do, without doing it"),
         Route("POST", "/api/v1/workflows/{name}/start", "operate", start, "Start a workflow"),
     ]

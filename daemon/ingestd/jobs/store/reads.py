@@ -71,7 +71,8 @@ select r.id, r.workflow, r.state, r.triggered_by, r.created_at, r.finished_at, r
 from ingestd.workflow_run r where ($1::text is null or r.workflow = $1) and ($2::bigint is null or r.id = $2)
 order by r.id desc limit $3"""
 WORKFLOW_STEPS = """
-select run, step, after, state, partial, job_id, reason, result, finished_at from ingestd.workflow_step
+select run, step, after, on_failure, require, compensates, state, partial, job_id, reason, result, finished_at
+from ingestd.workflow_step
 where run = any ($1::bigint[]) order by run, position"""
 CHILDREN_SHOWN = 20
 
@@ -137,9 +138,12 @@ async def dead_groups(conn: asyncpg.Connection, which: JobFilter | None = None, 
 async def workflow_runs(
     conn: asyncpg.Connection, workflow: str | None = None, run: int | None = None, limit: int = 20
 ) -> list[dict[str, Any]]:
-    """Workflow runs, newest first, each with its steps in order."""
-    runs = [dict(row) | {"steps": []} for row in await conn.fetch(WORKFLOW_RUNS, workflow, run, limit)]
+    """Workflow runs, newest first, each with its steps in order, and with what was to be taken back and is not."""
+    runs = [dict(row) | {"steps": [], "not_undone": []} for row in await conn.fetch(WORKFLOW_RUNS, workflow, run, limit)]
     by_id = {found["id"]: found for found in runs}
     for row in await conn.fetch(WORKFLOW_STEPS, list(by_id)):
-        by_id[row["run"]]["steps"].append({key: value for key, value in row.items() if key != "run"})
+        found = by_id[row["run"]]
+        found["steps"].append({key: value for key, value in row.items() if key != "run"})
+        if row["compensates"] and row["state"] != "succeeded":
+            found["not_undone"].append(row["compensates"])
     return runs

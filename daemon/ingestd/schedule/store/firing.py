@@ -22,7 +22,10 @@ order by next_due_at desc limit $1"""
 
 # Whether a schedule's last job is still on its way; a workflow's is until its run is over.
 OPEN_JOB = """(exists (select from ingestd.job j where j.id = last_job_id)
-    or exists (select from ingestd.workflow_run r where r.job_id = last_job_id and r.state = 'running'))"""
+    or exists (select from ingestd.workflow_run r where r.job_id = last_job_id and r.state in ('waiting', 'running', 'compensating')))"""
+# The open run of a workflow of which there may be only one, whoever started it.
+BUSY_RUN = """(select min(r.id) from ingestd.workflow_run r where r.workflow = w.args ->> 'workflow' and r.overlap = 'skip'
+    and r.state in ('waiting', 'running', 'compensating'))"""
 
 # One statement, so that a slot's row, its job and the schedule's next moment are there together or not at all.
 # Many nodes may run it for the same slots: a schedule is held by one at a time (the others pass it by), a plan made on an
@@ -48,8 +51,11 @@ with plan as (
     select w.*, case
         when w.state = 'missed' then null
         when w.paused_at is not null then 'paused'
-        when w.overlap <> 'skip' or w.in_line then null
-        when {OPEN_JOB} then format('job %s of this schedule was still open', w.last_job_id)
+        when w.overlap = 'queue' or w.in_line then null
+        when w.overlap = 'skip' and {OPEN_JOB} then format('job %s of this schedule was still open', w.last_job_id)
+        when w.kind = 'workflow' and {BUSY_RUN} is not null
+            then format('run %s of workflow %s was still open', {BUSY_RUN}, w.args ->> 'workflow')
+        when w.overlap = 'allow' then null
         when w.place > 1 then 'the job of an earlier slot had only just been enqueued'
         end as skipped_because
     from wanted w
