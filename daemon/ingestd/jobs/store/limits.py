@@ -134,7 +134,7 @@ async def _take(
         if room is None or not allowed:
             return Taken(room=room)
         sql, arguments = statement(allowed)
-        jobs = [to_job(row, queue) for row in await conn.fetch(sql, who.token, who.node, *arguments)]
+        jobs = [to_job(row, queue, who.token) for row in await conn.fetch(sql, who.token, who.node, *arguments)]
         if jobs and room.starts is not None:
             await conn.execute(SPEND, queue_id, len(jobs))
     return Taken(jobs, room)
