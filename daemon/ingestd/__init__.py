@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from ingestd.jobs.decorator import job
     from ingestd.jobs.lifespan import lifespan
     from ingestd.jobs.model import Discard, Done, Retry, Snooze
+    from ingestd.jobs.sync_client import SyncClient
     from ingestd.work.context import Context
 
 __version__ = "0.1.0"
-__all__ = ["Backoff", "Client", "Context", "Discard", "Done", "Retry", "Snooze", "job", "lifespan"]
+__all__ = ["Backoff", "Client", "Context", "Discard", "Done", "Retry", "Snooze", "SyncClient", "job", "lifespan"]
 
 _HOMES = {
     "Backoff": "ingestd.jobs.backoff",
@@ -27,6 +28,7 @@ _HOMES = {
     "Done": "ingestd.jobs.model",
     "Retry": "ingestd.jobs.model",
     "Snooze": "ingestd.jobs.model",
+    "SyncClient": "ingestd.jobs.sync_client",
     "job": "ingestd.jobs.decorator",
     "lifespan": "ingestd.jobs.lifespan",
 }

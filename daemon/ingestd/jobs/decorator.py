@@ -8,11 +8,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack, cast
 
 from ingestd.jobs.backoff import Backoff
 from ingestd.jobs.client import Handle, current_client
 from ingestd.jobs.lifespan import lifespan_of
+from ingestd.jobs.options import Options
 from ingestd.jobs.registry import Executor, HandlerSpec
 from ingestd.settings import parse_duration, parse_name, parse_priority
 
@@ -45,13 +46,55 @@ class JobFunction(Generic[P, R]):
 
         Raises:
             TypeError: the arguments do not fit the function.
-            InvalidInput: its queue does not exist.
+            InvalidInput: its queue does not exist, or an argument cannot be stored.
         """
-        inspect.signature(self._function).bind(None, **args)
-        spec = self.spec
+        return await self.options().enqueue(**args)
+
+    def options(self, *, conn: Any = None, **options: Unpack[Options]) -> BoundJob:
+        """The same kind with options: `await sync.options(delay="10m", tags=["night"]).enqueue(supplier="acme")`.
+
+        Args:
+            conn: an asyncpg connection or a psycopg AsyncConnection; the jobs are then part of the caller's transaction.
+            options: as `ingestd.jobs.options.Options` says; what is not given is as declared.
+        """
+        return BoundJob(self._function, self.spec, conn, options)
+
+
+class BoundJob:
+    """A kind of job with options, ready to be enqueued.
+
+    Args:
+        function: the handler.
+        spec: how it was declared.
+        conn: whose transaction the jobs belong to; None: nobody's.
+        options: what differs from the declaration.
+    """
+
+    def __init__(self, function: Callable[..., Any], spec: HandlerSpec, conn: Any, options: Options) -> None:
+        declared = Options(queue=spec.queue, priority=spec.priority, max_attempts=spec.max_attempts)
+        given = {name: value for name, value in options.items() if value is not None}
+        self._signature = inspect.signature(function)
+        self._kind = spec.kind
+        self._conn = conn
+        self._options = cast("Options", {**declared, **given})
+
+    async def enqueue(self, **args: Any) -> Handle:
+        """Enqueue one job; as `JobFunction.enqueue`."""
+        self._signature.bind(None, **args)
         # The code is at hand: whether a node has published the kind already does not matter, nor what it published.
-        return await current_client().enqueue(
-            spec.kind, args, queue=spec.queue, priority=spec.priority, max_attempts=spec.max_attempts, allow_unknown=True
+        return await current_client().enqueue(self._kind, args, allow_unknown=True, conn=self._conn, **self._options)
+
+    async def enqueue_many(self, args: Sequence[Mapping[str, Any]], *, unique_keys: Sequence[str] | None = None) -> list[Handle]:
+        """Enqueue many jobs in one transaction; as `Client.enqueue_many`.
+
+        Raises:
+            TypeError: some arguments do not fit the function.
+            InvalidInput: its queue does not exist, or an argument cannot be stored.
+        """
+        for one in args:
+            self._signature.bind(None, **one)
+        return await current_client().enqueue_many(
+            self._kind, args, unique_keys=unique_keys, allow_unknown=True, conn=self._conn, **self._options
         )
 
 
