@@ -1,0 +1,108 @@
+"""Jobs in somebody else's transaction: psycopg connections, sync and async."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import asyncpg
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from ingestd import Client, SyncClient
+from ingestd.errors import InvalidInput, UsageError
+from ingestd.postgres.migrate import grant
+
+NUMBERS = "select array_agg((args ->> 'n')::int order by id) from ingestd.job"
+
+
+@pytest.fixture
+async def client(dsn: str, conn: asyncpg.Connection) -> AsyncIterator[Client]:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+    await conn.execute("insert into ingestd.kind (name, queue, priority, arguments) values ('sync', 'imports', 3, $1)", schema)
+    async with Client(dsn) as opened:
+        yield opened
+
+
+@pytest.fixture
+def sync_client(dsn: str, client: Client) -> Iterator[SyncClient]:
+    with SyncClient(dsn) as opened:
+        yield opened
+
+
+async def test_jobs_commit_and_roll_back_with_a_psycopg_transaction(client: Client, conn: asyncpg.Connection, dsn: str) -> None:
+    async with await psycopg.AsyncConnection.connect(dsn, row_factory=dict_row) as theirs:
+        await client.enqueue("sync", {"n": 1}, conn=theirs)
+        await theirs.rollback()
+        async with theirs.transaction():
+            one = await client.enqueue("sync", {"n": 2}, conn=theirs, priority="high", metadata={"m": [None]}, unique_key="k")
+            again = await client.enqueue("sync", {"n": 2}, conn=theirs, unique_key="k")
+            many = await client.enqueue_many("sync", [{"n": 3}, {"n": 4}], conn=theirs, tags=["t"])
+            assert await conn.fetchval(NUMBERS) is None, "nobody else may see it before the commit"
+    assert await conn.fetchval(NUMBERS) == [2, 3, 4]
+    assert (one.created, again.created, again.id) == (True, False, one.id)
+    row = await conn.fetchrow("select * from ingestd.job where id = $1", one.id)
+    assert (row["rank"], row["metadata"], row["triggered_by"]) == (-10, {"m": [None]}, "sql")
+    assert [handle.created for handle in many] == [True, True]
+
+
+async def test_the_sync_client_does_the_same(sync_client: SyncClient, conn: asyncpg.Connection, dsn: str) -> None:
+    def work() -> list[int]:
+        with psycopg.connect(dsn, row_factory=dict_row) as theirs:
+            sync_client.enqueue("sync", {"n": 1}, conn=theirs)
+            theirs.rollback()
+            one = sync_client.enqueue("sync", {"n": 2}, conn=theirs, delay="10m")
+            return [one.id, *(other.id for other in sync_client.enqueue_many("sync", [{"n": 3}], conn=theirs, unique_keys=["a"]))]
+
+    ids = await asyncio.to_thread(work)
+    assert await conn.fetchval(NUMBERS) == [2, 3]
+    assert [row["id"] for row in await conn.fetch("select id from ingestd.job order by id")] == ids
+
+
+async def test_a_role_that_may_only_enqueue_is_enough_for_the_callers_connection(
+    client: Client, conn: asyncpg.Connection, dsn: str
+) -> None:
+    role = f"shop_{conn.get_server_pid()}"
+    await conn.execute(f"create role {role} login")
+    try:
+        await grant(conn, role)
+        async with await psycopg.AsyncConnection.connect(dsn) as theirs:
+            await theirs.execute(f"set role {role}")
+            await client.enqueue("sync", {"n": 1}, conn=theirs)
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await theirs.execute("select count(*) from ingestd.job")
+        assert await conn.fetchval(NUMBERS) is None
+    finally:
+        await conn.execute(f"drop owned by {role}; drop role {role}")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kind": "snyc"}, "did you mean"),
+        ({"args": {"n": "five"}}, '"n" must be a whole number'),
+        ({"args": {"n": 1, "m": 2}}, 'unexpected "m"'),
+        ({"queue": "fast"}, 'queue "fast"'),
+        ({"delay": "-1s"}, "negative"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_in_the_same_words(client: Client, dsn: str, options: dict[str, Any], said: str) -> None:
+    asked = {"kind": "sync", "args": {"n": 1}} | options
+    async with await psycopg.AsyncConnection.connect(dsn) as theirs:
+        with pytest.raises(InvalidInput, match=said):
+            await client.enqueue(asked.pop("kind"), asked.pop("args"), conn=theirs, **asked)
+        if "queue" in options:
+            return  # known only to the server, whose refusal ends the transaction
+        await client.enqueue("sync", {"n": 1}, conn=theirs)
+
+
+async def test_the_wrong_sort_of_connection_is_told(client: Client, sync_client: SyncClient, conn: asyncpg.Connection, dsn: str) -> None:
+    with psycopg.connect(dsn) as blocking, pytest.raises(UsageError, match=r"ingestd\.SyncClient takes the others"):
+        await client.enqueue("sync", {"n": 1}, conn=blocking)
+    with pytest.raises(UsageError, match=r"ingestd\.Client takes the async ones"):
+        await asyncio.to_thread(sync_client.enqueue, "sync", {"n": 1}, conn=conn)
+    async with await psycopg.AsyncConnection.connect(dsn) as theirs:
+        with pytest.raises(UsageError, match=r"ingestd\.Client takes the async ones"):
+            await asyncio.to_thread(sync_client.enqueue, "sync", {"n": 1}, conn=theirs)
