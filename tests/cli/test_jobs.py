@@ -123,3 +123,62 @@ def test_closed_streams_do_no_harm(cli: Cli, streams: str) -> None:
     command = " ".join(cli.command("jobs", "list"))
     done = subprocess.run(["/bin/sh", "-c", f"{command} {streams}"], check=False, env=cli.environment(), cwd=cli.folder, timeout=60)
     assert done.returncode == 0
+
+
+def enqueue(cli: Cli, count: int, *words: str) -> list[str]:
+    return [cli("enqueue", "greet", *words, "--json").json["id"] for _ in range(count)]
+
+
+def test_many_jobs_are_looked_at_first_and_then_done_at_once(cli: Cli, dsn: str) -> None:
+    enqueue(cli, 3, "--tag", "a")
+    enqueue(cli, 2)
+    looked = cli("jobs", "cancel", "--tag", "a", "--dry-run").out
+    assert looked.startswith("cancel would go through 3 jobs\nby state: 3 available\n")
+    assert fetchval(dsn, "select count(*) from ingestd.job") == 5
+    refused = cli("jobs", "cancel", "--tag", "a")
+    assert refused.code == 64
+    assert "this would cancel 3 jobs (3 available): say --yes to do it, or --dry-run to look first" in refused.problem
+    assert cli("jobs", "cancel", "--tag", "a", "--yes").out == "cancel: 3 jobs\n"
+    assert cli("jobs", "cancel", "--tag", "a", "--yes").out == "no jobs match\n"
+    assert cli("jobs", "retry", "--state", "cancelled", "--yes", "--json", "-q").json == {
+        "action": "retry", "jobs": 3, "changed": 3, "skipped": 0,
+    }  # fmt: skip
+    assert "say which jobs to delete" in cli("jobs", "delete", "--yes").problem
+    assert "jobs that are running cannot be edited" in cli("jobs", "edit", "--state", "running", "--priority", "low").problem
+    assert fetchval(dsn, "select count(*) from ingestd.audit where object_type = 'bulk'") == 3
+
+
+def test_one_job_is_edited_snoozed_run_again_and_deleted(cli: Cli, dsn: str) -> None:
+    (number,) = enqueue(cli, 1)
+    words = ["--args", '{"name": "bob"}', "--priority", "high", "--new-queue", "alerts", "--max-attempts", "9", "--timeout", "90s"]
+    assert cli("jobs", "edit", number, *words, "--new-tag", "x", "--notes", "hm").out == (
+        f"job {number}: args, max_attempts, notes, priority, queue, tags, timeout changed\n"
+    )
+    shown = cli("jobs", "show", number, "--json").json
+    assert [shown[name] for name in ("args", "priority", "queue", "max_attempts", "tags", "notes", "timeout")] == [
+        {"name": "bob"}, "high", "alerts", 9, ["x"], "hm", "0:01:30",
+    ]  # fmt: skip
+    assert "say what to change" in cli("jobs", "edit", number).problem
+    assert "the arguments do not fit" in cli("jobs", "edit", number, "--args", '{"nam": 1}').problem
+    assert cli("jobs", "snooze", number, "--in", "1h").code == 0
+    assert cli("jobs", "show", number, "--json").json["state"] == "scheduled"
+    assert "only a finished job can be run again" in cli("jobs", "again", number).problem
+    cli("jobs", "cancel", number)
+    made = cli("jobs", "again", number, "-q", "--json").json
+    assert made["parent_id"] == number
+    assert [child["id"] for child in cli("jobs", "show", number, "--json").json["children"]] == [made["id"]]
+    assert "say --yes to do it" in cli("jobs", "delete", number).problem
+    assert cli("jobs", "delete", number, "--yes").out == f"job {number}, which was cancelled, is deleted\n"
+    assert cli("jobs", "show", number).code == 66
+
+
+def test_lists_go_on_where_the_last_one_ended(cli: Cli) -> None:
+    ids = enqueue(cli, 3)
+    page = cli("jobs", "list", "--limit", "2", "--json").json
+    assert ([job["id"] for job in page["items"]], page["next_before"]) == ([ids[2], ids[1]], ids[1])
+    page = cli("jobs", "list", "--limit", "2", "--before", ids[1], "--json").json
+    assert ([job["id"] for job in page["items"]], page["next_before"]) == ([ids[0]], None)
+    assert len(cli("jobs", "list", "--state", "waiting", "--from", "1h", "--json").json["items"]) == 3
+    assert cli("jobs", "list", "--to", "1h", "--json").json["items"] == []
+    assert '"--state" cannot be "waitin", did you mean "waiting"?' in cli("jobs", "list", "--state", "waitin").problem
+    assert cli("jobs", "dead").out == "no job has failed for good\n"

@@ -16,7 +16,7 @@ from ingestd.admin.shapes import check_storable, parse
 from ingestd.admin.state import AdminState
 from ingestd.errors import InvalidInput, NotFound, UsageError
 
-METHODS = ("GET", "POST", "DELETE")
+METHODS = ("GET", "POST", "PATCH", "DELETE")
 MAX_LIMIT = 500
 MAX_ID = 2**63 - 1
 
@@ -104,6 +104,21 @@ class Call:
             raise InvalidInput("the body must be a JSON object", pointer="/")
         check_storable(data)
         return parse(model, data)
+
+    async def form(self) -> dict[str, str]:
+        """The fields of a plain form; none may hold what Postgres cannot.
+
+        Raises:
+            UsageError: it is not one.
+        """
+        if self.request.content_type != "application/x-www-form-urlencoded":
+            raise UsageError("send a form, or use the API")
+        try:
+            fields = {name: str(value) for name, value in (await self.request.post()).items()}
+        except (ValueError, LookupError, RequestPayloadError) as error:
+            raise UsageError(f"the form cannot be read: {error}") from None
+        check_storable(fields)
+        return fields
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]

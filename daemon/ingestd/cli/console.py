@@ -14,7 +14,7 @@ from ingestd.cli.shell import printable
 from ingestd.settings import format_duration
 
 _IDS = frozenset({"id", "job_id", "parent_id", "workflow_run", "run", "load_id", "duplicate_of", "blocked_by", "job_parent"})
-_ROWS = frozenset({"items", "steps", "last_run", "last_slot"})
+_ROWS = frozenset({"items", "children", "steps", "last_run", "last_slot"})
 _STYLES = {
     "succeeded": "green",
     "healthy": "green",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ingestd.admin.api import bulk, enqueue, imports, jobs, loads, nodes, queues, rollups, schedules, stats, workflows
 from ingestd.admin.api import health as health_api
-from ingestd.admin.api import imports, jobs, loads, nodes, queues, rollups, schedules, stats, workflows
 from ingestd.admin.routes import Route
 from ingestd.health.checks import HealthRunner
 from ingestd.health.metrics import Metrics
@@ -14,6 +14,8 @@ def all_routes(health: HealthRunner, metrics: Metrics) -> list[Route]:
     return [
         *health_api.routes(health, metrics),
         *jobs.routes(),
+        *enqueue.routes(),
+        *bulk.routes(),
         *queues.routes(),
         *nodes.routes(),
         *imports.routes(),

@@ -3,44 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from ingestd.admin.job_filter import WORDS, read_query, read_when
 from ingestd.admin.routes import Call, Route, answer
-from ingestd.admin.shapes import masked, page_of, read_cursor, read_moment, read_word, with_text_ids
-from ingestd.errors import NotFound
-from ingestd.jobs.actions import cancel_job, enqueue_job, retry_job
-from ingestd.jobs.filters import read_states
-from ingestd.jobs.model import NewJob, State
-from ingestd.jobs.store.reads import JobFilter, list_jobs, show_job
-from ingestd.settings import Name, Priority
+from ingestd.admin.shapes import masked, page_of, read_cursor, with_text_ids
+from ingestd.errors import InvalidInput, NotFound
+from ingestd.jobs import actions
+from ingestd.jobs.changes import changes_of
+from ingestd.jobs.store.reads import dead_groups, list_jobs, show_job, show_whole
+from ingestd.settings import Duration, Name, Priority, format_duration
 
-STATES = (*State, "partial")
-FILTERS = ("state", "kind", "queue", "tag", "triggered_by", "from", "to", "limit", "cursor")
+FILTERS = (*WORDS, "limit", "cursor")
+DEAD_FILTERS = ("kind", "queue", "tag", "error_class", "finished_from", "finished_to", "limit")
 _ONLY_IN_DETAIL = ("attempts",)
+_MASKED = ("args", "result", "error", "metadata", "attempts", "rejects", "checkpoint")
+_IDS = ("id", "parent_id", "workflow_run")
 
 
-class JobRequest(BaseModel):
-    """The body of `POST /api/v1/jobs`."""
+class JobChanges(BaseModel):
+    """The body of `PATCH /api/v1/jobs/{id}`: what is not given stays; timeouts and notes may be null."""
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Annotated[str, Field(min_length=1, max_length=200)]
-    args: dict[str, Any] = {}
+    args: dict[str, Any] | None = None
     queue: Name | None = None
     priority: Priority | None = None
-    run_at: datetime | None = None
+    run_at: AwareDatetime | None = None
     max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = None
-    unique_key: Annotated[str, Field(min_length=1, max_length=500)] | None = None
-    key: Annotated[str, Field(min_length=1, max_length=500)] | None = None
-    tags: list[Annotated[str, Field(max_length=100)]] = Field(default=[], max_length=50)
+    timeout: Duration | None = None
+    hard_timeout: Duration | None = None
+    tags: Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=50)] | None = None
     notes: Annotated[str, Field(max_length=10_000)] | None = None
-    metadata: dict[str, Any] | None = None
-    correlation_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
-    allow_unknown: bool = False
+
+    def given(self) -> dict[str, Any]:
+        """What is to change."""
+        return changes_of(**{name: getattr(self, name) for name in sorted(self.model_fields_set)})
+
+
+class When(BaseModel):
+    """A body that may say when: at a moment, or in a while."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run_at: AwareDatetime | None = None
+    in_: Duration | None = Field(default=None, alias="in")
+
+    def moment(self) -> datetime | None:
+        """The moment; None: now."""
+        return read_when(self.run_at, self.in_)
+
+
+class CancelRequest(BaseModel):
+    """The body of `POST /api/v1/jobs/{id}/cancel`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    force: bool = False
 
 
 def shape(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,88 +77,113 @@ def shape(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def shape_whole(row: Mapping[str, Any]) -> dict[str, Any]:
     """One job with everything there is about it."""
-    shown = with_text_ids(row, ("id", "parent_id", "workflow_run"))
-    for name in ("args", "result", "error", "metadata", "attempts"):
-        shown[name] = masked(shown.get(name))
+    shown = with_text_ids(row, _IDS)
+    for name in _MASKED:
+        if name in shown:
+            shown[name] = masked(shown[name])
+    for name in ("timeout", "hard_timeout"):
+        if shown.get(name) is not None:
+            shown[name] = format_duration(shown[name])
+    if "children" in shown:
+        shown["children"] = [with_text_ids(child, ("id",)) for child in shown["children"]]
     return shown
 
 
 async def index(call: Call) -> web.Response:
     """Jobs, newest first."""
     limit = call.limit()
-    which = JobFilter(
-        states=read_states(call.query.get("state"), "/state"),
-        kind=call.query.get("kind"),
-        queue=call.query.get("queue"),
-        tag=call.query.get("tag"),
-        triggered_by=call.query.get("triggered_by"),
-        since=read_moment(call.query, "from"),
-        until=read_moment(call.query, "to"),
-        before_id=read_cursor(call.query),
-    )
+    which = replace(read_query(call.query), before_id=read_cursor(call.query))
     async with call.state.reading() as conn:
         found = await list_jobs(conn, which, limit + 1)
     return answer(page_of(found, limit, shape, call.query))
 
 
+async def dead(call: Call) -> web.Response:
+    """Jobs that failed for good, by what went wrong."""
+    which = read_query(call.query)
+    async with call.state.reading() as conn:
+        groups = await dead_groups(conn, which, call.limit())
+    items = [masked(with_text_ids(group, ("sample",))) for group in groups]
+    return answer({"items": items, "next_cursor": None})
+
+
 async def show(call: Call) -> web.Response:
     """One job."""
     async with call.state.reading() as conn:
-        found = await show_job(conn, call.id)
+        found = await show_whole(conn, call.id)
     if found is None:
         raise NotFound(f"there is no job {call.id}")
     return answer(shape_whole(found))
 
 
-async def create(call: Call) -> web.Response:
-    """Enqueue a job."""
-    body = await call.body(JobRequest)
-    job = NewJob(
-        body.kind,
-        body.args,
-        queue=body.queue,
-        priority=body.priority,
-        run_at=body.run_at,
-        max_attempts=body.max_attempts,
-        unique_key=body.unique_key,
-        key=body.key,
-        tags=tuple(body.tags),
-        notes=body.notes,
-        metadata=body.metadata,
-        correlation_id=body.correlation_id or call.actor.correlation_id,
-        triggered_by=call.actor.via,
-    )
-    async with call.state.acting() as conn:
-        job_id = await enqueue_job(conn, call.actor, job, allow_unknown=body.allow_unknown)
-        made = await show_job(conn, job_id)
-    location = {"Location": f"/api/v1/jobs/{job_id}"}
-    # Where a unique key is held, the holder may have become final and gone out of sight between the two looks.
-    return answer(shape_whole(made) if made else {"id": str(job_id)}, 201, location)
-
-
 async def retry(call: Call) -> web.Response:
     """Bring a failed or cancelled job back into its queue."""
+    body = await call.body(When)
     async with call.state.acting() as conn:
-        await retry_job(conn, call.actor, call.id)
+        await actions.retry_job(conn, call.actor, call.id, body.moment())
         found = await show_job(conn, call.id)
     return answer(shape_whole(found or {"id": call.id}))
 
 
 async def cancel(call: Call) -> web.Response:
     """Cancel a job; one that runs is asked to stop."""
+    body = await call.body(CancelRequest)
     async with call.state.acting() as conn:
-        done = await cancel_job(conn, call.actor, call.id)
+        done = await actions.cancel_job(conn, call.actor, call.id, force=body.force)
         found = await show_job(conn, call.id)
     shown = shape_whole(found or {"id": call.id, "state": done})
     return answer(shown, 202 if done == "cancelling" else 200)
+
+
+async def again(call: Call) -> web.Response:
+    """Enqueue a job like a finished one."""
+    body = await call.body(When)
+    async with call.state.acting() as conn:
+        job_id = await actions.run_again(conn, call.actor, call.id, body.moment())
+        made = await show_job(conn, job_id)
+    return answer(shape_whole(made or {"id": job_id}), 201, {"Location": f"/api/v1/jobs/{job_id}"})
+
+
+async def snooze(call: Call) -> web.Response:
+    """Let a waiting job run later, or earlier."""
+    body = await call.body(When)
+    until = body.moment()
+    if until is None:
+        raise InvalidInput('say until when: "run_at", or "in" such as "2h"', pointer="/run_at")
+    async with call.state.acting() as conn:
+        await actions.snooze_job(conn, call.actor, call.id, until)
+        found = await show_job(conn, call.id)
+    return answer(shape_whole(found or {"id": call.id}))
+
+
+async def edit(call: Call) -> web.Response:
+    """Change a job that waits."""
+    body = await call.body(JobChanges)
+    if not body.model_fields_set:
+        raise InvalidInput("say what to change: the body is empty", pointer="/")
+    async with call.state.acting() as conn:
+        await actions.edit_job(conn, call.actor, call.id, body.given())
+        found = await show_whole(conn, call.id)
+    return answer(shape_whole(found or {"id": call.id}))
+
+
+async def delete(call: Call) -> web.Response:
+    """Delete a job that does not run."""
+    async with call.state.acting() as conn:
+        was = await actions.delete_job(conn, call.actor, call.id)
+    return answer({"id": str(call.id), "deleted": True, "was": was})
 
 
 def routes() -> list[Route]:
     """This resource's routes."""
     return [
         Route("GET", "/api/v1/jobs", "read", index, "Jobs, newest first", FILTERS),
-        Route("POST", "/api/v1/jobs", "operate", create, "Enqueue a job"),
+        Route("GET", "/api/v1/jobs/dead", "read", dead, "Jobs that failed for good, by what went wrong", DEAD_FILTERS),
         Route("GET", "/api/v1/jobs/{id}", "read", show, "One job with its attempts"),
+        Route("PATCH", "/api/v1/jobs/{id}", "operate", edit, "Change a job that waits"),
+        Route("DELETE", "/api/v1/jobs/{id}", "operate", delete, "Delete a job that does not run"),
         Route("POST", "/api/v1/jobs/{id}/retry", "operate", retry, "Bring a failed or cancelled job back"),
         Route("POST", "/api/v1/jobs/{id}/cancel", "operate", cancel, "Cancel a job, or ask it to stop"),
+        Route("POST", "/api/v1/jobs/{id}/again", "operate", again, "Run a finished job once more, as a new one"),
+        Route("POST", "/api/v1/jobs/{id}/snooze", "operate", snooze, "Let a waiting job run later, or earlier"),
     ]

@@ -14,7 +14,8 @@ from ingestd.jobs.store.where import STATE, done_where, open_where
 
 _COUNT_OPEN = f"select {STATE} as state, j.kind, count(*)::bigint as n from ingestd.job j where {{where}} group by 1, 2"
 _COUNT_DONE = """
-select case when h.partial then 'partial' else h.state end, h.kind, count(*)::bigint from ingestd.history h where {where} group by 1, 2"""
+select case when h.partial then 'partial' else h.state end as state, h.kind, count(*)::bigint as n
+from ingestd.history h where {where} group by 1, 2"""
 BOUND = """
 select coalesce(pg_sequence_last_value(pg_get_serial_sequence('ingestd.job', 'id')::regclass), 0) as last_id,
        clock_timestamp() as asked_at"""

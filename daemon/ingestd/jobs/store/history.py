@@ -43,8 +43,9 @@ END = f"""
     select date_trunc('minute', now()), kind, queue_id, $2, 0, count(*), 0 from gone group by kind, queue_id
 )
 insert into ingestd.history (keep, state, reason, started_at, duration_ms, {_COLUMNS})
-select case $2 when 'failed' then 'bad' else 'ok' end, $2, $3, claimed_at, coalesce((extract(epoch from now() - claimed_at) * 1000)::bigint, 0), {_COLUMNS} from gone
-returning id"""
+select case $2 when 'failed' then 'bad' else 'ok' end, $2, $3, claimed_at,
+       coalesce((extract(epoch from now() - claimed_at) * 1000)::bigint, 0), {_COLUMNS}
+from gone returning id"""
 
 ASK = """
 with found as materialized (
