@@ -33,6 +33,7 @@ from ingestd.events import (
     NodeDraining,
     NodeStarted,
     NodeStopped,
+    Notice,
     PostgresStarted,
 )
 from ingestd.files.spool import Store
@@ -193,6 +194,8 @@ class App:
         start(Poller("upkeep", self._upkeep, self.bus))
         start(Poller("horizon", rooms.horizon.poll, self.bus))
         start(rooms.promoter)
+        rooms.on_drain = self._drain_asked  # type: ignore[method-assign]
+        start(rooms.autoscaler.poller)
         if "work" in duties:
             if not rooms.db.sessionless:
                 start(Poller("care", rooms.care.poll, self.bus))
@@ -216,6 +219,10 @@ class App:
         self._state = "running"
         self.bus.emit(NodeStarted(rooms.node.name, __version__, rooms.admin_url))
         self._options.on_ready(self)
+
+    def _drain_asked(self, asker: str) -> None:
+        self.bus.emit(Notice(f"{asker} asked this node to drain: it finishes its jobs and ends", level="info"))
+        self._control.drain.set()
 
     async def _serve(self, rooms: Rooms) -> None:
         """Obey reloads until somebody asks to drain."""

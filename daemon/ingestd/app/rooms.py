@@ -17,7 +17,9 @@ from ingestd.app.targets import target_job
 from ingestd.events import Bus, Event, LoadFinished
 from ingestd.facts import FactBook
 from ingestd.files.spool import Store
+from ingestd.health import horizon
 from ingestd.health.checks import HealthRunner
+from ingestd.health.horizon import Horizon
 from ingestd.imports import facts as import_facts
 from ingestd.imports import handlers as import_handlers
 from ingestd.imports.arrivals import Intake
@@ -25,6 +27,7 @@ from ingestd.imports.loader import LoaderPool
 from ingestd.imports.watch import ArrivalWatch
 from ingestd.jobs import facts as job_facts
 from ingestd.jobs import handlers as job_handlers
+from ingestd.jobs.care import Care
 from ingestd.jobs.promoter import Promoter
 from ingestd.jobs.registry import HandlerSpec, Registry
 from ingestd.jobs.workflow import Workflow
@@ -38,6 +41,7 @@ from ingestd.schedule.scheduler import Scheduler
 from ingestd.schedule.store import firing as slot_store
 from ingestd.service import LoopState, Poller
 from ingestd.work import facts as work_facts
+from ingestd.work.autoscale import Autoscaler
 from ingestd.work.heartbeat import Heartbeat
 from ingestd.work.node import NodeIdentity
 from ingestd.work.presence import Presence
@@ -126,6 +130,8 @@ class Rooms:
             self.worker.interrupt,
             settings.daemon.stuck_after.total_seconds(),
         )
+        self.horizon = Horizon(db, bus)
+        self.care = Care(db, bus)
         self.rollups = Poller("rollups", Upkeep(db).poll, bus)
         self.scheduler = Scheduler(db, bus)
         self.presence = Presence(settings.daemon.state_dir / "nodes")
@@ -144,8 +150,14 @@ class Rooms:
             stall_limit_s=settings.daemon.stall_limit.total_seconds(),
             blocked_after_s=settings.daemon.blocked_after.total_seconds(),
         )
+        self.autoscaler = Autoscaler(
+            db, node, bus, self.worker.claimer, self.registry.kinds, lambda: self.heartbeat.lag_ms, lambda asker: self.on_drain(asker)
+        )
         self._collect_facts()
         bus.subscribe(self._on_event)
+
+    def on_drain(self, asker: str) -> None:
+        """Somebody asked this node to drain; the app puts what obeys here."""
 
     def loops(self) -> Mapping[str, LoopState]:
         """The node's loops; the app puts its supervisor's answer here."""
@@ -177,6 +189,7 @@ class Rooms:
         self.facts.add("watchdog", self.watchdog.facts())
         self.facts.add("imports", import_facts.facts(self._imports, self.bus, self.watch))
         self.facts.add("rollups", rollup_facts.facts())
+        self.facts.add("health", horizon.facts(self.horizon))
         self.facts.add("schedule", schedule_facts.facts(self.scheduler))
 
 

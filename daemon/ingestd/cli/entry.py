@@ -51,8 +51,10 @@ COMMANDS = {
     "schedules": Command("schedules", "Look at schedules, see what is next, fire one now."),
     "workflows": Command("workflows", "Look at workflows and start them."),
     "enqueue": Command("enqueue", "Enqueue one job."),
-    "jobs": Command("jobs", "Look at jobs, retry and cancel them."),
+    "jobs": Command("jobs", "Look at jobs; cancel, retry, edit them, one or many."),
     "cleanup": Command("cleanup", "Forget what is not kept any more; --dry-run tells what that is."),
+    "queues": Command("queues", "Look at queues, pause and resume them."),
+    "nodes": Command("nodes", "Look at nodes, let one finish and end."),
     "migrate": Command("database", "Bring the database's schema to this version."),
     "psql": Command("database", "Open psql on the daemon's database."),
 }

@@ -100,6 +100,11 @@ class Heartbeat:
         """Seconds since the last beat reached the database."""
         return time.monotonic() - self.last_beat
 
+    @property
+    def lag_ms(self) -> float:
+        """How late the main loop is, in milliseconds."""
+        return self._watch.lag_ms if self._watch is not None else 0.0
+
     async def start(self) -> None:
         """Begin; returns once the lock is held and the row is written."""
         self._main = asyncio.get_running_loop()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -33,7 +32,8 @@ class Lane:
         turn: when to ask again, where the queue has limits; None where it has none.
         paused: nothing is claimed from it.
         running: jobs that run now.
-        ready: claimed and not started, more urgent first, then older first.
+        ready: claimed and not started: rank -> jobs, more urgent ranks first.
+        held: how many those are.
         empty: the last claim found less than was asked for.
         job_s: learned seconds a job.
         consumers: tasks that run its jobs.
@@ -45,7 +45,8 @@ class Lane:
     slots: int
     paused: bool = False
     running: int = 0
-    ready: list[tuple[int, datetime, int, Job]] = field(default_factory=list)
+    ready: dict[int, deque[Job]] = field(default_factory=dict)
+    held: int = 0
     empty: bool = False
     job_s: float = 1.0
     consumers: int = 0
@@ -72,9 +73,8 @@ class Lane:
         if self.paused:
             return 0
         free = max(self.slots - self.running, 0)
-        held = len(self.ready)
         most = free + self.prefetch
-        return most - held if held < free or held * 2 < most else 0
+        return most - self.held if self.held < free or self.held * 2 < most else 0
 
     @property
     def waits(self) -> bool:
@@ -85,26 +85,36 @@ class Lane:
         """Hand claimed jobs to the slots."""
         self.low = max(1, self.prefetch // 2)
         for job in jobs:
-            heapq.heappush(self.ready, (-job.priority, job.run_at, job.id, job))
-            while self._idle:
-                waiter = self._idle.popleft()
-                if not waiter.done():
-                    waiter.set_result(None)
-                    break
+            line = self.ready.get(-job.priority)
+            if line is None:
+                line = self.ready[-job.priority] = deque()
+                self.ready = dict(sorted(self.ready.items()))
+            line.append(job)
+            self.held += 1
+        self._wake(self.held)
 
     def take(self) -> Job | None:
         """The next job to start, or None."""
-        return heapq.heappop(self.ready)[3] if self.ready else None
+        for line in self.ready.values():
+            if line:
+                self.held -= 1
+                return line.popleft()
+        return None
 
     def take_all(self) -> list[Job]:
         """Everything that has not started, to be given back."""
-        jobs = [entry[3] for entry in self.ready]
+        jobs = list(self.waiting())
         self.ready.clear()
+        self.held = 0
         return jobs
+
+    def waiting(self) -> Iterator[Job]:
+        """Everything that has not started."""
+        return (job for line in self.ready.values() for job in line)
 
     async def wait(self) -> None:
         """Wait until a job may be there."""
-        if self.ready:
+        if self.held:
             return
         waiter = asyncio.get_running_loop().create_future()
         self._idle.append(waiter)
@@ -116,7 +126,11 @@ class Lane:
 
     def dismiss(self) -> None:
         """Wake every waiting slot, so that it sees it is no longer needed."""
-        while self._idle:
+        self._wake(len(self._idle))
+
+    def _wake(self, count: int) -> None:
+        while count > 0 and self._idle:
             waiter = self._idle.popleft()
             if not waiter.done():
                 waiter.set_result(None)
+                count -= 1

@@ -46,7 +46,7 @@ NODE_IS_PAST = """state in ('stopped', 'dead') and ended_at < $1::timestamptz - 
 FORGET_PROGRESS = "delete from ingestd.node_progress p where not exists (select from ingestd.node n where n.id = p.node)"
 NODES = """
 select n.id, n.name, n.host, n.pid, n.version, n.state, n.duties, n.queues, n.admin_url, n.loop_lag_ms, n.started_at, n.heartbeat_at,
-       n.store, extract(epoch from now() - n.heartbeat_at)::float8 as silent_s,
+       n.lanes, n.drain_asked_at, n.drain_asked_by, n.store, extract(epoch from now() - n.heartbeat_at)::float8 as silent_s,
        (select count(*) from ingestd.job j where j.node = n.id and j.claim is not null) as running
 from ingestd.node n where n.state in ('starting', 'running', 'draining') or n.ended_at > now() - interval '1 day'
 order by n.started_at desc limit 50"""

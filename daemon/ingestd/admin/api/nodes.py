@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from ingestd.admin.routes import Call, Route, answer
+from ingestd.work.actions import drain_node
 from ingestd.work.store import nodes
 
 
@@ -15,6 +16,15 @@ async def index(call: Call) -> web.Response:
     return answer({"items": items, "next_cursor": None})
 
 
+async def drain(call: Call) -> web.Response:
+    """Ask a node to drain and end, as by SIGTERM."""
+    async with call.state.acting() as conn:
+        return answer(await drain_node(conn, call.actor, call.name), status=202)
+
+
 def routes() -> list[Route]:
     """This resource's routes."""
-    return [Route("GET", "/api/v1/nodes", "read", index, "Nodes, the youngest first")]
+    return [
+        Route("GET", "/api/v1/nodes", "read", index, "Nodes with their slots, the youngest first"),
+        Route("POST", "/api/v1/nodes/{name}/drain", "administer", drain, "Let a node finish its jobs and end"),
+    ]

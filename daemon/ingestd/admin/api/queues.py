@@ -11,33 +11,12 @@ from ingestd.admin.routes import Call, Route, answer
 from ingestd.errors import NotFound
 from ingestd.jobs.actions import pause_queue, resume_queue
 from ingestd.jobs.store import queues as store
-from ingestd.jobs.store import reads
-
-
-async def read_queues(conn: asyncpg.Connection) -> list[dict[str, Any]]:
-    """All queues with their open jobs by state."""
-    found = {
-        row["name"]: {
-            "name": row["name"],
-            "concurrency": row["concurrency"],
-            "paused": row["paused"],
-            "paused_by": row["paused_by"],
-            "jobs": {},
-            "oldest_age_seconds": 0.0,
-        }
-        for row in await store.queues(conn)
-    }
-    for row in await reads.counts(conn):
-        found[row["queue"]]["jobs"][row["state"]] = row["n"]
-    for name, age in (await reads.oldest_ages(conn)).items():
-        found[name]["oldest_age_seconds"] = round(age, 3)
-    return list(found.values())
 
 
 async def index(call: Call) -> web.Response:
     """All queues."""
     async with call.state.reading() as conn:
-        return answer({"items": await read_queues(conn), "next_cursor": None})
+        return answer({"items": await store.overview(conn), "next_cursor": None})
 
 
 async def show(call: Call) -> web.Response:
@@ -47,7 +26,7 @@ async def show(call: Call) -> web.Response:
 
 
 async def _find(conn: asyncpg.Connection, name: str) -> dict[str, Any]:
-    found = next((queue for queue in await read_queues(conn) if queue["name"] == name), None)
+    found = next((queue for queue in await store.overview(conn) if queue["name"] == name), None)
     if found is None:
         raise NotFound(f'there is no queue "{name}"')
     return found

@@ -72,7 +72,9 @@ update ingestd.job j set parked = j.parked & ~{PARKED_KEY}::smallint, run_at = g
 where j.id = any (array(select id from freed)) and j.parked = {PARKED_KEY}
 returning j.id, j.queue_id"""
 
-NOTIFY = "select pg_notify('ingestd_job', q::text) from unnest($1::integer[]) q"
+NOTIFY = """
+select pg_notify('ingestd_job', q::text) from unnest($1::integer[]) q
+where exists (select from ingestd.node_idle i where q = any (i.queues))"""
 
 
 async def unpark_parents(conn: asyncpg.Connection) -> list[asyncpg.Record]:

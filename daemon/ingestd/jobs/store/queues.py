@@ -10,8 +10,13 @@ import asyncpg
 import orjson
 
 from ingestd.jobs.registry import HandlerSpec
-from ingestd.jobs.settings import QueueSettings
+from ingestd.jobs.settings import QueueSettings, Rate
+from ingestd.jobs.store import limits, reads
 from ingestd.postgres.pool import dump_json
+
+SHOWN = (
+    "id", "name", "concurrency", "min_concurrency", "global_concurrency", "key_concurrency", "limited", "paused", "paused_by", "paused_at",
+)  # fmt: skip
 
 DECLARE = """
 insert into ingestd.queue (name, concurrency, min_concurrency, global_concurrency, key_concurrency, rate_count, rate_period)
@@ -34,6 +39,10 @@ with q as (
     update ingestd.queue set paused_at = null, paused_by = null where name = $1 and paused_at is not null returning id
 )
 select id, pg_notify('ingestd_job', '') from q"""
+# What lives may serve a queue, so many slots each.
+SLOTS = """
+select lane.key as name, sum((lane.value ->> 'slots')::integer)::integer as slots, count(*)::integer as nodes
+from ingestd.node n, jsonb_each(n.lanes) lane where n.state = 'running' and 'work' = any (n.duties) group by 1"""
 EXISTS = "select exists (select from ingestd.queue where name = $1)"
 PUBLISH = """
 insert into ingestd.kind (name, queue, priority, max_attempts, aliases, arguments, published_by)
@@ -73,6 +82,32 @@ async def queues(conn: asyncpg.Connection) -> list[asyncpg.Record]:
     """All queues with their slots, limits and whether they are paused."""
     rows: list[asyncpg.Record] = await conn.fetch(QUEUES)
     return rows
+
+
+async def overview(conn: asyncpg.Connection) -> list[dict[str, Any]]:
+    """All queues as the API and the command line show them: depth, what runs, how old the oldest is, limits and what is left of them."""
+    found = {row["name"]: _shown(row) for row in await queues(conn)}
+    for row in await reads.counts(conn):
+        found[row["queue"]]["jobs"][row["state"]] = row["n"]
+    for name, age in (await reads.oldest_ages(conn)).items():
+        found[name]["oldest_age_seconds"] = round(age, 3)
+    for row in await conn.fetch(SLOTS):
+        if row["name"] in found:
+            found[row["name"]] |= {"slots": row["slots"], "nodes": row["nodes"]}
+    for shown in found.values():
+        queue_id = shown.pop("id")
+        shown |= {"depth": shown["jobs"].get("available", 0), "running": shown["jobs"].get("running", 0)}
+        room = await limits.room_of(conn, queue_id) if shown.pop("limited") else None
+        if room is not None:
+            left = {"running": room.running, "starts": room.starts}
+            shown["left"] = {name: max(n, 0) for name, n in left.items() if n is not None} | {"wait_seconds": round(room.wait_s, 3)}
+    return list(found.values())
+
+
+def _shown(row: asyncpg.Record) -> dict[str, Any]:
+    shown = {name: row[name] for name in SHOWN}
+    rate = Rate(row["rate_count"], row["rate_period"])
+    return shown | {"rate": str(rate) or None, "slots": 0, "nodes": 0, "jobs": {}, "oldest_age_seconds": 0.0, "left": None}
 
 
 async def pause_queue(conn: asyncpg.Connection, name: str, by: str) -> bool:
