@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import orjson
 
-from ingestd.errors import JobCancelled, JobFailed, NotFound
+from ingestd.errors import JobCancelled, JobFailed, NotFound, UsageError
 from ingestd.jobs.model import State
 from ingestd.jobs.store.jobs import ended
 from ingestd.jobs.store.reads import show_job
@@ -123,10 +123,11 @@ class Waiter:
                 self._waiting[job_id] = rest
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop looking, and tell those who wait."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._refuse(UsageError("the client was closed while it waited for a job"))
 
     async def _watch(self) -> None:
         pause = FIRST_LOOK_S
@@ -138,8 +139,7 @@ class Waiter:
                 await asyncio.sleep(OUTAGE_WAIT_S)
                 continue
             except Exception as error:  # noqa: BLE001 - handed to those who wait
-                for answer in [one for answers in self._waiting.values() for one in answers if not one.done()]:
-                    answer.set_exception(error)
+                self._refuse(error)
                 return
             pause = FIRST_LOOK_S if self._tell(rows) else min(pause * SLOWER, LONGEST_WAIT_S)
             with suppress(TimeoutError):
@@ -147,6 +147,12 @@ class Waiter:
                     await self._asked.wait()
                     pause = FIRST_LOOK_S
                     await asyncio.sleep(pause)
+
+    def _refuse(self, error: Exception) -> None:
+        for answers in self._waiting.values():
+            for answer in answers:
+                if not answer.done():
+                    answer.set_exception(error)
 
     def _tell(self, rows: Sequence[asyncpg.Record]) -> bool:
         missed: set[int] = set()
