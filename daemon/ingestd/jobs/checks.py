@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -15,7 +16,6 @@ import orjson
 from ingestd.errors import InvalidInput
 from ingestd.jobs.backoff import Backoff
 from ingestd.jobs.model import NewJob
-from ingestd.postgres.pool import dump_json
 
 MOST_ATTEMPTS = 32767
 MOST_ARGS = 1 << 20  # bytes of JSON
@@ -94,7 +94,8 @@ def json_text(value: Any, name: str, most: int) -> str:
         raw = orjson.dumps(value if type(value) is dict else dict(value), _plain_value, _OPTIONS)
     except (TypeError, RecursionError):
         _refuse_faults(value, name)
-        raw = dump_json(value).encode()  # an integer beyond 64 bits
+        # an integer beyond 64 bits, which only the slower encoder knows
+        raw = json.dumps(value, default=_any_value, ensure_ascii=False).encode()
     if len(raw) > most:
         size = f"{most >> 20} MiB" if most >= 1 << 20 else f"{most >> 10} KiB"
         raise InvalidInput(
@@ -114,6 +115,10 @@ def _plain_value(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(type(value).__name__)
+
+
+def _any_value(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else orjson.loads(orjson.dumps(value, _plain_value, _OPTIONS))
 
 
 def _refuse_faults(value: Any, name: str) -> None:
