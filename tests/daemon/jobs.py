@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -63,6 +65,31 @@ async def blocks(ctx: Context, seconds: float) -> None:
     """Keep the whole event loop from turning, as a careless handler does."""
     time.sleep(seconds)  # noqa: ASYNC251 - on purpose
     await ledger.enter(ctx)
+
+
+@job("regex", max_attempts=1)
+async def regex(ctx: Context, seconds: float, begun: str) -> None:
+    """Keep the interpreter: a regular expression that backtracks runs in C and lets go of nothing until it is done."""
+    Path(begun).touch()
+    length, took = 18, 0.0
+    while took < seconds:
+        began = time.monotonic()
+        re.match(r"(a|a)*$", "a" * length + "b")
+        took = time.monotonic() - began
+        # Each letter doubles the time.
+        length += max(1, min(6, math.ceil(math.log2(seconds / max(took, 1e-6))))) if took < seconds else 0
+    await ledger.enter(ctx)
+
+
+@job("holds_its_row", max_attempts=4, backoff=AT_ONCE)
+async def holds_its_row(ctx: Context, path: str) -> None:
+    """Leave one row and lock the job's own, then keep the transaction open until a file appears."""
+    async with ctx.transaction() as conn:
+        await conn.execute(ledger.ENTER, ctx.job.id, ctx.job.attempt, ctx.node)
+        await conn.execute("select 1 from ingestd.job where id = $1 for update", ctx.job.id)
+        Path(f"{path}-{ctx.node}").touch()
+        while not Path(path).exists():
+            await asyncio.sleep(0.02)
 
 
 @job("rude", max_attempts=1)

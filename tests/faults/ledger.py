@@ -100,3 +100,17 @@ async def assert_exactly_once(conn: asyncpg.Connection, accepted: Sequence[int])
     """
     verdict = await judge(conn, accepted)
     assert verdict.exactly_once, verdict
+
+
+async def assert_exactly_once_of(conn: asyncpg.Connection, ids: Sequence[int]) -> None:
+    """Each of these jobs, of whatever kind, has succeeded once and left one row.
+
+    Raises:
+        AssertionError: names what is otherwise.
+    """
+    rows = Counter(row["job_id"] for row in await conn.fetch("select job_id from faults.ledger where job_id = any ($1)", list(ids)))
+    final = Counter(
+        (row["id"], row["state"]) for row in await conn.fetch("select id, state from ingestd.history where id = any ($1)", list(ids))
+    )
+    assert rows == Counter(ids), rows
+    assert final == Counter((job_id, "succeeded") for job_id in ids), final
