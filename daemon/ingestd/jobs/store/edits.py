@@ -28,7 +28,7 @@ with found as materialized (
     where j.id = f.id and j.claim is null
     returning j.id, j.queue_id, j.rank, j.run_at, j.parked, f.run_at as was_at, f.queue_id as was_queue, f.rank as was_rank
 ), {_TOLD}
-select id from moved left join (select count(*) from told) t on true"""
+select id, (select count(*) from told) from moved"""
 
 # $2 holds only what is to change. A moment of the past means now, for run_at is a place in the queue; due_at keeps the wish.
 EDIT = f"""
@@ -53,7 +53,7 @@ with wanted as materialized (select $2::jsonb as c), found as materialized (
                                  'run_at', f.due_at, 'max_attempts', f.max_attempts, 'timeout', extract(epoch from f.timeout),
                                  'hard_timeout', extract(epoch from f.hard_timeout), 'tags', f.tags, 'notes', f.notes) as before
 ), {_TOLD}
-select id, before from moved left join (select count(*) from told) t on true"""
+select id, before, (select count(*) from told) from moved"""
 
 KIND = "select kind from ingestd.job where id = $1"
 

@@ -80,7 +80,7 @@ with gone as (
 ), told as (
     select pg_notify('ingestd_job', queue_id::text) from (select distinct queue_id from back) queues
 )
-select back.id from back left join (select count(*) from told) t on true"""
+select id, (select count(*) from told) from back"""
 
 # A new job like the old one, which stays where it is. Its unique key is not taken over: another may hold it. Nor is its place in
 # a workflow: a step ends once.
@@ -96,7 +96,7 @@ with made as (
 ), told as (
     select pg_notify('ingestd_job', queue_id::text) from (select distinct queue_id from made) queues
 )
-select made.parent_id, made.id from made left join (select count(*) from told) t on true"""
+select parent_id, id, (select count(*) from told) from made"""
 
 # A step whose job is gone counts as cancelled, or its run would wait for ever; so would jobs behind a held key.
 DELETE_WAITING = f"""

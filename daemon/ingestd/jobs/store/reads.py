@@ -70,10 +70,11 @@ WORKFLOW_RUNS = """
 select r.id, r.workflow, r.state, r.triggered_by, r.created_at, r.finished_at, r.correlation_id
 from ingestd.workflow_run r where ($1::text is null or r.workflow = $1) and ($2::bigint is null or r.id = $2)
 order by r.id desc limit $3"""
-WORKFLOW_STEPS = """
-select run, step, after, on_failure, require, compensates, state, partial, job_id, reason, result, finished_at
-from ingestd.workflow_step
-where run = any ($1::bigint[]) order by run, position"""
+WORKFLOW_STEPS = f"""
+select s.run, s.step, s.after, s.on_failure, s.require, s.compensates, s.state, s.partial, s.job_id, s.reason, s.result, s.finished_at,
+       case when s.state = 'open' and j.id is not null then {STATE} end as job_state
+from ingestd.workflow_step s left join ingestd.job j on j.id = s.job_id and s.state = 'open'
+where s.run = any ($1::bigint[]) order by s.run, s.position"""
 CHILDREN_SHOWN = 20
 
 
