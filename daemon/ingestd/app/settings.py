@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ from ingestd.admin.settings import AdminSettings
 from ingestd.app.workflows import WorkflowSettings
 from ingestd.errors import ConfigurationError
 from ingestd.imports.settings import ImportSettings
-from ingestd.jobs.settings import QueueSettings, RetentionSettings, built_in_queues
+from ingestd.jobs.settings import QueueSettings, RetentionSettings, built_in_queues, queue_oddities, queue_problems
 from ingestd.rollups.settings import RollupSettings, name_problems
 from ingestd.schedule.settings import ScheduleSettings
 from ingestd.settings import (
@@ -140,7 +140,12 @@ class Settings(BaseSettings):
 
     def all_queues(self) -> dict[str, QueueSettings]:
         """The built-in queues and the declared ones."""
-        return {**built_in_queues(), **self.queues}
+        built_in = built_in_queues()
+        # What is not said of a built-in queue stays as it is built in.
+        return {
+            **built_in,
+            **{name: built_in[name].with_changes(queue) if name in built_in else queue for name, queue in self.queues.items()},
+        }
 
     def slots(self) -> dict[str, int]:
         """Queue name -> slots of this node."""
@@ -196,10 +201,7 @@ def _cross_checks(settings: Settings, layers: Layers) -> list[str]:
     def refuse(path: tuple[str, ...], message: str) -> None:
         problems.append(f"{layers.place(path)}: {message}")
 
-    queues = set(settings.all_queues()) | _declared(layers, "queues")
-    for name in settings.daemon.queues:
-        if name not in queues:
-            refuse(("daemon", "queues"), f'"queues" in [daemon]: there is no queue "{name}"{did_you_mean(name, queues)}')
+    _check_queues(settings, layers, refuse)
     # An object that has a problem of its own is not in the settings, but it is there.
     known = {kind: _declared(layers, f"{kind}s") for kind in ("import", "rollup", "workflow")}
     for name, schedule in settings.schedules.items():
@@ -222,6 +224,15 @@ def _cross_checks(settings: Settings, layers: Layers) -> list[str]:
     return problems
 
 
+def _check_queues(settings: Settings, layers: Layers, refuse: Callable[[tuple[str, ...], str], None]) -> None:
+    queues = set(settings.all_queues()) | _declared(layers, "queues")
+    for name in settings.daemon.queues:
+        if name not in queues:
+            refuse(("daemon", "queues"), f'"queues" in [daemon]: there is no queue "{name}"{did_you_mean(name, queues)}')
+    for name, problem in queue_problems(settings.all_queues()).items():
+        refuse(("queues", name, "min_concurrency"), f'"min_concurrency" in [queues.{name}]: {problem}')
+
+
 def _declared(layers: Layers, section: str) -> set[str]:
     named = layers.data.get(section)
     return set(named) if isinstance(named, dict) else set()
@@ -242,6 +253,7 @@ def warnings(settings: Settings, environ: Mapping[str, str] | None = None) -> li
     if slots > 4 * settings.handler_connections():
         shared = settings.handler_connections()
         found.append(f"{slots} job slots share {shared} handler connections: some may wait for one; raise [database] pool_max")
+    found += [f"[queues.{name}] {odd}" for name, odd in queue_oddities(settings.queues).items()]
     scanned = {step.target[1] for workflow in settings.workflows.values() for step in workflow.steps.values()}
     scanned |= {schedule.target.name for schedule in settings.schedules.values() if schedule.target.type == "import"}
     for name, declared in settings.imports.items():

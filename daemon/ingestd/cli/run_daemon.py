@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from types import FrameType
 
@@ -16,6 +17,7 @@ from ingestd.app.app import App, Options
 from ingestd.app.control import Control
 from ingestd.app.settings import Settings, warnings
 from ingestd.cli.shell import Shell, complain
+from ingestd.errors import ConfigurationError, UsageError
 from ingestd.events import Bus
 from ingestd.logging import LogListener
 
@@ -23,6 +25,7 @@ FORCED = 75
 # A second signal ends the process within five seconds, whatever is in its way.
 FORCED_S = 4.0
 LEFTOVERS_S = 1.0
+ON_COMMAND_LINE = {"--duties": "INGESTD_DAEMON__DUTIES", "--queues": "INGESTD_DAEMON__QUEUES"}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,22 +34,43 @@ def add_to(app: typer.Typer) -> None:
     @app.command()
     def run(
         ctx: typer.Context,
-        duties: str = typer.Option("", "--duties", metavar="LIST", help="What this node does: work,schedule,serve (default: all)."),
-        queues: str = typer.Option("", "--queues", metavar="LIST", help="Queues this node works on (default: all)."),
+        duties: str | None = typer.Option(
+            None, "--duties", metavar="LIST", help="What this node does: work,schedule,serve (default: all)."
+        ),
+        queues: str | None = typer.Option(None, "--queues", metavar="LIST", help="Queues this node works on (default: all)."),
     ) -> int:
         """Run the daemon.
 
         SIGTERM and Ctrl-C let running jobs finish, a second one does not wait; SIGHUP reads the configuration again.
         """
         shell: Shell = ctx.obj
-        if duties:
-            shell.environ = {**shell.environ, "INGESTD_DAEMON__DUTIES": duties}
-        if queues:
-            shell.environ = {**shell.environ, "INGESTD_DAEMON__QUEUES": queues}
-        settings = shell.settings()
+        given = _given({"--duties": duties, "--queues": queues})
+        shell.environ = {**shell.environ, **{ON_COMMAND_LINE[option]: words for option, words in given.items()}}
+        try:
+            settings = shell.settings()
+        except ConfigurationError as error:
+            raise ConfigurationError([_as_options(problem, given) for problem in error.problems]) from None
+        if "--queues" in given and "work" not in settings.daemon.duties:
+            raise UsageError("--queues says which jobs this node runs, and with these --duties it runs none", hint="add work to --duties")
         for warning in warnings(settings, shell.environ):
             complain(f"warning: {warning}")
         return shell.run(_run(shell, settings), settings.logs.level)
+
+
+def _given(options: Mapping[str, str | None]) -> dict[str, str]:
+    """The options that were given, each with at least one word."""
+    given = {option: words for option, words in options.items() if words is not None}
+    for option, words in given.items():
+        if not words.replace(",", "").strip():
+            raise UsageError(f"{option} names nothing", hint=f"leave {option} out for all of them")
+    return given
+
+
+def _as_options(problem: str, given: Mapping[str, str]) -> str:
+    """Blame the option, not the environment that it was put into."""
+    for option in given:
+        problem = problem.replace(f'{ON_COMMAND_LINE[option]}: "{option[2:]}" in [daemon]:', f"{option}:")
+    return problem
 
 
 async def _run(shell: Shell, settings: Settings) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from ingestd.settings import Duration, Section, format_duration, parse_duration
 
@@ -64,16 +65,16 @@ class QueueSettings(Section):
     """`[queues.NAME]`: a lane with slots of its own."""
 
     concurrency: int = Field(default=16, ge=0, le=1000, description="jobs of this queue one node runs at the same time")
-    min_concurrency: int = Field(default=0, ge=0, le=1000, description="a node has between this and concurrency slots; 0: always concurrency")
+    min_concurrency: int = Field(
+        default=0, ge=0, le=1000, description="a node has between this and concurrency slots; 0: always concurrency"
+    )
     global_concurrency: int = Field(default=0, ge=0, le=100_000, description="jobs of this queue all nodes run together; 0: no limit")
     key_concurrency: int = Field(default=0, ge=0, le=1000, description="jobs of one key at the same time; 0: one")
     rate: RateLimit = Field(default=Rate(), description="starts in any period, all nodes together")
 
-    @model_validator(mode="after")
-    def _least_is_not_most(self) -> Self:
-        if self.min_concurrency > self.concurrency:
-            raise ValueError(f'"min_concurrency" ({self.min_concurrency}) is more than "concurrency" ({self.concurrency})')
-        return self
+    def with_changes(self, given: QueueSettings) -> QueueSettings:
+        """This queue with whatever keys were given for it."""
+        return self.model_copy(update={name: getattr(given, name) for name in given.model_fields_set})
 
 
 class RetentionSettings(Section):
@@ -89,3 +90,21 @@ def built_in_queues() -> dict[str, QueueSettings]:
     """The queues that are always there."""
     slots = {"default": 16, "imports": 2, "rollups": 2, "maintenance": 2, "alerts": 4}
     return {name: QueueSettings(concurrency=count) for name, count in slots.items()}
+
+
+def queue_problems(queues: Mapping[str, QueueSettings]) -> dict[str, str]:
+    """Queues whose bounds contradict each other."""
+    return {
+        name: f"{queue.min_concurrency} is more than its concurrency of {queue.concurrency}"
+        for name, queue in queues.items()
+        if queue.min_concurrency > queue.concurrency
+    }
+
+
+def queue_oddities(queues: Mapping[str, QueueSettings]) -> dict[str, str]:
+    """Queues that are set up in a way that is allowed but probably not meant."""
+    return {
+        name: f"keeps {queue.min_concurrency} slots on each node, and all nodes together may only use {queue.global_concurrency}"
+        for name, queue in queues.items()
+        if queue.min_concurrency > queue.global_concurrency > 0
+    }
