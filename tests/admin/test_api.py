@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -41,6 +42,57 @@ async def test_a_job_enqueued_over_http_is_there_with_everything_asked_for(site:
     for name in ("kind", "args", "priority", "tags", "max_attempts", "notes", "metadata"):
         assert shown[name] == body[name]
     assert shown["triggered_by"] == "api"
+
+
+async def test_a_job_takes_every_option_over_http(site: Site, conn: asyncpg.Connection) -> None:
+    """Durations and ids as text."""
+    options = {
+        "queue": "imports", "priority": -5, "delay": "90m", "unique_key": "k", "unique_mode": "replace", "unique_until": "start",
+        "unique_for": "2h", "max_attempts": 7, "timeout": "10m", "hard_timeout": "20m", "backoff": {"base": "5s", "factor": 3},
+        "key": "customer 7", "key_strict": True, "tags": ["a"], "notes": "n", "metadata": {"m": None}, "correlation_id": "c-1", "parent_id": "12",
+    }  # fmt: skip
+    made = await site.post("/api/v1/jobs", 201, json={"kind": "sync_prices", "args": {"n": 1}, **options})
+    assert (made["existing"], made["changed"], made["state"]) == (False, False, "blocked")
+    row = await conn.fetchrow("select * from ingestd.job")
+    assert (row["rank"], row["unique_key"], row["unique_until"], row["key"], row["key_strict"]) == (5, "k", "start", "customer 7", True)
+    assert (row["timeout"], row["hard_timeout"], row["backoff"]["base_s"]) == (timedelta(minutes=10), timedelta(minutes=20), 5)
+    assert (row["correlation_id"], row["parent_id"], row["run_at"] - row["created_at"]) == ("c-1", 12, timedelta(minutes=90))
+    again = await site.post("/api/v1/jobs", 200, json={"kind": "sync_prices", "args": {"n": 2}, **options})
+    assert (again["id"], again["existing"], again["changed"], again["args"]) == (made["id"], True, True, {"n": 2})
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"args": {"limit": "five"}}, "/args/limit"),
+        ({"args": {"where": {"city": 1}}}, "/args/where/city"),
+        ({"delay": "-1s"}, "/delay"),
+        ({"delay": 5}, "/delay"),
+        ({"run_at": "2031-01-01T00:00:00"}, "/run_at"),
+        ({"run_at": "2031-01-01T00:00:00Z", "delay": "5m"}, "/delay"),
+        ({"priority": 101}, "/priority"),
+        ({"queue": "no_such_queue"}, "/queue"),
+        ({"timeout": "0s"}, "/timeout"),
+        ({"backoff": {"colour": 1}}, "/backoff"),
+        ({"unique_mode": "replace"}, "/unique_key"),
+        ({"unique_key": "k", "unique_mode": "merge"}, "/unique_mode"),
+        ({"tags": ["x" * 101]}, "/tags/0"),
+        ({"notes": "x" * 10_001}, "/notes"),
+        ({"metadata": {"m": "x" * 70_000}}, "/metadata"),
+        ({"args": {"text": "x" * 1_050_000}}, "/args"),
+        ({"parent_id": "x"}, "/parent_id"),
+    ],
+)  # fmt: skip
+async def test_a_job_that_makes_no_sense_is_refused_with_its_place(
+    site: Site, conn: asyncpg.Connection, body: dict[str, Any], pointer: str
+) -> None:
+    """422, and nothing is stored."""
+    schema = {"properties": {"limit": {"type": "integer"}, "where": {"properties": {"city": {"type": "string"}}}}}
+    await conn.execute("update ingestd.kind set arguments = $1 where name = 'sync_prices'", schema)
+    problem = await site.post("/api/v1/jobs", 422, json={"kind": "sync_prices"} | body)
+    assert problem["errors"][0]["pointer"] == pointer
+    assert "\n" not in problem["detail"]
+    assert await conn.fetchval("select count(*) from ingestd.job") == 0
 
 
 async def test_a_job_of_an_unknown_kind_is_refused_unless_it_is_wanted(site: Site) -> None:

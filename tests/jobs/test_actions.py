@@ -116,7 +116,7 @@ async def test_queues_pause_and_resume_once(conn: asyncpg.Connection) -> None:
     for _ in range(2):
         await actions.pause_queue(conn, ANN, "imports")
     number = await new(conn, queue="imports")
-    assert (await shown(conn, number))["reason"] == "queue is paused"
+    assert (await shown(conn, number))["reason"] == "queue imports is paused by ann"
     for _ in range(2):
         await actions.resume_queue(conn, ANN, "imports")
     assert [row[2:5] for row in await audited(conn)] == [("pause", "queue", "imports"), ("resume", "queue", "imports")]

@@ -77,7 +77,7 @@ async def test_filters_narrow_and_combine(conn: asyncpg.Connection, jobs: dict[s
 async def test_what_a_job_waits_for_is_told(conn: asyncpg.Connection, jobs: dict[str, int]) -> None:
     reasons = {job["id"]: job["reason"] for job in await reads.list_jobs(conn)}
     assert reasons[jobs["blocked"]] == "waits for earlier steps"
-    assert reasons[jobs["available"]] == "no node knows this kind"
+    assert reasons[jobs["available"]] == 'no live node knows the kind "ready"'
     retrying = await reads.show_job(conn, jobs["retrying"])
     assert retrying is not None
     assert (retrying["error"], retrying["attempt"], len(retrying["attempts"])) == ({"message": "no"}, 1, 1)

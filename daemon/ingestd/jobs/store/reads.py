@@ -6,8 +6,9 @@ from typing import Any
 
 import asyncpg
 
-from ingestd.jobs.filters import JobFilter
+from ingestd.jobs.filters import GROUPS, JobFilter
 from ingestd.jobs.store.where import ERROR_GROUP, ERROR_TEXT, STATE, done_where, open_where
+from ingestd.jobs.store.waiting import waiting_reason
 from ingestd.settings import priority_name
 
 __all__ = ["STATE", "JobFilter"]
@@ -19,15 +20,7 @@ select j.id, j.kind, q.name as queue, {STATE} as state, false as partial, j.rank
        n.name as node, j.correlation_id, j.triggered_by, p.progress -> j.id::text as progress, null::jsonb as result,
        j.attempts -> -1 -> 'error' as error, j.tags, j.notes, j.metadata, j.attempts, j.parent_id, j.workflow_run, j.step,
        null::jsonb as counts,
-       case when j.claim is not null and j.cancel_asked_at is not null then 'asked to stop'
-            when j.parked & 4 <> 0 then 'waits for its child jobs' when j.parked & 1 <> 0 then 'waits for earlier steps'
-            when j.parked & 2 <> 0 and exists (select from ingestd.key_hold h where h.key = j.key)
-                 then (select format('held: job %s before it failed; retry or skip that one', h.job_id) from ingestd.key_hold h
-                       where h.key = j.key)
-            when j.parked & 2 <> 0 then 'waits for its turn of ' || j.key
-            when j.claim is null and q.paused_at is not null then 'queue is paused'
-            when j.claim is null and not exists (select from ingestd.kind k where k.name = j.kind) then 'no node knows this kind'
-       end as reason
+       case when j.claim is not null and j.cancel_asked_at is not null then 'asked to stop' end as reason
 from (select * from ingestd.job j where {{where}} order by j.id desc limit {{limit}}) j join ingestd.queue q on q.id = j.queue_id
 left join ingestd.node n on n.id = j.node left join ingestd.node_progress p on p.node = j.node"""
 
@@ -81,7 +74,10 @@ CHILDREN_SHOWN = 20
 async def list_jobs(conn: asyncpg.Connection, which: JobFilter | None = None, limit: int = 50) -> list[dict[str, Any]]:
     """Jobs, newest first, as the API shows them (ids still numbers, times still datetimes)."""
     statement, values = list_statement(which or JobFilter(), limit)
-    return [_shown(row) for row in await conn.fetch(statement, *values)] if statement else []
+    found = [_shown(row) for row in await conn.fetch(statement, *values)] if statement else []
+    waiting = [job["id"] for job in found if job["state"] in GROUPS["waiting"]]
+    reasons = await waiting_reason(conn, waiting) if waiting else {}
+    return [job | {"reason": reasons[job["id"]]} if job["id"] in reasons else job for job in found]
 
 
 def list_statement(which: JobFilter, limit: int) -> tuple[str, list[Any]]:
