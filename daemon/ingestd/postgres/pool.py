@@ -148,7 +148,7 @@ class Database:
                 init=_prepare,
                 # What a session was left with concerns whoever gets it next; behind a pooler that is not up to us, and core runs only
                 # our own statements, to which two more round trips a batch would be a fifth of the time.
-                reset=_leave if self.pooled or name == "core" else _reset,
+                reset=_leave if self.pooled or name == "core" else _reset_role if name == "handlers" else _reset,
                 **(POOLED if self.pooled else {}),
             )
 
@@ -252,6 +252,10 @@ async def _leave(_conn: asyncpg.Connection) -> None:
 
 
 async def _reset(conn: asyncpg.Connection) -> None:
+    await conn.reset()
+
+
+async def _reset_role(conn: asyncpg.Connection) -> None:
     # RESET ALL leaves a role behind that a handler has set
     await conn.execute("reset role")
     await conn.reset()
