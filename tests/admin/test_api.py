@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -49,7 +50,8 @@ async def test_a_job_takes_every_option_over_http(site: Site, conn: asyncpg.Conn
     options = {
         "queue": "imports", "priority": -5, "delay": "90m", "unique_key": "k", "unique_mode": "replace", "unique_until": "start",
         "unique_for": "2h", "max_attempts": 7, "timeout": "10m", "hard_timeout": "20m", "backoff": {"base": "5s", "factor": 3},
-        "key": "customer 7", "key_strict": True, "tags": ["a"], "notes": "n", "metadata": {"m": None}, "correlation_id": "c-1", "parent_id": "12",
+        "key": "customer 7", "key_strict": True, "tags": ["a"], "notes": "n", "metadata": {"m": None}, "correlation_id": "c-1",
+        "parent_id": "12",
     }  # fmt: skip
     made = await site.post("/api/v1/jobs", 201, json={"kind": "sync_prices", "args": {"n": 1}, **options})
     assert (made["existing"], made["changed"], made["state"]) == (False, False, "blocked")
@@ -79,7 +81,6 @@ async def test_a_job_takes_every_option_over_http(site: Site, conn: asyncpg.Conn
         ({"tags": ["x" * 101]}, "/tags/0"),
         ({"notes": "x" * 10_001}, "/notes"),
         ({"metadata": {"m": "x" * 70_000}}, "/metadata"),
-        ({"args": {"text": "x" * 1_050_000}}, "/args"),
         ({"parent_id": "x"}, "/parent_id"),
     ],
 )  # fmt: skip
@@ -92,6 +93,16 @@ async def test_a_job_that_makes_no_sense_is_refused_with_its_place(
     problem = await site.post("/api/v1/jobs", 422, json={"kind": "sync_prices"} | body)
     assert problem["errors"][0]["pointer"] == pointer
     assert "\n" not in problem["detail"]
+    assert await conn.fetchval("select count(*) from ingestd.job") == 0
+
+
+async def test_arguments_of_many_megabytes_are_refused(site: Site, conn: asyncpg.Connection) -> None:
+    """In words where the body can be read, else by its size."""
+    for size, status, said in ((1_050_000, 422, "args of a job takes 1025 KiB"), (10_000_000, 413, "larger than this server accepts")):
+        body = io.BytesIO(b'{"kind": "sync_prices", "args": {"text": "%s"}}' % (b"x" * size))
+        async with site.request("POST", "/api/v1/jobs", data=body, headers={"Content-Type": "application/json"}) as response:
+            assert response.status == status
+            assert said in (await response.json(content_type=None))["detail"]
     assert await conn.fetchval("select count(*) from ingestd.job") == 0
 
 

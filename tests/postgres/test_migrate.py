@@ -48,12 +48,42 @@ async def test_a_database_of_a_newer_version_is_refused(conn: asyncpg.Connection
 async def test_a_granted_role_can_enqueue_and_nothing_else(conn: asyncpg.Connection) -> None:
     await conn.execute("drop role if exists ingestd_test_caller")
     await conn.execute("create role ingestd_test_caller")
+    names = await conn.fetch("select oid::regprocedure::text as name from pg_proc where pronamespace = 'ingestd'::regnamespace")
+    tables = await conn.fetch(
+        "select oid::regclass::text as name from pg_class where relnamespace = 'ingestd'::regnamespace and relkind in ('r', 'p', 'S', 'v')"
+    )
     try:
         await migrations.grant(conn, "ingestd_test_caller")
+        may = {
+            row["name"]
+            for row in names
+            if await conn.fetchval("select has_function_privilege('ingestd_test_caller', $1, 'execute')", row["name"])
+        }
+        # the two that compute a bucket's bounds touch nothing, and views of rollups need them
+        harmless = {name for name in may if name.startswith("ingestd.bucket_")}
+        assert may - harmless == {"ingestd.enqueue(text,jsonb,jsonb)", "ingestd.enqueue_many(jsonb)", "ingestd.enqueue_each(jsonb)"}
+        for row in tables:
+            kind = "sequence" if row["name"].endswith("_seq") else "table"
+            for privilege in ("select", "update") if kind == "sequence" else ("select", "insert", "update", "delete", "truncate"):
+                ask = f"select has_{kind}_privilege('ingestd_test_caller', $1, '{privilege}')"
+                assert not await conn.fetchval(ask, row["name"]), (row["name"], privilege)
+        assert not await conn.fetchval("select has_schema_privilege('ingestd_test_caller', 'ingestd', 'create')")
         await conn.execute("set role ingestd_test_caller")
-        assert await conn.fetchval("select ingestd.enqueue('any_kind')") > 0
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await conn.fetch("select * from ingestd.job")
+        assert (
+            await conn.fetchval('select ingestd.enqueue(\'any_kind\', \'{}\', \'{"unique_key": "k", "unique_for": "1h", "delay": "1h"}\')')
+            > 0
+        )
+        assert len(await conn.fetch('select * from ingestd.enqueue_each(\'[{"kind": "a"}, {"kind": "b", "unique_key": "k"}]\')')) == 2
+        for forbidden in (
+            "select * from ingestd.job",
+            'select * from ingestd.enqueue_rows(\'[{"kind": "a", "workflow_run": 1}]\')',
+            "select ingestd.make_partitions('ingestd.history_ok', 'day', 1)",
+            "insert into ingestd.job (kind, queue_id) values ('a', 1)",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await conn.fetch(forbidden)
+        with pytest.raises(asyncpg.InvalidParameterValueError, match='unknown enqueue option "workflow_run"'):
+            await conn.fetch('select * from ingestd.enqueue_each(\'[{"kind": "a", "workflow_run": 1}]\')')
     finally:
         await conn.execute("reset role")
         await conn.execute("drop owned by ingestd_test_caller; drop role ingestd_test_caller")

@@ -22,7 +22,7 @@ from ingestd.errors import PortTaken, Refused
 from ingestd.health.checks import HealthRunner
 from ingestd.health.metrics import Metrics
 
-MAX_BODY_BYTES = 1 << 20
+MAX_BODY_BYTES = 2 << 20  # arguments of a job take half of it
 BACKLOG = 128
 SHUTDOWN_GRACE_S = 2.0
 

@@ -39,6 +39,7 @@ from ingestd.events import (
 from ingestd.files.spool import Store
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.run_actions import start_run
+from ingestd.jobs.store.jobs import forget_holds
 from ingestd.jobs.store.partitions import make_partitions
 from ingestd.jobs.store.queues import publish_kinds
 from ingestd.jobs.store.statistics import compact
@@ -302,12 +303,13 @@ class App:
         return poll
 
     async def _upkeep(self) -> float:
-        """Partitions ahead of time and statistics folded, on whatever node comes first."""
+        """Partitions ahead of time, statistics folded, unique keys let go of; on whatever node comes first."""
         assert self.rooms is not None
         async with self.rooms.db.services() as conn:
             await make_partitions(conn)
             await make_slot_partitions(conn)
             await compact(conn)
+            await forget_holds(conn)
         return UPKEEP_S
 
     def _on_event(self, event: Event) -> None:

@@ -127,16 +127,10 @@ def _refuse_faults(value: Any, name: str) -> None:
 
 
 def _faults(value: Any, pointer: str, depth: int) -> Iterator[Fault]:
-    if isinstance(value, str):
-        wrong = _unstorable(value)
+    if isinstance(value, str | float | int):
+        wrong = _unstorable(value) if isinstance(value, str) else _unreadable(value)
         if wrong:
             yield pointer, wrong
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            yield pointer, f"is {value}, which JSON cannot hold"
-    elif isinstance(value, int):
-        if not -BIGGEST_NUMBER < value < BIGGEST_NUMBER:
-            yield pointer, "is a number beyond 1e308, which no program could read"
     elif isinstance(value, Mapping | list | tuple):
         if depth >= DEEPEST:
             yield pointer, f"is nested deeper than {DEEPEST} levels"
@@ -163,6 +157,12 @@ def _unstorable(text: str) -> str:
     except UnicodeEncodeError:
         return "holds half a character (a lone surrogate), which cannot be stored"
     return ""
+
+
+def _unreadable(number: float) -> str:
+    if isinstance(number, int):
+        return "" if -BIGGEST_NUMBER < number < BIGGEST_NUMBER else "is a number beyond 1e308, which no program could read"
+    return "" if math.isfinite(number) else f"is {number}, which JSON cannot hold"
 
 
 def _check_text(text: Any, pointer: str, longest: int, name: str) -> None:

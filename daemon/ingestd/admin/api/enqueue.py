@@ -13,7 +13,7 @@ from ingestd.admin.routes import Call, Route, answer
 from ingestd.jobs.actions import enqueue_job
 from ingestd.jobs.options import new_job
 from ingestd.jobs.store.reads import show_job
-from ingestd.settings import Duration, Name, Priority
+from ingestd.settings import Name, Priority
 
 
 class JobRequest(BaseModel):
@@ -26,14 +26,14 @@ class JobRequest(BaseModel):
     queue: Name | None = None
     priority: Priority | None = None
     run_at: str | None = None
-    delay: Annotated[str, Field(max_length=100)] | None = None
+    delay: str | None = None
     unique_key: str | None = None
     unique_mode: str | None = None
     unique_until: str | None = None
-    unique_for: Duration | None = None
+    unique_for: str | None = None
     max_attempts: Annotated[int, Field(ge=1, le=32767)] | None = None
-    timeout: Duration | None = None
-    hard_timeout: Duration | None = None
+    timeout: str | None = None
+    hard_timeout: str | None = None
     backoff: dict[str, Any] | None = None
     key: str | None = None
     key_strict: bool | None = None
