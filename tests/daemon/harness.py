@@ -174,17 +174,18 @@ class Site:
         self.daemons: list[Daemon] = []
         self.configure()
 
-    def configure(self, text: str = "", *, daemon: str = "", admin: str = "") -> None:
+    def configure(self, text: str = "", *, daemon: str = "", admin: str = "", database: str = "") -> None:
         """Write the configuration.
 
         Args:
             text: sections besides these.
             daemon: further lines of `[daemon]`.
             admin: further lines of `[admin]`.
+            database: further lines of `[database]`.
         """
         self.config.write_text(
             f'[daemon]\nstate_dir = "{self.state}"\n{daemon}\n'
-            f'[database]\nurl = "{self.external}"\n'
+            f'[database]\nurl = "{self.external}"\n{database}\n'
             f"[admin]\n{admin or 'port = 0'}\n{text}\n",
             encoding="utf-8",
         )
