@@ -61,8 +61,9 @@ with recursive waiting(key) as (
             union all
             -- Nothing is due: what comes next need not wait for another pass when it is.
             (select j.id, j.queue_id, j.key_strict from ingestd.job j
-             where j.parked = {PARKED_KEY} and j.key = w.key and not exists (
-                 select from ingestd.job d where d.parked = {PARKED_KEY} and d.key = w.key and (d.key_strict or d.run_at <= now()))
+             where j.parked = {PARKED_KEY} and j.key = w.key and (
+                 select d.id from ingestd.job d where d.parked = {PARKED_KEY} and d.key = w.key and (d.key_strict or d.run_at <= now())
+                 order by d.id limit 1) is null
              order by j.run_at, j.id limit 1)
         ) c join ingestd.queue q on q.id = c.queue_id
     ) h
