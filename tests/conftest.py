@@ -4,31 +4,26 @@ Three environment variables change what the tests run on:
 
 - `INGESTD_TEST_DATABASE_URL` names a server to use instead of starting one; databases are made and dropped in it.
 - `INGESTD_TEST_POSTGRES` is the major version to start otherwise: 18, or 16.
-- `INGESTD_REQUIRE_ALL=1` makes a skipped test fail, unless only another user could run it.
+- `INGESTD_REQUIRE_ALL=1` makes a skipped test fail, unless only another user could run it, or no user of this machine may.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import tempfile
-import uuid
 from collections.abc import AsyncIterator, Generator, Iterator
-from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 
-from ingestd.postgres.migrate import migrate
 from ingestd.postgres.pool import Database, connect
+from ingestd.testing import sandbox
 
 # What a skip may say where nothing may be left out: the other half of a run as root and as an ordinary user shows it.
 FOR_OTHERS = "only an ordinary user" if os.geteuid() == 0 else "only root"
-# Databases are copied for each test and none has to survive a crash; tests about crashes start servers of their own.
-FORGETFUL = ("fsync = off", "full_page_writes = off", "synchronous_commit = off")
-ROOM_IN_MEMORY = 2 << 30  # bytes
+FORBIDDEN = "this machine does not permit"
+# What some tests look at: prepared transactions and logical slots.
+SPECIAL = ("wal_level = logical", "max_prepared_transactions = 4")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -37,23 +32,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("INGESTD_REQUIRE_ALL") == "1":
         reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        if not reason.startswith(FOR_OTHERS):
+        if not reason.startswith((FOR_OTHERS, FORBIDDEN)):
             report.outcome = "failed"
             report.longrepr = f"{item.nodeid}: skipped, and INGESTD_REQUIRE_ALL=1 allows no skips: {reason}"
     return report
-
-
-def with_database(dsn: str, name: str) -> str:
-    """The same URL with another database."""
-    return urlunsplit(urlsplit(dsn)._replace(path=f"/{name}"))
-
-
-def in_memory() -> str | None:
-    """A folder in memory, where a database is copied four times as fast as on most disks; None where there is no room for it."""
-    shared = Path("/dev/shm")
-    if os.access(shared, os.W_OK | os.X_OK) and shutil.disk_usage(shared).free > ROOM_IN_MEMORY:
-        return str(shared)
-    return None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,53 +52,22 @@ def signals_as_usual() -> Iterator[None]:
 @pytest.fixture(scope="session")
 async def server_dsn() -> AsyncIterator[str]:
     """URL of a running server."""
-    given = os.environ.get("INGESTD_TEST_DATABASE_URL")
-    if given:
-        yield given
-        return
-    from ingestd.postgres.embedded import EmbeddedPostgres, EmbeddedSettings
-
-    # Not pytest's own temporary folder: root's server runs as another user, who may not enter that.
-    folder = Path(tempfile.mkdtemp(prefix="ingestd-tests-", dir=in_memory()))
-    folder.chmod(0o711)
-    version = int(os.environ.get("INGESTD_TEST_POSTGRES", "18"))
-    server = EmbeddedPostgres(EmbeddedSettings(folder / "postgres", version=version), system_dir=folder / "system")
-    try:
-        url = await server.acquire()
-        conn = await connect(url)
-        for setting in FORGETFUL:
-            await conn.execute(f"alter system set {setting}")
-        await conn.execute("select pg_reload_conf()")
-        await conn.close()
+    async with sandbox.server(settings=(*sandbox.FORGETFUL, *SPECIAL), restart=True) as url:
         yield url
-    finally:
-        await server.release()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 async def template(server_dsn: str) -> AsyncIterator[str]:
     """Name of a migrated database that others are copied from."""
-    name = f"template_{uuid.uuid4().hex[:12]}"
-    admin = await connect(server_dsn)
-    await admin.execute(f"create database {name}")
-    conn = await connect(with_database(server_dsn, name))
-    await migrate(conn)
-    await conn.close()
-    yield name
-    await admin.execute(f"drop database {name} with (force)")
-    await admin.close()
+    async with sandbox.template(server_dsn) as name:
+        yield name
 
 
 @pytest.fixture
 async def dsn(server_dsn: str, template: str) -> AsyncIterator[str]:
     """URL of a fresh migrated database of this test's own."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    admin = await connect(server_dsn)
-    await admin.execute(f"create database {name} template {template}")
-    yield with_database(server_dsn, name)
-    await admin.execute(f"drop database {name} with (force)")
-    await admin.close()
+    async with sandbox.copy(server_dsn, template) as url:
+        yield url
 
 
 @pytest.fixture

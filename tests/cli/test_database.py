@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from ingestd.cli.database import client_environment
+from ingestd.testing.sandbox import with_database
 from tests.cli.kit import Cli, ask, fetchval
-from tests.conftest import with_database
 
 
 @pytest.fixture

@@ -139,12 +139,12 @@ def describe(one: Holder) -> tuple[str, str]:
         case "prepared":
             return (
                 f"prepared transaction '{one.name}' of {one.owner}",
-                f"whoever prepared it forgot it: commit prepared '{one.name}' or rollback prepared '{one.name}'",
+                f"whoever prepared it forgot it: `commit prepared '{one.name}'` or `rollback prepared '{one.name}'`",
             )
         case "slot":
             return (
                 f"replication slot {one.name} ({one.state})",
-                f"start its consumer, or if there is none any more: select pg_drop_replication_slot('{one.name}')",
+                f"start its consumer, or if there is none any more: `select pg_drop_replication_slot('{one.name}')`",
             )
         case "standby":
             return (
@@ -162,7 +162,7 @@ def describe(one: Holder) -> tuple[str, str]:
 
 
 def _ending(one: Holder) -> str:
-    return f"select pg_terminate_backend({one.pid})"
+    return f"`select pg_terminate_backend({one.pid})`"
 
 
 def _query(one: Holder) -> str:
