@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingestd.app.targets import target_job
-from ingestd.app.workflows import WorkflowSettings
+from ingestd.app.workflows import WorkflowSettings, unknown_undos
 from ingestd.errors import ConfigurationError, InvalidInput
 from ingestd.jobs.model import NewJob
+from ingestd.jobs.plan import plan
 from ingestd.jobs.workflow import Step, order_steps
 
 
@@ -67,3 +68,72 @@ def test_steps_of_every_kind_become_jobs() -> None:
 def test_a_target_of_no_known_kind_is_refused() -> None:
     with pytest.raises(InvalidInput, match="not something a schedule or step can start"):
         target_job("report", "x")
+
+
+def declared(**steps: dict[str, object]) -> WorkflowSettings:
+    return WorkflowSettings.model_validate({"steps": steps})
+
+
+def told(workflow: WorkflowSettings) -> list[tuple[tuple[str, ...], str]]:
+    return [(fault.place, fault.problem) for fault in workflow.faults("w")]
+
+
+def test_references_that_lead_nowhere_are_told_with_their_place_all_at_once() -> None:
+    workflow = declared(
+        fetch={"job": "x"},
+        aside={"job": "x"},
+        load={"job": "x", "after": ["fetch"], "args": {"file": {"from": "fech"}, "list": [{"from": "aside", "path": "a"}]}},
+        self={"job": "x", "args": {"n": {"from": "self"}}, "undo": {"job": "y", "args": {"id": {"from": "self"}, "far": {"from": "load"}}}},
+        lost={"job": "x", "after": ["lod"]},
+    )
+    assert told(workflow) == [
+        (("lost", "after"), '"after" in [workflows.w.steps.lost]: there is no step "lod", did you mean "load"?'),
+        (("load", "args"), '"args.file" in [workflows.w.steps.load]: there is no step "fech", did you mean "fetch"?'),
+        (("load", "args"), '"args.list.0" in [workflows.w.steps.load]: step "aside" may not be final by then; add it to "after"'),
+        (("self", "args"), '"args.n" in [workflows.w.steps.self]: a step cannot take its own result'),
+        (("self", "undo", "args"), '"undo.args.far" in [workflows.w.steps.self]: step "load" may not be final by then; add it to "after"'),
+    ]
+
+
+def test_a_reference_may_reach_back_over_several_steps() -> None:
+    workflow = declared(a={"job": "x"}, b={"job": "x", "after": ["a"]}, c={"job": "x", "after": ["b"], "args": {"n": {"from": "a"}}})
+    assert told(workflow) == []
+
+
+def test_an_import_in_a_run_that_may_be_taken_back_needs_an_undo() -> None:
+    steps = {"load": {"import": "i"}, "send": {"job": "x", "after": ["load"], "on_failure": "compensate"}}
+    ((place, problem),) = told(WorkflowSettings.model_validate({"steps": steps}))
+    assert place == ("load", "import")
+    assert "a load cannot be taken back by itself yet" in problem
+    steps["load"]["undo"] = {"job": "unload"}
+    assert told(WorkflowSettings.model_validate({"steps": steps})) == []
+
+
+def test_an_undo_that_nobody_could_run_is_told_with_the_one_that_was_meant() -> None:
+    workflow = declared(charge={"job": "x", "undo": {"job": "refnd"}}, other={"job": "x", "undo": {"job": "refund"}})
+    assert unknown_undos({"order": workflow}, ["refund", "charge"]) == [
+        '"undo" in [workflows.order.steps.charge]: none of [daemon] handlers declares the kind "refnd", did you mean "refund"?'
+    ]
+    assert workflow.idle_undos() == ["charge", "other"]
+
+
+def test_a_plan_tells_layers_queues_and_what_a_failure_does() -> None:
+    workflow = WorkflowSettings.model_validate(
+        {
+            "overlap": "skip",
+            "steps": {
+                "a": {"job": "x", "undo": {"job": "y"}},
+                "b": {"job": "x", "after": ["a"], "on_failure": "compensate"},
+                "c": {"import": "i", "after": ["b"], "undo": {"job": "y"}},
+                "d": {"command": "cleanup", "after": ["b"], "on_failure": "run"},
+            },
+        }
+    ).compile("w", target_job)
+    planned = plan(workflow, {"x": "fast"}, busy=7)
+    assert (planned["starts"], planned["busy_run"], planned["overlap"]) == ("refused", 7, "skip")
+    assert [[step["step"] for step in layer] for layer in planned["layers"]] == [["a"], ["b"], ["c", "d"]]
+    steps = {step["step"]: step for layer in planned["layers"] for step in layer}
+    assert {name: step["queue"] for name, step in steps.items()} == {"a": "fast", "b": "fast", "c": "imports", "d": "maintenance"}
+    assert steps["a"]["undo"] == {"kind": "y", "args": {}, "queue": "default"}
+    assert steps["b"]["if_it_fails"] == {"skips": ["c"], "undoes": ["a"]}
+    assert plan(workflow, {})["starts"] == "now"

@@ -154,7 +154,7 @@ def workflow_row(name: str, run: Mapping[str, Any] | None) -> dict[str, Any]:
     depth, left = _depths(run["steps"]), run.get("not_undone")
     stages: list[list[dict[str, Any]]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
     for step in run["steps"]:
-        state = "partial" if step["partial"] else str(step["state"])
+        state = "partial" if step["partial"] else str(step.get("job_state") or step["state"])
         stages[depth[step["step"]]].append({"name": step["step"], "state": state, "reason": compact(step["reason"], 200)})
     return {
         "name": name,

@@ -21,6 +21,7 @@ from ingestd.jobs.workflow import Workflow, start
 from ingestd.work.context import Context
 
 CLOSE_S = 5.0
+REASON_CHARS = 1000
 HealthReport = Callable[[], Awaitable[Mapping[str, Any]]]
 Tidy = Callable[[asyncpg.Connection], Awaitable[Mapping[str, int]]]
 
@@ -91,13 +92,17 @@ class _StartWorkflow:
             try:
                 return AwaitChildren(await self._start(ctx, declared))
             except Conflict as busy:
-                await _skip(ctx, busy.message)
+                await _end(ctx, State.SKIPPED, busy.message)
                 return None
         async with ctx.db.services() as conn:
             (found,) = await reads.workflow_runs(conn, run=ctx.job.checkpoint["run"])
         if found["state"] in ("failed", "cancelled"):
             bad = [f"{step['step']} {step['state']}" for step in found["steps"] if step["state"] != "succeeded"]
-            return Discard(f"workflow run {found['id']} {found['state']}: {', '.join(bad)}")
+            reason = f"workflow run {found['id']} {found['state']}: {', '.join(bad)}"[:REASON_CHARS]
+            if found["state"] == "failed":
+                return Discard(reason)
+            await _end(ctx, State.CANCELLED, reason)
+            return None
         if found["state"] == "partial":
             ctx.count(failed=1)
         return {"run": found["id"], "state": found["state"]}
@@ -111,14 +116,14 @@ class _StartWorkflow:
         return note
 
 
-async def _skip(ctx: Context, reason: str) -> None:
-    """End a running job as skipped: it has nothing to do, and nothing has failed."""
+async def _end(ctx: Context, state: State, reason: str) -> None:
+    """End a running job as skipped or cancelled: nothing has failed."""
     job = ctx.job
-    ended = ack.Result(job.id, job.claim, State.SKIPPED, reason=reason, started_at=ctx.started_at, duration_ms=ctx.elapsed_ms())
+    ended = ack.Result(job.id, job.claim, state, reason=reason, started_at=ctx.started_at, duration_ms=ctx.elapsed_ms())
     async with ctx.db.services() as conn:
         if job.id not in await ack.ack(conn, [ended]):
             raise StaleClaim(f"job {job.id} belongs to somebody else")
-    ctx.completed_elsewhere(State.SKIPPED, reason=reason)
+    ctx.completed_elsewhere(state, reason=reason)
 
 
 def user_handlers(modules: Sequence[str], folder: Path) -> list[HandlerSpec]:

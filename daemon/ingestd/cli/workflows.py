@@ -150,7 +150,7 @@ async def _show(shell: Shell, run: int) -> None:
     for step in found[0]["steps"]:
         name = step["step"]
         depth[name] = max((depth.get(parent, -1) + 1 for parent in step["after"]), default=0)
-        state = "partial" if step["partial"] else step["state"]
+        state = "partial" if step["partial"] else step["job_state"] or step["state"]
         why = step["reason"] or cell(step["result"]).plain[:RESULT_CHARS] if step["result"] is not None else step["reason"]
         rows.append([f"{'  ' * depth[name]}{name}", ", ".join(step["after"]), state, str(step["job_id"] or "-"), step["finished_at"], why])
     shown = table(["step", "after", "state", "job", "finished", "why, or result"], rows, title=_title(found[0]))

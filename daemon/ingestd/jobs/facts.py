@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 
 from ingestd.facts import Check, Gauge, RoomFacts
-from ingestd.jobs.store import history, reads
+from ingestd.jobs.store import history, reads, steps
 from ingestd.jobs.store.retention import clear
 
 OLD_AFTER_S = 300.0
@@ -23,7 +23,7 @@ async def gauges(conn: asyncpg.Connection) -> list[Gauge]:
 
 
 async def checks(conn: asyncpg.Connection) -> list[Check]:
-    """Whether jobs wait too long, and whether failed ones hold others up."""
+    """Whether jobs wait too long, whether failed ones hold others up, and whether runs were taken back only in part."""
     ages = await reads.oldest_ages(conn)
     queue, age = max(ages.items(), key=lambda item: item[1], default=("", 0.0))
     waits = Check(
@@ -42,7 +42,20 @@ async def checks(conn: asyncpg.Connection) -> list[Check]:
         since=holds[0]["since"] if holds else None,
         hint="retry or skip the failed job; the ones behind it wait" if holds else "",
     )
-    return [waits, held]
+    return [waits, held, await _taken_back(conn)]
+
+
+async def _taken_back(conn: asyncpg.Connection) -> Check:
+    """Whether runs of workflows ended half taken back."""
+    runs = await steps.not_undone(conn)
+    return Check(
+        "compensations",
+        "degraded" if runs else "healthy",
+        "; ".join(f"run {row['id']} of {row['workflow']}: {', '.join(row['steps'])}" for row in runs) or "none is missing",
+        "0",
+        since=runs[-1]["finished_at"] if runs else None,
+        hint=f"what these steps did is still there: `ingestd workflows retry {runs[0]['id']}` takes it back" if runs else "",
+    )
 
 
 def facts() -> RoomFacts:
