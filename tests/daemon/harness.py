@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -194,8 +194,12 @@ class Site:
         """Write a module of handlers beside the configuration."""
         (self.folder / f"{name}.py").write_text(code, encoding="utf-8")
 
-    def launch(self, *options: str, environment: Mapping[str, str] | None = None) -> Daemon:
-        """Start `ingestd run` and do not wait for it."""
+    def launch(self, *options: str, environment: Mapping[str, str] | None = None, inside: Sequence[str] = ()) -> Daemon:
+        """Start `ingestd run` and do not wait for it.
+
+        Args:
+            inside: a command that executes another one somewhere else.
+        """
         log_file = self.folder / f"daemon-{len(self.daemons)}.log"
         environ = {name: value for name, value in os.environ.items() if not name.startswith("INGESTD_")}
         # The repository, so that handlers can use what tests share.
@@ -203,7 +207,7 @@ class Site:
         environ |= {"PYTHONPATH": path, **(environment or {})}
         with log_file.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "ingestd", "--config", str(self.config), "run", *options],
+                [*inside, sys.executable, "-m", "ingestd", "--config", str(self.config), "run", *options],
                 cwd=self.folder,
                 env=environ,
                 stdin=subprocess.DEVNULL,
@@ -216,9 +220,9 @@ class Site:
         self.daemons.append(daemon)
         return daemon
 
-    async def start(self, *options: str, environment: Mapping[str, str] | None = None) -> Daemon:
+    async def start(self, *options: str, environment: Mapping[str, str] | None = None, inside: Sequence[str] = ()) -> Daemon:
         """Start `ingestd run` and wait until it is ready."""
-        daemon = self.launch(*options, environment=environment)
+        daemon = self.launch(*options, environment=environment, inside=inside)
         await daemon.until_ready()
         return daemon
 
