@@ -6,10 +6,10 @@ import asyncpg
 import pytest
 
 from ingestd.errors import Conflict, NotFound
-from ingestd.jobs import run_actions
+from ingestd.jobs import actions, run_actions
 from ingestd.jobs.model import NewJob, State
 from ingestd.jobs.promoter import promote_once
-from ingestd.jobs.store import reads, steps
+from ingestd.jobs.store import ack, reads, steps
 from ingestd.jobs.workflow import Step
 from tests.jobs.kit import take
 from tests.jobs.test_actions import ANN
@@ -94,7 +94,6 @@ async def test_what_has_begun_goes_on_and_what_has_not_is_left_out(conn: asyncpg
     claimed = {job.kind: job for job in await take(conn)}
     idle = [job.id for kind, job in claimed.items() if kind == "waits"]
     await conn.execute("update ingestd.job set claim = null, node = null where id = any ($1)", idle)
-    from ingestd.jobs.store import ack
 
     await ack.ack(conn, [ack.Result(claimed["doomed"].id, claimed["doomed"].claim, State.FAILED)])
     await promote_once(conn)
@@ -175,3 +174,23 @@ async def test_a_queue_that_is_gone_fails_the_compensations_and_stalls_nobody(co
     assert 'there is no queue "away"' in found["steps"][-1]["reason"]
     await finish(conn, "z")
     assert (await states(conn, other))["run"] == "succeeded"
+
+
+async def test_a_job_of_a_run_that_was_taken_back_cannot_be_retried_by_itself_but_its_compensation_can(conn: asyncpg.Connection) -> None:
+    run = await begin(conn, *CHAIN)
+    failed = await conn.fetchval("select id from ingestd.job where kind = 'd'")
+    await through(conn, "a", "b", "c", "d", state=State.FAILED)
+    for kind in ("unc", None):
+        with pytest.raises(Conflict, match="belongs to a workflow run that was taken back"):
+            await actions.retry_job(conn, ANN, failed)
+        if kind:
+            await finish(conn, kind, State.FAILED)
+    undo = await conn.fetchval("select job_id from ingestd.workflow_step where run = $1 and step = 'c.undo'", run)
+    await actions.retry_job(conn, ANN, undo)
+    assert (await states(conn, run))["run"] == "compensating"
+    await finish(conn, "unc")
+    assert await states(conn, run) == {
+        "run": "failed", "a": "succeeded", "b": "succeeded", "c": "succeeded", "d": "failed",
+        "c.undo": "succeeded", "a.undo": "skipped",
+    }  # fmt: skip
+    assert (await run_actions.retry_run(conn, ANN, run)).steps == ("a.undo",)

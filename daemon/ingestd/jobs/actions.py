@@ -62,6 +62,8 @@ async def retry_job(conn: asyncpg.Connection, actor: Actor, job_id: int, run_at:
             state = await _state(conn, job_id)
             hint = "`again` runs it once more as a new job" if state in ("succeeded", "skipped") else None
             message = f"job {job_id} is {state}: only failed and cancelled jobs can be retried, and those that wait for a retry"
+            if state in ("failed", "cancelled"):
+                message, hint = f"job {job_id} belongs to a workflow run that was taken back", "`workflows retry` starts the run over"
             raise Conflict(message, current_state=state, hint=hint)
         await record_audit(conn, actor, "retry", "job", job_id, {"run_at": run_at} if run_at else None)
 

@@ -21,21 +21,23 @@ LOST_EVERY_S = 60.0
 
 async def promote_once(conn: asyncpg.Connection) -> set[int]:
     """Free everything that can be freed now; returns the queues that got work."""
-    woken = await _runs(conn)
+    woken: set[int] = set()
+    wrong = await _runs(conn, woken)
     async with conn.transaction():
         freed = {row["queue_id"] for row in [*await promote.unpark_parents(conn), *await promote.unpark_keys(conn)]}
         if freed:
             await promote.notify(conn, freed)
+    if wrong is not None:
+        raise wrong
     return woken | freed
 
 
-async def _runs(conn: asyncpg.Connection) -> set[int]:
+async def _runs(conn: asyncpg.Connection, woken: set[int]) -> Exception | None:
     """Each run in a transaction of its own: what is wrong with one holds up no other.
 
-    Raises:
-        Exception: of the last run that went wrong, after all the others have been seen to.
+    Returns:
+        The error of the last run that went wrong.
     """
-    woken: set[int] = set()
     wrong: Exception | None = None
     after = 0
     while due := await steps.due_runs(conn, after):
@@ -47,9 +49,7 @@ async def _runs(conn: asyncpg.Connection) -> set[int]:
             except Exception as error:  # noqa: BLE001 - told when the others have had their turn
                 wrong = error
         after = due[-1]["id"]
-    if wrong is not None:
-        raise wrong
-    return woken
+    return wrong
 
 
 async def _run(conn: asyncpg.Connection, run: asyncpg.Record) -> set[int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg
 
-from ingestd.jobs.model import PARKED_KEY, State
+from ingestd.jobs.model import PARKED_DEPENDENCY, PARKED_KEY, State
 
 _COLUMNS = """id, kind, queue_id, rank, attempt, max_attempts, crashes, run_at, due_at, created_at, store, key, key_strict,
     unique_key, unique_until, args, attempts, timeout, hard_timeout, backoff, tags, notes, metadata, correlation_id, parent_id,
@@ -53,11 +53,17 @@ with found as materialized (
 )
 update ingestd.job set cancel_asked_at = now() where id = any (array(select id from found)) and claim is not null returning id"""
 
-# The id stays: links, parents and logs go on meaning the same job. Its budget of attempts grows by one.
+# The id stays: links, parents and logs go on meaning the same job. Its budget of attempts grows by one. A step whose arguments
+# refer to results is blocked until the promoter has looked them up again; one of a run that is or was taken back stays as it is.
 REVIVE = f"""
 with gone as (
-    delete from ingestd.history where id = any ($1::bigint[]) and state in ('failed', 'cancelled')
-      and finished_at <= coalesce($3, 'infinity'::timestamptz) returning *
+    delete from ingestd.history h where id = any ($1::bigint[]) and state in ('failed', 'cancelled')
+      and finished_at <= coalesce($3, 'infinity'::timestamptz)
+      and not exists (
+          select from ingestd.workflow_run r join ingestd.workflow_step s on s.run = r.id and s.step = h.step
+          where r.id = h.workflow_run and s.compensates is null and (r.state = 'compensating'
+            or exists (select from ingestd.workflow_step c where c.run = r.id and c.compensates is not null)))
+    returning *
 ), back as (
     insert into ingestd.job ({_COLUMNS.replace("unique_key, ", "")}, parked)
     select {
@@ -68,13 +74,19 @@ with gone as (
     .replace("triggered_by", "'retry'")
     .replace("crashes", "0", 1)
 },
-           case when key is null then 0 else {PARKED_KEY} end
+           case when key is null then 0 else {PARKED_KEY} end | case when workflow_run is not null and exists (
+               select from ingestd.workflow_step s where s.run = gone.workflow_run and s.step = gone.step and s.args is not null
+           ) then {PARKED_DEPENDENCY} else 0 end
     from gone returning id, queue_id, key, workflow_run, step
 ), steps as (
-    update ingestd.workflow_step s set state = 'open', reason = null, result = null, partial = false, finished_at = null
+    update ingestd.workflow_step s
+    set state = case when s.args is null then 'open' else 'blocked' end, reason = null, result = null, partial = false, finished_at = null
     from back b where b.workflow_run is not null and s.run = b.workflow_run and s.step = b.step
 ), runs as (
-    update ingestd.workflow_run r set state = 'running', finished_at = null from back b where r.id = b.workflow_run
+    update ingestd.workflow_run r
+    set finished_at = null, state = case when exists (
+        select from ingestd.workflow_step c where c.run = r.id and c.compensates is not null) then 'compensating' else 'running' end
+    from back b where r.id = b.workflow_run and r.state not in ('waiting', 'running', 'compensating')
 ), holds as (
     delete from ingestd.key_hold k using back b where k.key = b.key and k.job_id = b.id
 ), told as (
