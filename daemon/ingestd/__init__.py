@@ -15,10 +15,24 @@ if TYPE_CHECKING:
     from ingestd.jobs.lifespan import lifespan
     from ingestd.jobs.model import Discard, Done, Retry, Snooze
     from ingestd.jobs.sync_client import SyncClient
-    from ingestd.work.context import Context
+    from ingestd.work.context import Context, JobCancelled
+    from ingestd.work.synchronous import SyncContext
 
 __version__ = "0.1.0"
-__all__ = ["Backoff", "Client", "Context", "Discard", "Done", "Retry", "Snooze", "SyncClient", "job", "lifespan"]
+__all__ = [
+    "Backoff",
+    "Client",
+    "Context",
+    "Discard",
+    "Done",
+    "JobCancelled",
+    "Retry",
+    "Snooze",
+    "SyncClient",
+    "SyncContext",
+    "job",
+    "lifespan",
+]
 
 _HOMES = {
     "Backoff": "ingestd.jobs.backoff",
@@ -26,9 +40,11 @@ _HOMES = {
     "Context": "ingestd.work.context",
     "Discard": "ingestd.jobs.model",
     "Done": "ingestd.jobs.model",
+    "JobCancelled": "ingestd.work.context",
     "Retry": "ingestd.jobs.model",
     "Snooze": "ingestd.jobs.model",
     "SyncClient": "ingestd.jobs.sync_client",
+    "SyncContext": "ingestd.work.synchronous",
     "job": "ingestd.jobs.decorator",
     "lifespan": "ingestd.jobs.lifespan",
 }

@@ -46,6 +46,7 @@ async def working(db: Database, *specs: HandlerSpec, slots: dict[str, int] | Non
         await publish_kinds(conn, registry.specs(), node.id)
     promoter = Poller("promoter", Promoter(db, lambda: worker.wake()).poll, bus)
     worker = Worker(db, bus, registry, node, slots or SLOTS, promoter.wake)
+    await worker.open()
     tasks = [
         asyncio.create_task(poller.run(), name=poller.name)
         for poller in (worker.claimer.poller, worker.acker.poller, worker.reporter, promoter)

@@ -200,6 +200,7 @@ class App:
         if "work" in duties:
             if not rooms.db.sessionless:
                 start(Poller("care", rooms.care.poll, self.bus))
+            await rooms.worker.open()
             await rooms.loaders.start()
             stack.push_async_callback(rooms.loaders.close)
             start(rooms.rollups)

@@ -42,6 +42,8 @@ class HandlerSpec:
         aliases: names the kind had before; jobs that wait under them are run.
         arguments: JSON schema of the arguments, published for callers elsewhere; None: from the signature of `run`.
         lifespan: what its module's handlers share.
+        models: arguments that are annotated with pydantic models.
+        plain: it runs on the event loop and uses no extra, so that running it is one call.
 
     Raises:
         ValueError: an option makes no sense.
@@ -63,12 +65,15 @@ class HandlerSpec:
     arguments: Mapping[str, Any] | None = None
     lifespan: Lifespan | None = None
     models: Mapping[str, Any] = field(init=False, repr=False, compare=False)
+    plain: bool = field(init=False, repr=False, compare=False)
     _names: tuple[frozenset[str], frozenset[str] | None, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check(self)
         object.__setattr__(self, "_names", _argument_names(self.run))
         object.__setattr__(self, "models", models(self.run))
+        extras = self.timeout or self.hard_timeout or self.models or self.lifespan
+        object.__setattr__(self, "plain", self.executor == "async" and not extras)
 
     def schema(self) -> Mapping[str, Any]:
         """The JSON schema of the arguments."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import inspect
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import Any, Protocol, overload
 from uuid import UUID
 
 import asyncpg
@@ -13,15 +17,29 @@ import structlog
 
 from ingestd.errors import StaleClaim
 from ingestd.events import Bus
+from ingestd.jobs.decorator import JobFunction
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import Job, NewJob, State
 from ingestd.jobs.store import ack as ack_store
 from ingestd.jobs.store import steps
 from ingestd.postgres.pool import Database
+from ingestd.work.rejects import Rejects
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class JobCancelled(Exception):
+    """Raised by `ctx.check()`: the attempt was cancelled or is over its time, and is to end now."""
 
 
 class Elsewhere(Protocol):
-    """A handler that runs in a thread or a process of its own."""
+    """A handler that runs in a thread or a process of its own.
+
+    Args:
+        killable: it ends whether it wants to or not.
+    """
+
+    killable: bool
 
     def stop(self) -> None:
         """Tell it to end."""
@@ -35,6 +53,8 @@ class Elsewhere(Protocol):
 class Context:
     """The first argument of every handler.
 
+    What few jobs use is an attribute of the class until it is used: a context is made for every job.
+
     Args:
         job: the claimed job.
         db: this node's pools.
@@ -43,7 +63,18 @@ class Context:
         report: publishes progress; called with (fraction or None, text).
     """
 
+    result: Any = None
+    cancelled: bool = False
+    resources: Mapping[str, Any] = NOTHING
+    acked: ack_store.Result | None = None
+    limit: timedelta | None = None
     elsewhere: Elsewhere | None = None
+    usage: dict[str, float] | None = None
+    _log: Any = None
+    _counts: dict[str, int] | None = None
+    _rejects: Rejects | None = None
+    _opened = False
+    _discarded: tuple[str, dict[str, Any]] | None = None
 
     def __init__(
         self,
@@ -57,14 +88,8 @@ class Context:
         self.db = db
         self.node = node
         self.bus = bus
-        self.result: Any = None
-        self.started_at = datetime.now(UTC)
-        self.acked: ack_store.Result | None = None
         self.on_progress = report
-        self._log: Any = None
-        self._counts: dict[str, int] | None = None
-        self._opened = False
-        self._discarded: tuple[str, dict[str, Any]] | None = None
+        self.started = time.time()
 
     @property
     def log(self) -> Any:
@@ -75,6 +100,35 @@ class Context:
                 job_id=job.id, kind=job.kind, attempt=job.attempt, correlation_id=job.correlation_id
             )
         return self._log
+
+    @property
+    def started_at(self) -> datetime:
+        """When this attempt began."""
+        return datetime.fromtimestamp(self.started, UTC)
+
+    @property
+    def silent(self) -> bool:
+        """Whether a first attempt has reported nothing that history would have to keep."""
+        return self.job.attempt == 1 and self.result is None and self._counts is None and self._rejects is None and self.usage is None
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When this attempt is cancelled, or None if it may take as long as it likes."""
+        return None if self.limit is None else self.started_at + self.limit
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until `deadline`, not below 0; None without one."""
+        return None if self.deadline is None else max((self.deadline - datetime.now(UTC)).total_seconds(), 0.0)
+
+    def check(self) -> None:
+        """End here if the attempt was cancelled or is over its time; long loops in threads and processes call it.
+
+        Raises:
+            JobCancelled: it is; let it pass.
+        """
+        if self.cancelled:
+            raise JobCancelled("the job was cancelled or is over its time")
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[asyncpg.Connection]:
@@ -95,7 +149,8 @@ class Context:
             async with self.db.handlers() as conn:
                 async with conn.transaction():
                     yield conn
-                    result = self._completion()
+                    reason, error = self._discarded or (None, None)
+                    result = self.completion(State.SUCCEEDED if reason is None else State.FAILED, reason=reason, error=error)
                     if self.job.id not in await ack_store.ack(conn, [result]):
                         raise StaleClaim(f"job {self.job.id} belongs to somebody else; its work was rolled back")
                 self.acked = result
@@ -146,10 +201,39 @@ class Context:
         for name, number in (("succeeded", succeeded), ("failed", failed), ("skipped", skipped)):
             counts[name] += number
 
+    def reject(self, item: Any, reason: str) -> None:
+        """Keep an item that the handler could not take; the job becomes `partial`.
+
+        Args:
+            item: JSON value, cut to about 1.5 KB; the first thousand of a job are kept, all are counted.
+            reason: a few words.
+        """
+        if self._rejects is None:
+            self._rejects = Rejects()
+        self._rejects.add(item, reason)
+
+    @property
+    def rejects(self) -> Rejects | None:
+        """What was rejected, or None."""
+        return self._rejects
+
+    def take_over(self, counts: Mapping[str, int] | None, rejects: Rejects | None) -> None:
+        """Take what the handler's own process counted and rejected."""
+        self._counts = dict(counts) if counts else None
+        self._rejects = rejects
+
+    @property
+    def tally(self) -> dict[str, int] | None:
+        """The item counts as the handler made them."""
+        return self._counts
+
     @property
     def counts(self) -> dict[str, int] | None:
-        """The item counts, or None if nothing was counted."""
-        return dict(self._counts) if self._counts and any(self._counts.values()) else None
+        """The item counts, rejects among them, or None if nothing was counted."""
+        counts = dict(self._counts) if self._counts and any(self._counts.values()) else None
+        if self._rejects is not None:
+            counts = {**(counts or {"succeeded": 0, "failed": 0, "skipped": 0}), "rejected": self._rejects.total}
+        return counts
 
     def progress(self, fraction: float | None, text: str = "") -> None:
         """Show how far the job is.
@@ -160,12 +244,45 @@ class Context:
         """
         self.on_progress(None if fraction is None else min(max(fraction, 0.0), 1.0), text[:200])
 
-    async def enqueue(self, *jobs: NewJob, conn: asyncpg.Connection | None = None) -> list[int]:
-        """Enqueue follow-up jobs, within `conn`'s transaction if given."""
+    @overload
+    async def enqueue(self, what: NewJob, /, *more: NewJob, conn: asyncpg.Connection | None = None) -> list[int]: ...
+
+    @overload
+    async def enqueue(
+        self,
+        what: str | JobFunction[..., Any],
+        args: Mapping[str, Any] = ...,
+        /,
+        *,
+        conn: asyncpg.Connection | None = None,
+        **options: Any,
+    ) -> int: ...
+
+    async def enqueue(self, what: Any, /, *more: Any, conn: asyncpg.Connection | None = None, **options: Any) -> list[int] | int:
+        """Enqueue follow-up jobs; this job is their parent, and they share its correlation id, unless they say otherwise.
+
+        Args:
+            what: a kind, a function declared with `@job`, or a `NewJob`, which others may follow.
+            more: after a kind or function: its arguments, one JSON object.
+            conn: the jobs become part of its transaction.
+            options: fields of `NewJob`, after a kind or function: `queue=`, `priority=`, `run_at=`, `unique_key=` …
+
+        Returns:
+            The job's id; a list of ids where `NewJob`s were given.
+
+        Raises:
+            TypeError: the arguments do not fit the function.
+            InvalidInput: its queue does not exist, or an option makes no sense.
+        """
+        given = [what, *more] if isinstance(what, NewJob) else [_new_job(what, *more, **options)]
+        ours = self.job
+        jobs = [replace(job, parent_id=job.parent_id or ours.id, correlation_id=job.correlation_id or ours.correlation_id) for job in given]
         if conn is not None:
-            return await enqueue(conn, jobs)
-        async with self.db.services() as own:
-            return await enqueue(own, jobs)
+            ids = await enqueue(conn, jobs)
+        else:
+            async with self.db.services() as own:
+                ids = await enqueue(own, jobs)
+        return ids if isinstance(what, NewJob) else ids[0]
 
     async def parent_results(self) -> dict[str, Any]:
         """In a workflow: the results of the steps that this one waits for, or takes back, by step; of those that succeeded."""
@@ -176,7 +293,7 @@ class Context:
 
     def elapsed_ms(self) -> int:
         """Milliseconds since this attempt began."""
-        return round((datetime.now(UTC) - self.started_at).total_seconds() * 1000)
+        return round((time.time() - self.started) * 1000)
 
     def attempt_entry(self, outcome: str, error: dict[str, Any] | None = None) -> dict[str, Any]:
         """This attempt as an entry in the job's list."""
@@ -188,21 +305,38 @@ class Context:
             "duration_ms": self.elapsed_ms(),
             "node": self.node,
             "error": error,
+            **(self.usage or {}),
         }
 
-    def _completion(self) -> ack_store.Result:
-        counts = self.counts
-        reason, error = self._discarded or (None, None)
+    def completion(
+        self, state: State, *, result: Any = None, reason: str | None = None, error: dict[str, Any] | None = None
+    ) -> ack_store.Result:
+        """What is written about this attempt as the job's last.
+
+        Args:
+            result: None: `ctx.result`.
+        """
+        counts, rejects = self.counts, self._rejects
         return ack_store.Result(
             self.job.id,
             self.job.claim,
-            State.SUCCEEDED if reason is None else State.FAILED,
-            partial=bool(counts and counts["failed"]),
-            result=self.result,
+            state,
+            partial=state is State.SUCCEEDED and bool(counts and (counts["failed"] or rejects)),
+            result=self.result if result is None else result,
             error=error,
             reason=reason,
             counts=counts,
             started_at=self.started_at,
             duration_ms=self.elapsed_ms(),
-            attempt=self.attempt_entry("succeeded" if reason is None else "failed", error),
+            attempt=self.attempt_entry(str(state), error),
+            rejects=rejects.kept if rejects is not None else None,
         )
+
+
+def _new_job(what: str | JobFunction[..., Any], args: Mapping[str, Any] | None = None, **options: Any) -> NewJob:
+    arguments = dict(args or {})
+    if isinstance(what, str):
+        return NewJob(what, arguments, **options)
+    inspect.signature(what).bind(None, **arguments)
+    spec = what.spec
+    return NewJob(spec.kind, arguments, **{"queue": spec.queue, "priority": spec.priority, "max_attempts": spec.max_attempts, **options})

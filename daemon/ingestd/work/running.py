@@ -47,6 +47,15 @@ class Running:
         self.progress = {"fraction": fraction, "text": text}
         self.progress_at = time.monotonic()
 
+    @property
+    def told_to_end_at(self) -> float:
+        """When it was told to end, by whom or whatever, `time.monotonic()`; 0: it was not, or will only be."""
+        limit = self.ctx.limit
+        if self.told_at or limit is None:
+            return self.told_at
+        over_at = self.began + limit.total_seconds()
+        return over_at if over_at < time.monotonic() else 0.0
+
     def stack(self) -> str:
         """Where the job is now, as a traceback's lines; empty where that cannot be told."""
         elsewhere = self.ctx.elsewhere

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
+from ingestd.errors import ConfigurationError
 from ingestd.events import Bus, JobStarted, Notice
 from ingestd.jobs.client import Client, use_client
 from ingestd.jobs.model import Job
@@ -20,8 +21,13 @@ from ingestd.work import store as node_store
 from ingestd.work.acker import Acker, Pending
 from ingestd.work.claimer import Claimer
 from ingestd.work.context import Context
+from ingestd.work.endings import PLAIN
+from ingestd.work.executors.process import ProcessExecutor, unreachable
+from ingestd.work.executors.thread import ThreadExecutor
 from ingestd.work.lane import Lane
 from ingestd.work.node import NodeIdentity
+from ingestd.work.presence import Notes
+from ingestd.work.resources import ResourceKeeper
 from ingestd.work.running import Running
 
 REPORT_EVERY_S = 1.0
@@ -29,6 +35,9 @@ MISSING_LOOKS = 10
 RECONCILE_EVERY_S = 2.0
 CANCEL_GRACE_S = 3.0
 FORCED_GRACE_S = 0.5
+# A job that goes on so long after it was told to end gives up its slot, not its claim.
+PATIENCE_S = 10.0
+MOST_ADRIFT = 100
 
 
 class Worker:
@@ -60,8 +69,15 @@ class Worker:
         self._running: dict[int, Running] = {}
         self._slots: set[asyncio.Task[None]] = set()
         self._interrupted: set[asyncio.Task[None]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._adrift = 0
+        self._idle: asyncio.Future[None] | None = None
+        self._places = runner.Places(
+            ResourceKeeper(bus),
+            {"thread": ThreadExecutor(), "process": ProcessExecutor(db.dsn, application_name=db.application_name, bus=bus)},
+        )
+        self.patience_s = PATIENCE_S
+        # Where a rescuer of this machine reads, after our death, which jobs had started.
+        self.notes = Notes()
         self._reported = False
         self._reconcile_at = 0.0
         # Asked once a second: it costs too much for every job.
@@ -74,6 +90,18 @@ class Worker:
     def running(self) -> int:
         """Jobs that run here now."""
         return len(self._running)
+
+    async def open(self) -> None:
+        """Make what handlers share, and see that handlers of processes can be found there.
+
+        Raises:
+            ConfigurationError: something of it cannot be done; says what and why.
+        """
+        specs = self._registry.specs()
+        problems = [problem for spec in specs if (problem := unreachable(spec))]
+        if problems:
+            raise ConfigurationError(problems)
+        await self._places.resources.open(spec.lifespan for spec in specs if spec.lifespan is not None and spec.executor != "process")
 
     def running_jobs(self) -> Mapping[int, Running]:
         """The jobs that run here now, by id; a copy that stays as it is."""
@@ -122,17 +150,29 @@ class Worker:
             self._abandon(running)
         for slot in self._slots:
             slot.cancel()
-        if not await self.acker.flush():
+        written = await self.acker.flush()
+        await self._places.close()
+        if not written:
             kept = self.acker.unwritten
             self._bus.emit(Notice(f"Postgres is away: {kept} jobs could not be handed back; another node or the next start takes them up"))
             return max(len(left) - kept, 0)
         return len(left)
 
     async def _wait_idle(self, timeout_s: float, force: asyncio.Event) -> None:
-        waits = [asyncio.ensure_future(self._idle.wait()), asyncio.ensure_future(force.wait())]
+        """Wait until nothing runs but what does not end anyway."""
+        if len(self._running) == self._adrift:
+            return
+        # A future instead of an event: that would be set and cleared for every job.
+        self._idle = asyncio.get_running_loop().create_future()
+        forced = asyncio.ensure_future(force.wait())
+        waits: set[asyncio.Future[Any]] = {self._idle, forced}
         await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
+        forced.cancel()
+        self._idle = None
+
+    def _tell_idle(self) -> None:
+        if self._idle is not None and not self._idle.done() and len(self._running) == self._adrift:
+            self._idle.set_result(None)
 
     def _fit_slots(self, lane: Lane) -> None:
         """Give a queue as many tasks as it has slots; those that are too many end by themselves."""
@@ -151,6 +191,7 @@ class Worker:
         """One slot: run jobs one after the other. No task is made a job: that alone would cost a quarter of the speed."""
         task = asyncio.current_task()
         assert task is not None
+        cell = self.notes.take()
         with use_client(self._client):
             while lane.consumers <= lane.slots:
                 job = lane.take()
@@ -158,39 +199,51 @@ class Worker:
                     if job is None:
                         await lane.wait()
                     else:
-                        await self._run(lane, job, task)
+                        if await self._run(lane, job, task, cell):
+                            break
                 except asyncio.CancelledError:
                     # A cancellation meant for a job that had just ended must not take the slot with it; any other one must.
                     if not self._was_interrupted():
                         raise
-            lane.consumers -= 1
+            else:
+                lane.consumers -= 1
+        self.notes.give_back(cell)
 
-    async def _run(self, lane: Lane, job: Job, task: asyncio.Task[None]) -> None:
+    async def _run(self, lane: Lane, job: Job, task: asyncio.Task[None], cell: int) -> bool:
+        """Run one job; returns whether the slot is no longer needed, for another one has taken its place."""
         spec = self._registry.get(job.kind)
         assert spec is not None, "only known kinds are claimed"
         began = time.monotonic()
         running = Running(job, Context(job, self._db, self._node.id, self._bus), task, lane, began, began)
         running.ctx.on_progress = running.show
         self._running[job.id] = running
-        self._idle.clear()
+        self.notes.cells[cell] = job.id
         lane.running += 1
         if self._tell_starts:
             self._bus.emit(JobStarted(job.id, job.kind, job.attempt, job.correlation_id))
         try:
-            ending = await runner.run(running.ctx, spec, running.interrupted)
+            ending = await runner.run(running.ctx, spec, running.interrupted, self._places)
         finally:
-            lane.running -= 1
-            lane.learn(time.monotonic() - began)
+            if running.adrift:
+                self._adrift -= 1
+            else:
+                lane.running -= 1
+                lane.learn(time.monotonic() - began)
             del self._running[job.id]
-            if not self._running:
-                self._idle.set()
+            self.notes.cells[cell] = 0
+            if self._idle is not None:
+                self._tell_idle()
         if running.interrupted:
             self._was_interrupted()
-        self._end(running, ending)
+        if ending is PLAIN and not running.abandoned:
+            self.acker.done(job, running.ctx.started, running.ctx.elapsed_ms())
+        else:
+            self._end(running, ending)
         if job.crashes:
             self.claimer.suspect_ended(job.id)
-        if len(lane.ready) < lane.low and not lane.empty:
+        if lane.held < lane.low and not lane.empty:
             self.claimer.poller.wake()
+        return running.adrift
 
     def _abandon(self, running: Running) -> None:
         """Hand back a job that does not end although it was told to: this process is about to, and its late writes are fenced."""
@@ -212,8 +265,40 @@ class Worker:
         if not running.interrupted and self._running.get(running.job.id) is running:
             running.interrupted.append(why)
             running.told_at = time.monotonic()
-            self._interrupted.add(running.task)
-            running.task.cancel()
+            running.ctx.cancelled = True
+            if running.ctx.elsewhere is not None:
+                running.ctx.elsewhere.stop()
+            else:
+                self._interrupted.add(running.task)
+                running.task.cancel()
+
+    def _replace_slots_of_the_deaf(self) -> None:
+        """A job that goes on although it was told to end keeps its claim until it has; others get a slot in place of its own."""
+        now = time.monotonic()
+        for running in self._running.values():
+            told_at = running.told_to_end_at
+            if running.adrift or not told_at or now - told_at < self.patience_s or self._adrift >= MOST_ADRIFT:
+                continue
+            if running.ctx.elsewhere is not None and running.ctx.elsewhere.killable:
+                continue
+            running.adrift = True
+            self._adrift += 1
+            running.lane.running -= 1
+            running.lane.consumers -= 1
+            self._fit_slots(running.lane)
+            self._tell_adrift(running, now - told_at)
+            self._tell_idle()
+
+    def _tell_adrift(self, running: Running, seconds: float) -> None:
+        job, stack = running.job, running.stack()
+        why = running.interrupted[0] if running.interrupted else "timeout"
+        where = stack.strip().splitlines()[-1].strip() if stack.strip() else "an unknown place"
+        running.progress = {
+            "fraction": (running.progress or {}).get("fraction"),
+            "text": f"goes on although it was told to end ({why}), at {where}"[:200],
+        }
+        message = f"job {job.id} ({job.kind}) goes on {seconds:.0f} s after it was told to end ({why}); it keeps its claim"
+        self._bus.emit(Notice(message, details={"job": job.id, "kind": job.kind, "why": why, "stack": stack}))
 
     def _was_interrupted(self) -> bool:
         """Whether the present slot's cancellation was meant for its job; forgets it."""
@@ -226,6 +311,7 @@ class Worker:
 
     async def _report(self) -> float:
         """Publish progress, hear of cancellations, and compare what is held with what the database says."""
+        self._replace_slots_of_the_deaf()
         running = dict(self._running)
         if not running and self._reported:
             await self._reconcile()
@@ -264,7 +350,7 @@ class Worker:
                     )
 
     def _known_claims(self) -> set[UUID]:
-        ready = {entry[3].claim for lane in self.claimer.lanes.values() for entry in lane.ready}
+        ready = {job.claim for lane in self.claimer.lanes.values() for job in lane.waiting()}
         running = {entry.job.claim for entry in self._running.values()}
         return ready | running | self.acker.claims() | self.claimer.unanswered()
 

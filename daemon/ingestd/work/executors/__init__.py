@@ -1,0 +1,1 @@
+"""Where handlers run that do not run on the event loop."""

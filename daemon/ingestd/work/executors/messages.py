@@ -1,0 +1,77 @@
+"""What the daemon and a job's process say to each other: jobs one way, outcomes the other, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from ingestd.jobs.model import AwaitChildren, Discard, Done, Job, Outcome, Retry, Snooze
+from ingestd.postgres.pool import dump_json
+
+LONGEST = 64 << 20
+_MOMENTS = ("run_at", "due_at", "created_at")
+# What only the daemon acts on.
+_KEPT_BACK = ("timeout", "hard_timeout", "backoff")
+
+
+def job_to_json(job: Job) -> dict[str, Any]:
+    """A claimed job as a message's part."""
+    found = {field.name: getattr(job, field.name) for field in fields(job) if field.name not in _KEPT_BACK}
+    # As text: numbers of any size and whatever else jsonb holds come through.
+    return {**found, "args": dump_json(job.args), "checkpoint": dump_json(job.checkpoint), "tags": list(job.tags)}
+
+
+def job_from_json(found: Mapping[str, Any]) -> Job:
+    """The reverse of `job_to_json`."""
+    moments = {name: datetime.fromisoformat(found[name]) for name in _MOMENTS}
+    values = {"args": orjson.loads(found["args"]), "checkpoint": orjson.loads(found["checkpoint"]), "claim": UUID(found["claim"])}
+    return Job(**{**found, **moments, **values})
+
+
+def value_to_json(value: Any) -> list[Any]:
+    """What a handler returned as a message's part.
+
+    Raises:
+        ValueError: it is no JSON value.
+        TypeError: neither.
+        RecursionError: it contains itself.
+    """
+    match value:
+        case Done(result):
+            return ["done", dump_json(result)]
+        case Retry(reason=reason):
+            return ["retry", None if value.delay is None else value.delay.total_seconds(), reason]
+        case Snooze(until):
+            if isinstance(until, datetime):
+                return ["snooze at", (until if until.tzinfo else until.replace(tzinfo=UTC)).isoformat()]
+            return ["snooze for", until.total_seconds() if isinstance(until, timedelta) else until]
+        case Discard(reason):
+            return ["discard", reason]
+        case AwaitChildren(checkpoint):
+            return ["children", dump_json(checkpoint)]
+    return ["value", dump_json(value)]
+
+
+def value_from_json(found: list[Any]) -> Outcome | Any:
+    """The reverse of `value_to_json`."""
+    match found:
+        case ["done", text]:
+            return Done(orjson.loads(text))
+        case ["retry", seconds, reason]:
+            return Retry(None if seconds is None else timedelta(seconds=seconds), reason)
+        case ["snooze at", moment]:
+            return Snooze(datetime.fromisoformat(moment))
+        case ["snooze for", wait]:
+            return Snooze(timedelta(seconds=wait) if isinstance(wait, int | float) else wait)
+        case ["discard", reason]:
+            return Discard(reason)
+        case ["children", text]:
+            return AwaitChildren(orjson.loads(text))
+        case ["value", text]:
+            return orjson.loads(text)
+    raise AssertionError(f"unknown outcome {found!r}")

@@ -1,0 +1,126 @@
+"""Handlers that run in processes, where they are imported by name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pydantic import BaseModel
+
+import ingestd
+from ingestd import Backoff, Context, Discard, Retry, SyncContext, job
+
+AT_ONCE = Backoff(base="10ms", jitter=0)
+
+
+@ingestd.lifespan
+async def resources() -> AsyncIterator[dict[str, Any]]:
+    print("resources opened", file=sys.stderr, flush=True)
+    yield {"pid": os.getpid(), "opened_in": asyncio.current_task()}
+    print("resources closed", file=sys.stderr, flush=True)
+
+
+@job("where", executor="process", recycle_after=2)
+async def where(ctx: Context, text: str = "") -> dict[str, Any]:
+    ctx.progress(0.5, text or "half way")
+    ctx.log.info("hello from afar", text=text)
+    return {"pid": os.getpid(), "shared": ctx.resources["pid"], "attempt": ctx.job.attempt, "id": ctx.job.id}
+
+
+@job("measured", executor="process")
+def measured(ctx: SyncContext) -> None:
+    block = bytearray(60 << 20)
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        block[0] = 1
+
+
+@job("writes", executor="process")
+async def writes(ctx: Context, row: int) -> None:
+    async with ctx.transaction() as conn:
+        await conn.execute("insert into effect values ($1)", row)
+        await ctx.enqueue("child", {"row": row}, conn=conn)
+        ctx.count(succeeded=1)
+        ctx.reject({"row": row}, "too large")
+        ctx.result = {"row": row, "big": 10**30}
+
+
+@job("writes_sync", executor="process")
+def writes_sync(ctx: SyncContext, row: int) -> None:
+    with ctx.step({"seen": row}) as conn:
+        conn.execute("insert into effect values ($1)", row)
+    with ctx.transaction() as conn:
+        conn.executemany("insert into effect values ($1)", [(row,), (row,)])
+        ctx.enqueue("child", {"row": row}, conn=conn)
+        ctx.result = {"rows": conn.fetchval("select count(*) from effect")}
+
+
+@job("asks", executor="process", backoff=AT_ONCE)
+async def asks(ctx: Context, how: str) -> Any:
+    if ctx.job.attempt > 1:
+        return None
+    if how == "retry":
+        return Retry("10ms", reason="not yet")
+    if how == "discard":
+        return Discard("never")
+    if how == "exit":
+        sys.exit(3)
+    raise ValueError("no luck")
+
+
+@job("dies", executor="process", max_attempts=2, backoff=AT_ONCE)
+async def dies(ctx: Context, number: int = signal.SIGKILL) -> None:
+    os.kill(os.getpid(), number)
+    await asyncio.sleep(60)
+
+
+@job("waits", executor="process", max_attempts=2, backoff=AT_ONCE)
+async def waits(ctx: Context) -> dict[str, int]:
+    if ctx.job.attempt == 1:
+        ctx.progress(None, f"pid {os.getpid()}")
+        await asyncio.Event().wait()
+    return {"attempt": ctx.job.attempt}
+
+
+@job("eats", executor="process", memory_limit="150MB", max_attempts=1)
+def eats(ctx: SyncContext) -> None:
+    kept = []
+    while True:
+        kept.append(bytearray(10 << 20))
+
+
+@job("busy", executor="process", hard_timeout="1s", max_attempts=1)
+def busy(ctx: SyncContext) -> None:
+    ctx.progress(None, "about to be busy")
+    re.match(r"(a|a)*$", "a" * 40 + "b")
+
+
+@job("deaf", executor="process", timeout="300ms", max_attempts=1)
+async def deaf(ctx: Context) -> None:
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ctx.progress(None, "heard and ignored")
+
+
+@job("listens", executor="process", timeout="300ms", max_attempts=1)
+def listens(ctx: SyncContext) -> None:
+    while True:
+        time.sleep(0.01)
+        ctx.check()
+
+
+class Order(BaseModel):
+    number: int
+
+
+@job("ships", executor="process")
+async def ships(ctx: Context, order: Order) -> dict[str, int]:
+    return {"number": order.number}
