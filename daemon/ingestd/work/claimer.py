@@ -158,7 +158,7 @@ class Claimer:
         jobs = await self._take(lambda who: store.claim(conn, who, lane.id, lane.name, wanted, lane.cursor.bounds()))
         lane.cursor.advance(jobs)
         lane.empty = len(jobs) < wanted
-        await self._hand_over(conn, jobs)
+        await self._hand_over(conn, jobs, share=lane.cursor.low_first)
         return bool(jobs) and not lane.empty
 
     async def _claim_within_limit(self, conn: asyncpg.Connection, lane: Lane, turn: Turn, wanted: int) -> bool:
@@ -237,7 +237,7 @@ class Claimer:
         await self._take(take)
         return came[0]
 
-    async def _hand_over(self, conn: asyncpg.Connection, jobs: list[Job]) -> None:
+    async def _hand_over(self, conn: asyncpg.Connection, jobs: list[Job], *, share: bool = False) -> None:
         if not jobs:
             return
         if self._draining:
@@ -249,7 +249,7 @@ class Claimer:
             by_queue.setdefault(job.queue, []).append(job)
         for lane in self.lanes.values():
             if lane.name in by_queue:
-                lane.put(by_queue[lane.name])
+                lane.put(by_queue[lane.name], share=share)
 
     async def _until_next(self, conn: asyncpg.Connection) -> float:
         open_lanes = [lane.id for lane in self.lanes.values() if not lane.paused]

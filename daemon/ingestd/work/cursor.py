@@ -37,8 +37,13 @@ class Cursor:
     def bounds(self) -> tuple[list[int], list[datetime], list[int]]:
         """Ranks in the order they are to be looked at, and the position each starts behind."""
         self.claims += 1
-        ranks = sorted(self.positions, reverse=self.claims % LOW_FIRST_EVERY == 0)
+        ranks = sorted(self.positions, reverse=self.low_first)
         return ranks, [self.positions[rank][0] for rank in ranks], [self.positions[rank][1] for rank in ranks]
+
+    @property
+    def low_first(self) -> bool:
+        """Whether the last claim began with the least urgent priority."""
+        return self.claims % LOW_FIRST_EVERY == 0
 
     def advance(self, jobs: Iterable[Job]) -> None:
         """Remember what was taken."""

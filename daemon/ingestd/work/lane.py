@@ -16,6 +16,8 @@ from ingestd.work.limits import Turn
 PREFETCH_S = 0.05
 PREFETCH_MOST = 2000
 LEARNING = 0.05
+# Before every rank there is.
+FIRST = -1000
 
 
 @dataclass(slots=True)
@@ -81,13 +83,18 @@ class Lane:
         """Whether it has slots to fill and found nothing to fill them with."""
         return self.empty and self.wanted > 0
 
-    def put(self, jobs: Iterable[Job]) -> None:
-        """Hand claimed jobs to the slots."""
+    def put(self, jobs: Iterable[Job], *, share: bool = False) -> None:
+        """Hand claimed jobs to the slots.
+
+        Args:
+            share: they were claimed as the reserved share of low work: behind urgent jobs claimed ahead they would wait forever.
+        """
         self.low = max(1, self.prefetch // 2)
         for job in jobs:
-            line = self.ready.get(-job.priority)
+            rank = FIRST if share else -job.priority
+            line = self.ready.get(rank)
             if line is None:
-                line = self.ready[-job.priority] = deque()
+                line = self.ready[rank] = deque()
                 self.ready = dict(sorted(self.ready.items()))
             line.append(job)
             self.held += 1
