@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,53 @@ def test_a_job_is_enqueued_with_its_options(cli: Cli, dsn: str) -> None:
     assert (row["id"], row["kind"], row["args"], row["rank"], row["tags"]) == (int(first["id"]), "greet", {"name": "ann"}, -10, ["a", "b"])
     assert 3500 < row["wait"].total_seconds() < 3700
     assert fetchval(dsn, "select count(*) from ingestd.audit where action = 'enqueue' and via = 'cli'") == 2
+
+
+def test_a_job_takes_every_option(cli: Cli, dsn: str) -> None:
+    words = """--queue imports --delay 90m --unique-key k --unique-until start --unique-for 2h --max-attempts 7 --timeout 10m
+        --hard-timeout 20m --key c7 --key-strict --notes n --correlation-id c --parent-id 12""".split()
+    made = cli("enqueue", "greet", *words, "--backoff", '{"base": "5s"}', "--metadata", '{"m": 1}', "--json").json
+    assert made == {"id": made["id"], "existing": False, "changed": False}
+    row = ask(dsn, lambda conn: conn.fetchrow("select *, run_at - created_at as wait from ingestd.job"))
+    assert (row["wait"], row["timeout"], row["hard_timeout"]) == (timedelta(minutes=90), timedelta(minutes=10), timedelta(minutes=20))
+    assert (row["unique_key"], row["unique_until"], row["key"], row["key_strict"], row["max_attempts"]) == ("k", "start", "c7", True, 7)
+    assert (row["notes"], row["correlation_id"], row["parent_id"], row["metadata"], row["backoff"]["base_s"]) == ("n", "c", 12, {"m": 1}, 5)
+    again = cli("enqueue", "greet", "--unique-key", "k", "--unique-mode", "replace", "--args", '{"name": "bob"}')
+    assert again.out == f"job {made['id']} was there already, and was changed\n"
+    assert fetchval(dsn, "select args ->> 'name' from ingestd.job") == "bob"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--args", '{"name": 5}'], '"name" must be a string'),
+        (["--args", '{"nme": "x"}'], 'unexpected "nme", did you mean "name"'),
+        (["--args", '{"name": "a\\u0000b"}'], "/args/name holds a NUL character"),
+        (["--args", '{"name": "\\ud800"}'], "half a character"),
+        (["--args", '{"name": NaN}'], "NaN is not a JSON value"),
+        (["--args", "[" * 100_000], "nested too deeply"),
+        (["--args", "[1]"], "--args must be a JSON object"),
+        (["--priority", "urgent"], '--priority: "urgent" is not a priority'),
+        (["--delay=-5s"], '--delay: "-5s" is negative'),
+        (["--delay", "5m", "--run-at", "10m"], "--run-at or --delay, not both"),
+        (["--run-at", "2031-01-01T00:00:00 Mars/Olympus"], "--run-at"),
+        (["--run-at", "9999-06-01"], "run_at must be before the year"),
+        (["--unique-mode", "replace"], "need a unique_key"),
+        (["--unique-key", "k", "--unique-mode", "merge"], '--unique-mode: "merge" is none of skip, replace, reschedule'),
+        (["--max-attempts", "0"], "max_attempts must be 1 to 32767"),
+        (["--timeout", "soon"], '--timeout: "soon" is not a duration'),
+        (["--backoff", '{"colour": 1}'], "--backoff"),
+        (["--tag", "x" * 101], "a tag is 101 characters long"),
+        (["--notes", "x" * 10_001], "notes is 10001 characters long"),
+        (["--parent-id", "x"], '--parent-id: "x" is not the id of a job'),
+        (["--wait-timeout", "soon"], '--wait-timeout: "soon" is not a duration'),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else " ".join(value)[:40],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(cli: Cli, dsn: str, words: list[str], said: str) -> None:
+    ran = cli("enqueue", "greet", *words)
+    assert ran.code == 64
+    assert said in ran.problem
 
 
 def test_nobody_working_is_told_unless_quiet_was_asked_for(cli: Cli) -> None:

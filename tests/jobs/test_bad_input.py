@@ -13,8 +13,10 @@ import pytest
 
 from ingestd import Client
 from ingestd.errors import InvalidInput
+from ingestd.jobs.arguments import problems
 from ingestd.jobs.backoff import Backoff
 from ingestd.jobs.enqueue import enqueue
+from ingestd.jobs.kinds import PublishedKind
 from ingestd.jobs.model import NewJob
 
 ENQUEUE = "select ingestd.enqueue($1, $2, $3)"
@@ -237,6 +239,24 @@ async def test_sql_callers_are_told_of_missing_and_unknown_names(
         await conn.fetchval(ENQUEUE, "sync", args, {})
     await conn.fetchval(ENQUEUE, "sync", {"limit": "its type is the node's business"}, {})
     await conn.fetchval(ENQUEUE, "nobody_knows_it", args, {})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        SCHEMA,
+        SCHEMA | {"additionalProperties": True},
+        {"type": "object"},
+        {"type": "object", "properties": {"limit": {}, "where": {"anyOf": [{"type": "object"}, {"type": "null"}]}}},
+        {"type": "object", "properties": {"limit": {"type": ["integer", "string"]}, "lmit": {"type": "number"}}},
+    ],
+)
+async def test_the_quick_look_at_arguments_never_passes_what_the_schema_refuses(schema: dict[str, Any]) -> None:
+    kind = PublishedKind("sync", schema, 0.0)
+    values = [1, 0, True, 1.0, 1.5, "x", None, {"city": "x"}, {"city": 5}, [1]]
+    given = [{}] + [{name: value} for name in ("limit", "where", "lmit") for value in values]
+    for args in [one | other for one in given for other in given] + [5, None, [1]]:
+        assert bool(kind.problems(args)) == bool(problems(schema, args)), args
 
 
 async def test_new_arguments_of_a_kind_are_accepted_as_soon_as_a_node_publishes_them(client: Client, conn: asyncpg.Connection) -> None:

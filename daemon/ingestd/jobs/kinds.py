@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
@@ -16,6 +16,7 @@ from ingestd.jobs.store import queues
 from ingestd.settings import did_you_mean
 
 REMEMBERED_S = 60.0
+_TYPES: Mapping[str, type] = {"string": str, "integer": int, "number": float, "boolean": bool, "array": list, "object": dict}
 _PLACE = re.compile(r'"([^"]*)"')
 
 
@@ -32,6 +33,10 @@ class PublishedKind:
     name: str
     arguments: Mapping[str, Any] | None
     read_at: float
+    _plainly_fit: Callable[[Any], bool] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_plainly_fit", _quick_check(self.arguments))
 
     @property
     def stale(self) -> bool:
@@ -40,7 +45,7 @@ class PublishedKind:
 
     def problems(self, args: Mapping[str, Any]) -> list[str]:
         """What is wrong with arguments; empty where they fit."""
-        return problems(self.arguments, args) if self.arguments else []
+        return [] if self._plainly_fit(args) else problems(self.arguments or {}, args)
 
     def check(self, args: Iterable[Mapping[str, Any]]) -> None:
         """Refuse arguments that do not fit.
@@ -54,6 +59,37 @@ class PublishedKind:
                 place = _PLACE.search(wrong[0])
                 pointer = "/args" + (f"/{re.sub(r'[.[]', '/', place[1]).replace(']', '')}" if place else "")
                 raise InvalidInput(f"the arguments do not fit {self.name}: {'; '.join(wrong[:5])}", pointer=pointer[:200])
+
+
+class _Unclear:
+    """The type of no value: only the whole schema can tell."""
+
+
+def _type_said(said: Any) -> type:
+    if said in ({}, True):
+        return object
+    plain = isinstance(said, Mapping) and said.keys() == {"type"} and isinstance(said["type"], str)
+    return _TYPES.get(said["type"], _Unclear) if plain else _Unclear
+
+
+def _quick_check(schema: Mapping[str, Any] | None) -> Callable[[Any], bool]:
+    """What tells in a fraction of the time that arguments fit, as nearly all do; where it says no, the schema has the last word."""
+    if not schema:
+        return lambda _args: True
+    known = {name: _type_said(said) for name, said in (schema.get("properties") or {}).items()}
+    others = object if schema.get("additionalProperties", True) is True else _Unclear
+    needed = frozenset(schema.get("required") or ())
+
+    def fits(args: Any) -> bool:
+        if type(args) is not dict or not needed <= args.keys():
+            return False
+        for name, value in args.items():
+            wanted = known.get(name, others)
+            if wanted is not object and type(value) is not wanted:
+                return False
+        return True
+
+    return fits
 
 
 async def require_kind(conn: asyncpg.Connection, kind: str) -> PublishedKind:
