@@ -9,6 +9,7 @@ from datetime import timedelta
 from html.parser import HTMLParser
 from importlib import resources
 from typing import Any
+from urllib.parse import urlencode
 
 import asyncpg
 import pytest
@@ -93,14 +94,24 @@ async def test_hostile_text_stays_text(site: Site, conn: asyncpg.Connection) -> 
     """In kinds, arguments, errors, reasons, file names, columns: none becomes a tag or an attribute."""
     scripts = len((await read(site)).all("script"))
     for words in HOSTILE:
-        first, second = await enqueue(conn, [NewJob(words, {words: [words]}, tags=(words,)), NewJob("sync_prices", {"a": words})])
+        jobs = [NewJob(words[:200], {words: [words]}, tags=(words[:100],), notes=words), NewJob("sync_prices", {"a": words})]
+        first, second = await enqueue(conn, jobs)
         await fail_job(conn, second, words)
         await new_load(conn, "readings", words, status="failed", reason=words)
         await new_load(conn, words, "x.csv", status="partial", read=2, inserted=1, rejected=1)
-        for path in ("/", "/live", "/?jobs=failed", "/?jobs=waiting"):
+        of_first = urlencode({"kind": words[:200]})
+        jobs_pages = (
+            "/jobs",
+            "/jobs/dead",
+            f"/jobs/{first}",
+            f"/jobs/{second}",
+            f"/jobs/bulk?action=delete&{of_first}",
+            f"/jobs?{of_first}",
+        )
+        for path in ("/", "/live", "/?jobs=failed", "/?jobs=waiting", *jobs_pages):
             page = await read(site, path)
             assert page.all("img") == page.all("iframe") == page.all("object") == [], words
-            assert len(page.all("script")) == (0 if path == "/live" else scripts), words
+            assert len(page.all("script")) == (0 if path == "/live" else 1 if path in jobs_pages else scripts), words
             for tag, attributes in page.tags:
                 assert not [name for name in attributes if name.startswith("on") or name == "style"], (tag, words)
                 assert not str(attributes.get("href") or "").startswith(("javascript", "data")), words

@@ -24,6 +24,13 @@ from tests.support import eventually
 
 ANN = Actor("ann", "operator", "page", "c-1")
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
+HISTORY = """
+insert into ingestd.history (keep, state, duration_ms, id, kind, queue_id, rank, attempt, max_attempts, crashes, run_at, due_at,
+                             created_at, key_strict, unique_until, args, attempts, tags, triggered_by, correlation_id)
+select case when n % 50 = 0 then 'bad' else 'ok' end, case when n % 50 = 0 then 'failed' else 'succeeded' end, 1, n, 'k' || n % 7,
+       1, 0, 1, 4, 0, now(), now(), now(), false, 'finish', '{}', '[]', case when n % 1000 = 3 then array['odd'] else '{}' end, 'api',
+       case when n % 100 = 0 then 'c' || n end
+from generate_series(1, 20000) n"""
 WAITS = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
 
 
@@ -280,17 +287,12 @@ async def test_promoter_and_delete_never_wait_for_each_other_in_a_circle(conn: a
 
 
 async def test_a_page_of_jobs_costs_a_page_whatever_history_holds(conn: asyncpg.Connection) -> None:
-    await conn.execute(
-        """insert into ingestd.history (keep, state, duration_ms, id, kind, queue_id, rank, attempt, max_attempts, crashes, run_at,
-               due_at, created_at, key_strict, unique_until, args, attempts, tags, triggered_by, correlation_id)
-           select case when n % 50 = 0 then 'bad' else 'ok' end, case when n % 50 = 0 then 'failed' else 'succeeded' end, 1, n, 'k' || n % 7,
-               1, 0, 1, 4, 0, now(), now(), now(), false, 'finish', '{}', '[]', case when n % 1000 = 3 then array['odd'] else '{}' end, 'api',
-               case when n % 100 = 0 then 'c' || n end from generate_series(1, 20000) n"""
-    )
+    await conn.execute(HISTORY)
     await conn.execute("analyze ingestd.history")
     for which in (
         JobFilter(), JobFilter(kind="k3"), JobFilter(states=("failed",)), JobFilter(states=("cancelled",)), JobFilter(tag="odd"),
-        JobFilter(correlation_id="c300"), JobFilter(ids=(77,)), JobFilter(before_id=9000), JobFilter(parent_id=5), JobFilter(workflow_run=7),
+        JobFilter(correlation_id="c300"), JobFilter(ids=(77,)), JobFilter(before_id=9000), JobFilter(parent_id=5),
+        JobFilter(workflow_run=7),
     ):  # fmt: skip
         statement, values = reads.list_statement(which, 51)
         plan = "\n".join(row[0] for row in await conn.fetch(f"explain (analyze, timing off) {statement}", *values))

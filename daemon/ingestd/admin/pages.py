@@ -15,6 +15,7 @@ from aiohttp import web
 from markupsafe import Markup
 
 from ingestd.admin import words
+from ingestd.admin.job_pages import JobPages
 from ingestd.admin.overview import gather
 from ingestd.admin.page_actions import action_routes
 from ingestd.admin.problems import Problem
@@ -73,7 +74,17 @@ def make_templates(assets: Assets) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (words.number, words.short_number, words.duration, words.ago, words.iso, words.full, words.compact, words.tone):
+    for function in (
+        words.number,
+        words.short_number,
+        words.duration,
+        words.ago,
+        words.iso,
+        words.full,
+        words.compact,
+        words.tone,
+        words.pretty,
+    ):
         env.filters[function.__name__] = function
     env.filters["asset"] = lambda name: Markup(assets.url(name))  # noqa: S704 - a name of ours and a hash
     return env
@@ -102,6 +113,7 @@ class Pages:
             Route("GET", "/live", "read", self.live, "The part of the page that changes", VIEW_QUERY),
             Route("GET", "/static/{path:.+}", "public", self._assets.serve, "Styles, scripts, pictures", ("v",)),
             *action_routes(self._acted),
+            *JobPages(self._state, self._html, self._shared.clear).routes(),
         ]
 
     async def whole(self, call: Call) -> web.Response:

@@ -137,6 +137,12 @@ def compact(value: Any, limit: int = 160) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def pretty(value: Any, limit: int = 20_000) -> str:
+    """A JSON value over several lines, secrets masked, cut where nobody reads on."""
+    text = value if isinstance(value, str) else orjson.dumps(masked(value), default=str, option=orjson.OPT_INDENT_2).decode()
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 def arguments(args: Mapping[str, Any] | None, limit: int = 160) -> str:
     """A job's arguments as `name=value` pairs, secrets masked."""
     pairs = []

@@ -112,21 +112,4 @@
       return "The daemon does not answer.";
     }
   }
-
-  // ---- colours: system, light, dark ----
-  const order = ["system", "light", "dark"], theme = document.getElementById("theme-switch");
-  function colours(name) {
-    if (name === "system") delete document.documentElement.dataset.theme;
-    else document.documentElement.dataset.theme = name;
-    try { localStorage.setItem("ingestd-theme", name); } catch { /* storage may be closed to us */ }
-    theme.title = "Colours: " + name;
-    theme.setAttribute("aria-label", theme.title);
-    document.dispatchEvent(new Event("ingestd:theme"));
-  }
-  theme.hidden = false;
-  colours(document.documentElement.dataset.theme || "system");
-  theme.addEventListener("click", () => {
-    const now = document.documentElement.dataset.theme || "system";
-    colours(order[(order.indexOf(now) + 1) % order.length]);
-  });
 })();
