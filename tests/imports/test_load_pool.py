@@ -192,7 +192,7 @@ async def test_no_child_survives_the_kill_of_its_parent(dsn: str, bench: LoadBen
 
 async def test_the_kernel_ends_a_child_that_is_too_busy_to_notice(tmp_path: Path) -> None:
     busy = (
-        "import sys; from ingestd.imports.child import die_with_parent; die_with_parent(int(sys.argv[1])); "
+        "import sys; from ingestd.children import die_with_parent; die_with_parent(int(sys.argv[1])); "
         "print(1, flush=True); sum(range(10**11))"
     )
     script = tmp_path / "parent.py"

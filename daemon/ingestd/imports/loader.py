@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
-import orjson
-
+from ingestd.children import ChildDied, ChildProcess
 from ingestd.errors import DatabaseUnreachable, IngestdError, StaleClaim
 from ingestd.events import Bus, Notice
 from ingestd.imports.request import LoaderDied, LoadOutcome, LoadRequest, LoadTrouble
@@ -22,7 +16,6 @@ MEMORY_A_PROCESS = 160 << 20
 START_TIMEOUT_S = 60.0
 # The child says every 5 s that its loop turns.
 SILENCE_S = 90.0
-STOP_TIMEOUT_S = 5.0
 LONGEST_LINE = 4 << 20
 _ERRORS: dict[str, type[IngestdError]] = {"stale": StaleClaim, "unreachable": DatabaseUnreachable}
 Progress = Callable[[float, str], None]
@@ -113,7 +106,7 @@ class LoaderPool:
             return await self._start_one()
 
     async def _start_one(self) -> _Child:
-        child = _Child(await _spawn(), self._bus)
+        child = await _Child.start(self._bus)
         self._children.add(child)
         try:
             await child.greet(self._dsn, self._name, pooled=self._pooled)
@@ -128,34 +121,24 @@ class LoaderPool:
             self._children.discard(child)
 
 
-async def _spawn() -> Process:
-    # -P: a module in the working directory must not pass for one of ours.
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",
-        "-m",
-        "ingestd.imports.child",
-        str(os.getpid()),
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=PIPE,
-        limit=LONGEST_LINE,
-        # Ctrl-C goes to everything in the terminal's foreground; only the parent decides when a load ends.
-        start_new_session=True,
-        env={**os.environ, "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
-    )
-
-
 class _Child:
     """One loader process and the conversation with it."""
 
-    def __init__(self, process: Process, bus: Bus) -> None:
+    def __init__(self, process: ChildProcess) -> None:
         self._process = process
-        self._bus = bus
         self._loads = 0
         self._memory = 0
-        self._last_words: deque[str] = deque(maxlen=20)
-        self._listener = asyncio.create_task(self._hear_stderr(), name=f"loader {process.pid} stderr")
+
+    @classmethod
+    async def start(cls, bus: Bus) -> _Child:
+        """Start one; what it says on stderr is told."""
+        process = await ChildProcess.start(
+            "ingestd.imports.child",
+            on_words=lambda pid, text: bus.emit(Notice("loader process said something", "warning", {"pid": pid, "text": text})),
+            longest_line=LONGEST_LINE,
+            env={"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
+        )
+        return cls(process)
 
     @property
     def pid(self) -> int:
@@ -165,7 +148,7 @@ class _Child:
     @property
     def alive(self) -> bool:
         """Whether it has not ended."""
-        return self._process.returncode is None
+        return self._process.alive
 
     @property
     def worn(self) -> bool:
@@ -195,50 +178,16 @@ class _Child:
 
     async def stop(self) -> None:
         """Kill it and see it gone."""
-        if self.alive:
-            with suppress(ProcessLookupError):
-                self._process.kill()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                await self._process.wait()
-                await self._listener
-        self._listener.cancel()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        await self._process.stop()
 
     async def _send(self, message: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(orjson.dumps(message) + b"\n")
-            await self._process.stdin.drain()
-        except (ConnectionError, RuntimeError):
-            raise await self._death() from None
+            await self._process.send(message)
+        except ChildDied as error:
+            raise LoaderDied(f"the loader process {error}") from None
 
     async def _receive(self, silence_s: float) -> dict[str, Any]:
-        assert self._process.stdout is not None
         try:
-            async with asyncio.timeout(silence_s):
-                line = await self._process.stdout.readline()
-        except TimeoutError:
-            raise LoaderDied(f"the loader process said nothing for {silence_s:g} s and was killed") from None
-        if not line.endswith(b"\n"):
-            raise await self._death()
-        message: dict[str, Any] = orjson.loads(line)
-        return message
-
-    async def _death(self) -> LoaderDied:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                await self._process.wait()
-                await self._listener
-        code = self._process.returncode
-        how = "still runs but hung up" if code is None else f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
-        words = f": {self._last_words[-1]}" if self._last_words else ""
-        return LoaderDied(f"the loader process {how}{words}")
-
-    async def _hear_stderr(self) -> None:
-        assert self._process.stderr is not None
-        while line := await self._process.stderr.readline():
-            text = line.decode("utf-8", "replace").rstrip()
-            self._last_words.append(text[:500])
-            self._bus.emit(Notice("loader process said something", "warning", {"pid": self.pid, "text": text[:500]}))
+            return await self._process.receive(silence_s)
+        except ChildDied as error:
+            raise LoaderDied(f"the loader process {error}") from None

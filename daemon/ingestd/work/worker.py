@@ -73,7 +73,7 @@ class Worker:
         self._idle: asyncio.Future[None] | None = None
         self._places = runner.Places(
             ResourceKeeper(bus),
-            {"thread": ThreadExecutor(), "process": ProcessExecutor(db.dsn, application_name=db.application_name, bus=bus)},
+            {"thread": ThreadExecutor(), "process": ProcessExecutor(db, bus)},
         )
         self.patience_s = PATIENCE_S
         # Where a rescuer of this machine reads, after our death, which jobs had started.

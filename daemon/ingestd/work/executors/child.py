@@ -117,7 +117,13 @@ class _Workshop:
         run = handler.spec.run if isinstance(handler, JobFunction) else handler
         spec = HandlerSpec(hello["kind"], run, executor="process", lifespan=lifespan_of(hello["module"]))
         resources = await stack.enter_async_context(spec.lifespan.open()) if spec.lifespan else {}
-        db = Database(hello["dsn"], application_name=hello["application_name"], sizes=PoolSizes(1, 1, 1))
+        db = Database(
+            hello["dsn"],
+            application_name=hello["application_name"],
+            sizes=PoolSizes(1, 1, 1),
+            direct_dsn=hello["direct_dsn"],
+            pooled=hello["pooled"],
+        )
         await db.open()
         stack.push_async_callback(db.close)
         if hello["memory_limit"] is not None:

@@ -22,7 +22,7 @@ from ingestd.events import Bus, Notice
 from ingestd.jobs.decorator import JobFunction
 from ingestd.jobs.model import State
 from ingestd.jobs.registry import HandlerSpec
-from ingestd.postgres.pool import ConnectionLost
+from ingestd.postgres.pool import ConnectionLost, Database
 from ingestd.settings import format_duration
 from ingestd.work.context import Context, JobCancelled
 from ingestd.work.endings import ArgumentsDoNotFit, AttemptFailed, timed_out
@@ -59,15 +59,13 @@ class ProcessExecutor:
     """Runs each attempt in a child of its kind; children start when needed and stay for the next job.
 
     Args:
-        dsn: PostgreSQL URL that children connect to.
-        application_name: of this node; children add `:process`.
+        db: this node's pools; children open their own, to the same place.
         bus: told what children say on stderr.
     """
 
-    def __init__(self, dsn: str, *, application_name: str, bus: Bus) -> None:
+    def __init__(self, db: Database, bus: Bus) -> None:
         self.grace_s = GRACE_S
-        self._dsn = dsn
-        self._name = f"{application_name}:process"
+        self._db = db
         self._bus = bus
         self._idle: dict[str, list[_Child]] = {}
         self._children: set[_Child] = set()
@@ -134,8 +132,11 @@ class ProcessExecutor:
         try:
             await child.greet(
                 {
-                    "dsn": self._dsn,
-                    "application_name": self._name,
+                    "dsn": self._db.dsn,
+                    "direct_dsn": self._db.direct_dsn if self._db.direct_dsn != self._db.dsn else "",
+                    "pooled": self._db.pooled,
+                    # A rescuer of this node's jobs ends sessions by the beginning of their name.
+                    "application_name": f"{self._db.application_name}:process",
                     "path": [str(entry) for entry in sys.path],
                     "module": spec.run.__module__,
                     "name": spec.run.__qualname__,
