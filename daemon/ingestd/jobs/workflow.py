@@ -97,8 +97,9 @@ def faults(workflow: str, steps: Sequence[Step]) -> list[Fault]:
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        circle = " → ".join(error.args[1])
-        found.append(Fault((), f"[workflows.{workflow}.steps]: steps wait for each other: {circle}"))
+        circle = error.args[1]
+        problem = f"[workflows.{workflow}.steps]: steps wait for each other: {' → '.join(circle)}"
+        found.append(Fault((circle[0], "after"), problem))
         return found
     before = {name: _before(graph, name) for name in graph}
     for step in steps:
