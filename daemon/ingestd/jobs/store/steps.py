@@ -55,26 +55,30 @@ where s.run = $1 and s.step = $2 and p.compensates is null and p.state = 'succee
 # Arguments a step's job was run with, for its compensation.
 ARGUMENTS = "select id, args from ingestd.history where id = any ($1::bigint[])"
 
-# Runs with something to decide. A run whose steps are all waiting for others, or running, is not among them.
+# Runs with something to decide. A run whose steps are all waiting for others, or running, is not among them. Lateral, so that it
+# is looked up run by run: what has been run in the past must not be read again and again.
 DUE = f"""
-select r.id, r.workflow, r.state from ingestd.workflow_run r
-where case r.state
+select r.id, r.workflow, r.state
+from ingestd.workflow_run r
+cross join lateral (
+    select count(*) filter (where s.state in ('blocked', 'open')) = 0 as over,
+           coalesce(bool_or(s.state = 'failed' and s.on_failure = 'compensate' and s.compensates is null), false) as doomed,
+           coalesce(bool_or(s.state = 'blocked' and not exists (
+               select from ingestd.workflow_step p
+               where p.run = s.run and p.step = any (s.after) and p.state in ('blocked', 'open') offset 0)), false) as ready
+    from ingestd.workflow_step s where s.run = r.id and r.state <> 'waiting'
+) steps
+where r.state in ('waiting', 'running', 'compensating') and r.id > $1
+  and case r.state
     when 'waiting' then not exists (
         select from ingestd.workflow_run o where o.workflow = r.workflow
-          and (o.state in ('running', 'compensating') or (o.state = 'waiting' and o.id < r.id)))
-    else exists (
-            select from ingestd.workflow_step s where s.run = r.id and s.state = 'blocked' and not exists (
-                select from ingestd.workflow_step p where p.run = s.run and p.step = any (s.after) and p.state in ('blocked', 'open')))
-        or not exists (select from ingestd.workflow_step s where s.run = r.id and s.state in ('blocked', 'open'))
-        or r.state = 'running' and exists (
-            select from ingestd.workflow_step s
-            where s.run = r.id and s.state = 'failed' and s.on_failure = 'compensate' and s.compensates is null)
-        or r.state = 'compensating' and exists (
-            select from ingestd.workflow_step s left join ingestd.job j on j.id = s.job_id
-            where s.run = r.id and s.compensates is null and s.on_failure <> 'run'
-              and (s.state = 'blocked' or s.state = 'open' and j.claim is null and j.parked & {PARKED_CHILDREN} = 0))
+          and (o.state in ('running', 'compensating') or (o.state = 'waiting' and o.id < r.id)) offset 0)
+    when 'running' then steps.over or steps.ready or steps.doomed
+    else steps.over or steps.ready or exists (
+        select from ingestd.workflow_step s left join ingestd.job j on j.id = s.job_id
+        where s.run = r.id and s.compensates is null and s.on_failure <> 'run'
+          and (s.state = 'blocked' or s.state = 'open' and j.claim is null and j.parked & {PARKED_CHILDREN} = 0) offset 0)
     end
-  and r.state in ('waiting', 'running', 'compensating') and r.id > $1
 order by r.id limit 100"""
 
 RELEASE = f"""
