@@ -112,7 +112,7 @@ async def test_a_job_of_an_unknown_kind_is_refused_unless_it_is_wanted(site: Sit
     assert 'did you mean "sync_prices"?' in problem["detail"]
     assert problem["errors"][0]["pointer"] == "/kind"
     made = await site.post("/api/v1/jobs", 201, json={"kind": "later", "allow_unknown": True})
-    assert made["reason"] == "no node knows this kind"
+    assert made["reason"] == 'no live node knows the kind "later"'
 
 
 async def test_a_unique_key_answers_with_the_job_that_holds_it(site: Site) -> None:

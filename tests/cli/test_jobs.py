@@ -35,8 +35,11 @@ def test_a_job_is_enqueued_with_its_options(cli: Cli, dsn: str) -> None:
 
 
 def test_a_job_takes_every_option(cli: Cli, dsn: str) -> None:
-    words = """--queue imports --delay 90m --unique-key k --unique-until start --unique-for 2h --max-attempts 7 --timeout 10m
-        --hard-timeout 20m --key c7 --key-strict --notes n --correlation-id c --parent-id 12""".split()
+    options = {
+        "--queue": "imports", "--delay": "90m", "--unique-key": "k", "--unique-until": "start", "--unique-for": "2h", "--timeout": "10m",
+        "--hard-timeout": "20m", "--max-attempts": "7", "--key": "c7", "--notes": "n", "--correlation-id": "c", "--parent-id": "12",
+    }  # fmt: skip
+    words = [word for option in options.items() for word in option] + ["--key-strict"]
     made = cli("enqueue", "greet", *words, "--backoff", '{"base": "5s"}', "--metadata", '{"m": 1}', "--json").json
     assert made == {"id": made["id"], "existing": False, "changed": False}
     row = ask(dsn, lambda conn: conn.fetchrow("select *, run_at - created_at as wait from ingestd.job"))
@@ -79,6 +82,11 @@ def test_what_makes_no_sense_is_refused_in_one_line(cli: Cli, dsn: str, words: l
     ran = cli("enqueue", "greet", *words)
     assert ran.code == 64
     assert said in ran.problem
+
+
+def test_waiting_has_a_limit_and_says_how_far_the_job_is(cli: Cli) -> None:
+    ran = cli("enqueue", "greet", "--wait-timeout", "100ms", "-q")
+    assert (ran.code, ran.out) == (75, "job 1 is still available\n")
 
 
 def test_nobody_working_is_told_unless_quiet_was_asked_for(cli: Cli) -> None:
