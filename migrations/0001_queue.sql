@@ -262,7 +262,7 @@ create table ingestd.workflow_step (
     primary key (run, step)
 ) with (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000);
 comment on column ingestd.workflow_step.args is 'the arguments of its job as declared, where they refer to results of earlier steps';
-comment on column ingestd.workflow_step.undo is 'the job that takes this step back: kind, args, queue, priority';
+comment on column ingestd.workflow_step.undo is 'the job that takes this step back: kind, args (null: those of the step), queue, priority';
 comment on column ingestd.workflow_step.compensates is 'the step that this one takes back';
 create index workflow_step_job on ingestd.workflow_step (job_id) where job_id is not null;
 create index workflow_step_not_undone on ingestd.workflow_step (run)
@@ -526,7 +526,7 @@ begin
                 select h.job_id into holder from ingestd.unique_hold h
                 where h.key = one.unique_key and h.expires_at > now() and h.job_id <> ids[one.place];
             end if;
-            exit when mine and holder is null;
+            exit when mine;
             if holder is null then
                 insert into ingestd.job (id, kind, queue_id, rank, max_attempts, run_at, due_at, key, key_strict, parked, unique_key,
                                          unique_until, args, timeout, hard_timeout, backoff, store, tags, notes, metadata,

@@ -10,7 +10,7 @@ from ingestd.jobs import actions, run_actions
 from ingestd.jobs.model import NewJob, State
 from ingestd.jobs.promoter import promote_once
 from ingestd.jobs.store import ack, reads, steps
-from ingestd.jobs.workflow import Step
+from ingestd.jobs.workflow import Step, start
 from tests.jobs.kit import take
 from tests.jobs.test_actions import ANN
 from tests.jobs.test_workflow_runs import begin, finish, states
@@ -80,6 +80,19 @@ async def test_an_undo_gets_the_arguments_and_the_result_of_its_step(conn: async
     (job,) = await take(conn)
     assert (job.kind, job.args) == ("una", {"n": 1})
     assert {found["correlation_id"] for found in await reads.list_jobs(conn)} == {f"workflow-{run}"}
+
+
+async def test_the_undo_of_an_import_gets_no_arguments_but_its_own(conn: asyncpg.Connection) -> None:
+    """Those of the job behind an import step are ours, and no handler knows them."""
+    from ingestd.app.targets import target_job
+    from ingestd.app.workflows import WorkflowSettings
+
+    steps_ = {"load": {"import": "i", "undo": {"job": "unload"}}, "send": {"job": "send", "after": ["load"]}}
+    declared = WorkflowSettings.model_validate({"on_failure": "compensate", "steps": steps_})
+    await start(conn, declared.compile("w", target_job), triggered_by="cli")
+    await through(conn, "import", "send", state=State.FAILED)
+    (job,) = await take(conn)
+    assert (job.kind, job.args) == ("unload", {})
 
 
 async def test_only_a_step_that_says_so_has_the_run_taken_back(conn: asyncpg.Connection) -> None:

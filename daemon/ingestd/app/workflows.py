@@ -62,7 +62,7 @@ class StepSettings(Section):
         """
         undo = None if self.undo is None else target_job("job", self.undo.job, self.undo.args)
         job = target_job(*self.target, self.args)
-        return Step(name, job, tuple(self.after), self.on_failure or on_failure, self.require, undo)
+        return Step(name, job, tuple(self.after), self.on_failure or on_failure, self.require, undo, bool(self.job))
 
 
 class WorkflowSettings(Section):

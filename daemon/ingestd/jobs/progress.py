@@ -115,12 +115,12 @@ async def _add_compensations(
     conn: asyncpg.Connection, run: asyncpg.Record, wanted: Mapping[str, Sequence[str]], rows: Mapping[str, asyncpg.Record]
 ) -> None:
     """Make the compensations steps of the run, blocked until those they wait for have succeeded."""
-    own = [rows[name] for name in wanted if not rows[name]["undo"]["args"]]
+    own = [rows[name] for name in wanted if rows[name]["undo"]["args"] is None]
     done_with = await steps.arguments(conn, [row["job_id"] for row in own]) if own else {}
     jobs = [
         NewJob(
             undo["kind"],
-            undo["args"] or done_with.get(rows[name]["job_id"], {}),
+            undo["args"] if undo["args"] is not None else done_with.get(rows[name]["job_id"], {}),
             queue=undo["queue"],
             priority=undo["priority"],
             parked=PARKED_DEPENDENCY,

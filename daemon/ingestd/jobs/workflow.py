@@ -33,7 +33,8 @@ class Step:
         on_failure: skip: it is skipped when one of those did not succeed; run: it runs all the same; compensate: as skip, and
             when it fails itself, the run is taken back.
         require: `complete` counts a partial success of a parent as a failure.
-        undo: the job that takes it back; without arguments of its own it gets those of the step.
+        undo: the job that takes it back.
+        undo_takes_args: an undo without arguments of its own gets those of the step.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Step:
     on_failure: OnFailure = "skip"
     require: Literal["any", "complete"] = "any"
     undo: NewJob | None = None
+    undo_takes_args: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,13 @@ def _row(position: int, step: Step, job_id: int, blocked: bool) -> NewStep:
         step.require,
         job_id,
         "blocked" if blocked else "open",
-        undo=None if undo is None else {"kind": undo.kind, "args": undo.args, "queue": undo.queue, "priority": undo.priority},
+        undo=None
+        if undo is None
+        else {
+            "kind": undo.kind,
+            "args": undo.args if undo.args or not step.undo_takes_args else None,
+            "queue": undo.queue,
+            "priority": undo.priority,
+        },
         args=step.job.args if references(step.job.args) else None,
     )
