@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ingestd.cli.database import client_environment
-from ingestd.testing.sandbox import with_database
+from ingestd.postgres.scratch import with_database
 from tests.cli.kit import Cli, ask, fetchval
 
 

@@ -18,7 +18,7 @@ async def test_migrating_again_changes_nothing(conn: asyncpg.Connection) -> None
 
 
 async def test_two_processes_migrating_at_once_apply_each_migration_once(server_dsn: str) -> None:
-    from ingestd.testing.sandbox import with_database
+    from ingestd.postgres.scratch import with_database
 
     admin = await connect(server_dsn)
     await admin.execute("create database race_to_migrate")

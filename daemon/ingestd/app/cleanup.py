@@ -19,6 +19,7 @@ from ingestd.schedule import facts as schedule_facts
 from ingestd.work import facts as work_facts
 
 LOCK = "cleanup"
+NEEDS_DIRECT_URL = "a pooler stands before this database, and partitions are detached only past it: set [database] direct_url"
 
 
 def rooms() -> list[Clear]:

@@ -59,6 +59,8 @@ class _Cleanup:
             done["partitions_made"] = await partitions.make_partitions(conn)
             for tidy in self._tidy:
                 done |= await tidy(conn)
+        if ctx.db.sessionless:
+            return done | {"skipped": cleanup.NEEDS_DIRECT_URL}
         # One of its own: a partition is not detached within a pool's statement timeout, nor through a pooler.
         own = await ctx.db.connect("cleanup")
         try:

@@ -12,6 +12,7 @@ from ingestd.app import cleanup as cleaning
 from ingestd.cli.console import table
 from ingestd.cli.session import session
 from ingestd.cli.shell import Shell
+from ingestd.errors import Refused
 from ingestd.facts import Cleared
 from ingestd.postgres.pool import connect
 
@@ -44,7 +45,11 @@ def add_to(app: typer.Typer) -> None:
 
 async def _cleanup(shell: Shell, days: int | None, dry_run: bool) -> None:
     async with session(shell) as opened:
-        conn = await connect(opened.location.direct_dsn, application_name="ingestd:cleanup")
+        place = opened.location
+        sessionless = place.pooled and place.direct_dsn == place.dsn
+        if sessionless and not dry_run:
+            raise Refused(cleaning.NEEDS_DIRECT_URL)
+        conn = await connect(place.direct_dsn, application_name="ingestd:cleanup", pooled=sessionless)
         try:
             cleared = await cleaning.clean(conn, opened.settings.retention, days=days, dry_run=dry_run)
         finally:

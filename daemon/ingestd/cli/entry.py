@@ -55,6 +55,7 @@ COMMANDS = {
     "cleanup": Command("cleanup", "Forget what is not kept any more; --dry-run tells what that is."),
     "queues": Command("queues", "Look at queues, pause and resume them."),
     "nodes": Command("nodes", "Look at nodes, let one finish and end."),
+    "bench": Command("bench", "Measure the queue on this machine and this Postgres."),
     "migrate": Command("database", "Bring the database's schema to this version."),
     "psql": Command("database", "Open psql on the daemon's database."),
 }

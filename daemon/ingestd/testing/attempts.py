@@ -19,6 +19,7 @@ from ingestd.jobs.store.ack import PutBack, Result
 from ingestd.postgres.pool import Database
 from ingestd.work import runner
 from ingestd.work.context import Context
+from ingestd.work.endings import PLAIN
 from ingestd.work.executors.thread import ThreadExecutor
 from ingestd.work.resources import ResourceKeeper
 
@@ -95,6 +96,9 @@ class Attempts:
         ctx = Context(job, self._db, self.node, self._bus)
         with use_client(Client(self._db)):
             ending = await runner.run(ctx, spec, [], self._places)
+        if ending is PLAIN:
+            # A worker writes these by the batch and without a word; here it is one like any other.
+            ending = runner.Ending(Result(job.id, job.claim, State.SUCCEEDED, started_at=ctx.started_at, duration_ms=ctx.elapsed_ms()))
         ran = _ran(ctx, ending, raised[-1] if raised else None)
         if self._stored and ending.write is not None and not await self._write(ending.write):
             return replace(ran, outcome="stale", reason="the job belonged to somebody else by then")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
 from ingestd.jobs.client import Client
 from ingestd.postgres.migrate import migrate
 from ingestd.postgres.pool import connect
+from ingestd.postgres.scratch import scratch, with_database
 from ingestd.testing import store
 
 if TYPE_CHECKING:
@@ -123,35 +122,18 @@ async def server(
 @asynccontextmanager
 async def template(server_url: str) -> AsyncIterator[str]:
     """Name of a migrated database that others are copied from."""
-    name = f"template_{uuid.uuid4().hex[:12]}"
-    admin = await connect(server_url)
-    try:
-        await store.create_database(admin, name)
+    async with scratch(server_url, "template") as name:
         conn = await connect(with_database(server_url, name))
         await migrate(conn)
         await conn.close()
         yield name
-    finally:
-        await store.drop_database(admin, name)
-        await admin.close()
 
 
 @asynccontextmanager
 async def copy(server_url: str, template_name: str) -> AsyncIterator[str]:
     """URL of a fresh copy of a template."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    admin = await connect(server_url)
-    try:
-        await store.create_database(admin, name, template_name)
+    async with scratch(server_url, "test", template_name) as name:
         yield with_database(server_url, name)
-    finally:
-        await store.drop_database(admin, name)
-        await admin.close()
-
-
-def with_database(url: str, name: str) -> str:
-    """The same URL with another database."""
-    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
 def in_memory() -> str | None:

@@ -31,9 +31,6 @@ select j.id, j.kind, q.name as queue, j.args, -j.rank as priority, j.run_at, j.a
 from ingestd.job j join ingestd.queue q on q.id = j.queue_id
 where ($1::text is null or j.kind = $1) and ($2::text is null or q.name = $2) and ($3::jsonb is null or j.args @> $3)
 order by j.id"""
-CREATE = 'create database "{name}"'
-COPY = 'create database "{name}" template "{template}"'
-DROP = 'drop database if exists "{name}" with (force)'
 SET = "alter system set {setting}"
 RELOAD = "select pg_reload_conf()"
 _FIELDS = frozenset(field.name for field in fields(Job))
@@ -59,16 +56,6 @@ async def open_jobs(conn: asyncpg.Connection, kind: str | None = None, queue: st
     """Open jobs in the order they were enqueued; those whose arguments include `args`."""
     rows: list[asyncpg.Record] = await conn.fetch(OPEN, kind, queue, args)
     return rows
-
-
-async def create_database(conn: asyncpg.Connection, name: str, template: str | None = None) -> None:
-    """Make a database, as a copy of another one if given."""
-    await conn.execute((COPY if template else CREATE).format(name=name, template=template))
-
-
-async def drop_database(conn: asyncpg.Connection, name: str) -> None:
-    """Drop a database, whoever is connected to it."""
-    await conn.execute(DROP.format(name=name))
 
 
 async def configure(conn: asyncpg.Connection, settings: Sequence[str]) -> None:
