@@ -33,6 +33,13 @@ async def until_file(ctx: Context, path: str) -> None:
     await ledger.enter(ctx)
 
 
+@job("returns_on_file", max_attempts=1)
+async def returns_on_file(ctx: Context, path: str) -> None:
+    """Return with nothing to say, when a file appears."""
+    while not Path(path).exists():
+        await asyncio.sleep(0.02)
+
+
 @job("in_transaction", max_attempts=4, backoff=AT_ONCE)
 async def in_transaction(ctx: Context, path: str) -> None:
     """Leave one row, then keep the transaction open until a file tells this very run how to end."""
@@ -44,6 +51,11 @@ async def in_transaction(ctx: Context, path: str) -> None:
             if Path(f"{told}-fail").exists():
                 raise RuntimeError("told to fail")
             await asyncio.sleep(0.02)
+
+
+@job("nothing")
+async def nothing(ctx: Context) -> None:
+    """End at once."""
 
 
 @job("deaf", max_attempts=1)

@@ -29,6 +29,7 @@ class Proxy:
         self._flowing.set()
         self._refusing = False
         self._losing_answers = False
+        self._lost_to: bytes | None = None
         self._server: asyncio.Server | None = None
         self._port = 0
 
@@ -89,13 +90,24 @@ class Proxy:
             line.stranded = True
         return len(self._lines)
 
-    def lose_answers(self) -> None:
-        """Pass on what clients say and swallow what the server answers, so that a COMMIT happens and nobody hears of it."""
-        self._losing_answers = True
+    def lose_answers(self, to: bytes | None = None) -> None:
+        """Pass on what clients say and swallow what the server answers, so that a COMMIT happens and nobody hears of it.
+
+        Args:
+            to: only on connections on which a client has said this from now on, and from there on; None: on all.
+        """
+        self._lost_to = to
+        self._losing_answers = to is None
+
+    @property
+    def losing(self) -> int:
+        """On how many connections answers are lost because of what a client has said."""
+        return sum(line.losing for line in self._lines)
 
     def flow(self) -> None:
         """Behave again. What was stalled goes on; what was swallowed stays lost, so `cut` after `lose_answers`."""
         self._refusing = self._losing_answers = False
+        self._lost_to = None
         self._flowing.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -131,8 +143,10 @@ class Proxy:
             if line.stranded:
                 await line.released.wait()
                 return
-            if answers and self._losing_answers:
+            if answers and (self._losing_answers or line.losing):
                 continue
+            if not answers and self._lost_to is not None and self._lost_to in data:
+                line.losing = True
             target.write(data)
             await target.drain()
         # One side has said all it has to say, and Postgres never goes on after that.
@@ -155,6 +169,7 @@ class _Line:
         self.client = client
         self.upstream: asyncio.StreamWriter | None = None
         self.stranded = False
+        self.losing = False
         self.released = asyncio.Event()
 
     def close(self) -> None:
