@@ -15,8 +15,9 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from ingestd.errors import StaleClaim
+from ingestd.errors import StaleClaim, UsageError
 from ingestd.events import Bus
+from ingestd.jobs.client import Client, current_client
 from ingestd.jobs.decorator import JobFunction
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import Job, NewJob, State
@@ -265,24 +266,43 @@ class Context:
             what: a kind, a function declared with `@job`, or a `NewJob`, which others may follow.
             more: after a kind or function: its arguments, one JSON object.
             conn: the jobs become part of its transaction.
-            options: fields of `NewJob`, after a kind or function: `queue=`, `priority=`, `run_at=`, `unique_key=` …
+            options: after a kind or function: `queue=`, `priority=`, `delay=`, `unique_key=` … as `ingestd.jobs.options.Options` says.
 
         Returns:
             The job's id; a list of ids where `NewJob`s were given.
 
         Raises:
             TypeError: the arguments do not fit the function.
-            InvalidInput: its queue does not exist, or an option makes no sense.
+            InvalidInput: the kind or queue is unknown, the arguments do not fit, or an option makes no sense.
         """
-        given = [what, *more] if isinstance(what, NewJob) else [_new_job(what, *more, **options)]
         ours = self.job
-        jobs = [replace(job, parent_id=job.parent_id or ours.id, correlation_id=job.correlation_id or ours.correlation_id) for job in given]
-        if conn is not None:
-            ids = await enqueue(conn, jobs)
-        else:
+        if isinstance(what, NewJob):
+            jobs = [
+                replace(job, parent_id=job.parent_id or ours.id, correlation_id=job.correlation_id or ours.correlation_id)
+                for job in (what, *more)
+            ]
+            if conn is not None:
+                return await enqueue(conn, jobs)
             async with self.db.services() as own:
-                ids = await enqueue(own, jobs)
-        return ids if isinstance(what, NewJob) else ids[0]
+                return await enqueue(own, jobs)
+        args = dict(more[0]) if more else {}
+        options = {"parent_id": ours.id, "correlation_id": ours.correlation_id, **options}
+        if isinstance(what, JobFunction):
+            spec = what.spec
+            inspect.signature(what).bind(None, **args)
+            options = {"queue": spec.queue, "priority": spec.priority, "max_attempts": spec.max_attempts, **options}
+            # The code is at hand: whether a node has published the kind already does not matter.
+            handle = await self._client.enqueue(spec.kind, args, allow_unknown=True, conn=conn, **options)
+        else:
+            handle = await self._client.enqueue(what, args, conn=conn, **options)
+        return handle.id
+
+    @property
+    def _client(self) -> Client:
+        try:
+            return current_client()
+        except UsageError:
+            return Client(self.db)
 
     async def parent_results(self) -> dict[str, Any]:
         """In a workflow: the results of the steps that this one waits for, or takes back, by step; of those that succeeded."""
@@ -331,12 +351,3 @@ class Context:
             attempt=self.attempt_entry(str(state), error),
             rejects=rejects.kept if rejects is not None else None,
         )
-
-
-def _new_job(what: str | JobFunction[..., Any], args: Mapping[str, Any] | None = None, **options: Any) -> NewJob:
-    arguments = dict(args or {})
-    if isinstance(what, str):
-        return NewJob(what, arguments, **options)
-    inspect.signature(what).bind(None, **arguments)
-    spec = what.spec
-    return NewJob(spec.kind, arguments, **{"queue": spec.queue, "priority": spec.priority, "max_attempts": spec.max_attempts, **options})

@@ -50,11 +50,12 @@ class Running:
     @property
     def told_to_end_at(self) -> float:
         """When it was told to end, by whom or whatever, `time.monotonic()`; 0: it was not, or will only be."""
-        limit = self.ctx.limit
-        if self.told_at or limit is None:
+        if self.ctx.limit is None:
             return self.told_at
-        over_at = self.began + limit.total_seconds()
-        return over_at if over_at < time.monotonic() else 0.0
+        over_at = self.began + self.ctx.limit.total_seconds()
+        if over_at > time.monotonic():
+            return self.told_at
+        return min(over_at, self.told_at or over_at)
 
     def stack(self) -> str:
         """Where the job is now, as a traceback's lines; empty where that cannot be told."""

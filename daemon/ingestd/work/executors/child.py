@@ -101,6 +101,7 @@ class _Workshop:
         self._spec = spec
         self._resources = resources
         self._db = db
+        self._client = Client(db)
         self._node = node
         self._line = line
         self._waits = inspect.iscoroutinefunction(spec.run)
@@ -167,7 +168,7 @@ class _Workshop:
     async def _outcome(self, ctx: Context) -> dict[str, Any]:
         try:
             read_models(ctx, self._spec)
-            with use_client(Client(self._db)):
+            with use_client(self._client):
                 if self._waits:
                     value = await self._spec.run(ctx, **ctx.job.args)
                 else:

@@ -1,0 +1,288 @@
+"""What a handler is given, and what becomes of what it tells."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import types
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from ingestd import JobCancelled, SyncContext, job, lifespan
+from ingestd.errors import ConfigurationError, InvalidInput
+from ingestd.jobs.backoff import Backoff
+from ingestd.jobs.decorator import declared_jobs
+from ingestd.jobs.enqueue import enqueue
+from ingestd.jobs.model import Discard, NewJob
+from ingestd.jobs.store.reads import show_job
+from ingestd.postgres.pool import Database
+from ingestd.work.context import Context
+from tests.support import eventually
+from tests.work.conftest import handler, working
+
+
+async def put(db: Database, kind: str, args: dict[str, Any] | None = None, **options: Any) -> int:
+    async with db.services() as conn:
+        (job_id,) = await enqueue(conn, [NewJob(kind, args or {}, **options)])
+    return job_id
+
+
+async def final(db: Database, job_id: int) -> dict[str, Any]:
+    async def look() -> dict[str, Any] | None:
+        async with db.services() as conn:
+            row = await conn.fetchrow("select * from ingestd.history where id = $1", job_id)
+        return dict(row) if row else None
+
+    return await eventually(look, saying=f"job {job_id} is final")
+
+
+async def nothing(ctx: Context, **args: Any) -> None: ...
+
+
+async def test_rejected_items_are_kept_short_counted_and_make_the_job_partial(db: Database) -> None:
+    async def picky(ctx: Context) -> None:
+        ctx.count(succeeded=3)
+        ctx.reject({"row": 1}, "no date")
+        ctx.reject("x" * 10_000, "y" * 10_000)
+        for n in range(1500):
+            ctx.reject(n, "more")
+
+    async with working(db, handler("picky", picky)):
+        done = await final(db, await put(db, "picky"))
+    assert (done["state"], done["partial"]) == ("succeeded", True)
+    assert done["counts"] == {"succeeded": 3, "failed": 0, "skipped": 0, "rejected": 1502}
+    assert len(done["rejects"]) == 1000
+    assert done["rejects"][0] == {"item": {"row": 1}, "reason": "no date"}
+    assert len(str(done["rejects"][1])) < 2048
+
+
+async def test_rejects_are_kept_where_the_handler_commits_by_itself(db: Database) -> None:
+    async def picky(ctx: Context) -> None:
+        async with ctx.transaction():
+            ctx.reject([1, 2], "odd")
+
+    async with working(db, handler("picky", picky)):
+        done = await final(db, await put(db, "picky"))
+    assert (done["partial"], done["rejects"]) == (True, [{"item": [1, 2], "reason": "odd"}])
+
+
+async def test_a_handler_knows_its_deadline(db: Database) -> None:
+    seen: list[tuple[datetime | None, float | None]] = []
+
+    async def look(ctx: Context) -> None:
+        seen.append((ctx.deadline, ctx.remaining))
+
+    async with working(db, handler("look", look, timeout=timedelta(minutes=5)), handler("free", look)):
+        await final(db, await put(db, "free"))
+        await final(db, await put(db, "look"))
+        await final(db, await put(db, "look", hard_timeout=timedelta(minutes=1)))
+        await final(db, await put(db, "look", timeout=timedelta(hours=1)))
+    free, kinds, hard, rows = seen
+    assert free == (None, None)
+    assert kinds[0] is not None
+    assert abs((kinds[0] - datetime.now(UTC)).total_seconds() - 300) < 60
+    assert [round((left or 0) / 60) for _, left in (kinds, hard, rows)] == [5, 1, 60]
+
+
+async def test_the_backoff_of_a_jobs_row_wins_over_its_kinds(db: Database) -> None:
+    async def flaky(ctx: Context) -> None:
+        if ctx.job.attempt == 1:
+            raise ValueError("not yet")
+
+    async with working(db, handler("flaky", flaky, backoff=Backoff("1h"))):
+        done = await final(db, await put(db, "flaky", backoff=Backoff("10ms", jitter=0).to_json()))
+    assert done["state"] == "succeeded"
+
+
+async def test_follow_ups_know_their_parent_and_what_they_belong_to(db: Database) -> None:
+    @job("declared", priority="high")
+    async def declared(ctx: Context, n: int = 0) -> None: ...
+
+    ids: list[int] = []
+
+    async def parent(ctx: Context) -> None:
+        ids.append(await ctx.enqueue("child", {"n": 1}, tags=["x"]))
+        ids.append(await ctx.enqueue(declared, {"n": 2}))
+        ids.extend(await ctx.enqueue(NewJob("child"), NewJob("child", parent_id=77)))
+        with pytest.raises(TypeError):
+            await ctx.enqueue(declared, {"m": 2})
+        with pytest.raises(InvalidInput, match="chidl"):
+            await ctx.enqueue("chidl")
+
+    async with working(db, handler("parent", parent), handler("child", nothing), declared.spec):
+        parent_id = await put(db, "parent", correlation_id="c-1")
+        assert (await final(db, parent_id))["state"] == "succeeded"
+        found = [await final(db, job_id) for job_id in ids]
+    assert [row["parent_id"] for row in found] == [parent_id, parent_id, parent_id, 77]
+    assert {row["correlation_id"] for row in found} == {"c-1"}
+    assert found[0]["tags"] == ["x"]
+    assert found[1]["rank"] == -10
+
+
+async def test_a_plain_function_has_the_whole_context_without_await(db: Database) -> None:
+    def plain(ctx: SyncContext, n: int) -> None:
+        ctx.progress(0.5, "half")
+        with ctx.transaction() as conn:
+            conn.execute("insert into effect values ($1)", n)
+            ctx.enqueue("child", {"n": n}, conn=conn)
+            ctx.result = conn.fetchval("select sum(n)::integer from effect")
+
+    def failing(ctx: SyncContext) -> None:
+        with ctx.transaction() as conn:
+            conn.execute("insert into effect values (1000)")
+            raise ValueError("rolled back")
+
+    async with db.services() as conn:
+        await conn.execute("create table effect (n bigint)")
+    specs = handler("plain", plain, executor="thread"), handler("failing", failing, executor="thread", max_attempts=1)
+    async with working(db, *specs, handler("child", nothing)):
+        await final(db, await put(db, "failing"))
+        done = await final(db, await put(db, "plain", {"n": 4}))
+        assert (done["state"], done["result"]) == ("succeeded", 4)
+        async with db.services() as conn:
+            await eventually(lambda: conn.fetchval("select true from ingestd.history where kind = 'child' and parent_id = $1", done["id"]))
+
+
+async def test_threads_are_measured(db: Database) -> None:
+    def spin(ctx: SyncContext) -> None:
+        sum(range(3_000_000))
+
+    async with working(db, handler("spin", spin, executor="thread")):
+        done = await final(db, await put(db, "spin"))
+    assert done["attempts"][0]["cpu_ms"] > 5
+
+
+async def test_a_plain_first_success_keeps_no_attempt(db: Database) -> None:
+    async with working(db, handler("nothing", nothing)):
+        assert (await final(db, await put(db, "nothing")))["attempts"] == []
+
+
+async def test_more_threads_than_processors_run_at_once(db: Database) -> None:
+    all_here = threading.Barrier(16, timeout=20)
+
+    def meet(ctx: SyncContext) -> None:
+        all_here.wait()
+
+    async with working(db, handler("meet", meet, executor="thread", max_attempts=1)):
+        done = [await final(db, job_id) for job_id in [await put(db, "meet") for _ in range(16)]]
+    assert {row["state"] for row in done} == {"succeeded"}
+
+
+async def test_a_thread_that_checks_ends_when_it_is_cancelled_or_over_its_time(db: Database) -> None:
+    def patient(ctx: SyncContext) -> None:
+        while not ctx.cancelled:
+            threading.Event().wait(0.01)
+        ctx.check()
+
+    spec = handler("patient", patient, executor="thread", timeout=timedelta(milliseconds=100), max_attempts=1)
+    async with working(db, spec, handler("free", patient, executor="thread")) as bench:
+        late = await final(db, await put(db, "patient"))
+        free = await put(db, "free")
+        await eventually(lambda: free in bench.worker.running_jobs())
+        bench.worker.interrupt(free, "cancel")
+        assert (await final(db, free))["state"] == "cancelled"
+    assert (late["state"], late["error"]["class"]) == ("failed", "TimedOut")
+
+
+async def test_the_check_of_a_job_that_nobody_told_to_end_does_nothing() -> None:
+    ctx = Context.__new__(Context)
+    ctx.check()
+    ctx.cancelled = True
+    with pytest.raises(JobCancelled):
+        ctx.check()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError(), BaseException("odd")])
+async def test_whatever_a_handler_raises_ends_its_own_attempt_and_not_the_worker(db: Database, error: BaseException) -> None:
+    async def odd(ctx: Context) -> None:
+        raise error
+
+    async with working(db, handler("odd", odd, max_attempts=1), handler("nothing", nothing), slots={"default": 1}):
+        done = await final(db, await put(db, "odd"))
+        assert (done["state"], done["error"]["class"]) == ("failed", type(error).__name__)
+        assert (await final(db, await put(db, "nothing")))["state"] == "succeeded"
+
+
+async def test_a_job_queued_under_an_old_name_is_run_and_keeps_that_name(db: Database) -> None:
+    async def renamed(ctx: Context, supplier: str, limit: int = 5) -> dict[str, Any]:
+        return {"supplier": supplier, "limit": limit}
+
+    old = await put(db, "old_name", {"supplier": "acme"})
+    unfit = await put(db, "old_name", {"suplier": "acme"})
+    async with working(db, handler("new_name", renamed, aliases=("old_name",))):
+        done, bad = await final(db, old), await final(db, unfit)
+        async with db.services() as conn:
+            shown = await show_job(conn, old)
+            published = await conn.fetchrow("select aliases, arguments from ingestd.kind where name = 'new_name'")
+    assert (done["kind"], done["result"]) == ("old_name", {"supplier": "acme", "limit": 5})
+    assert (bad["state"], bad["attempt"], bad["error"]["class"]) == ("failed", 1, "ArgumentsDoNotFit")
+    assert shown is not None
+    assert published["aliases"] == ["old_name"]
+    assert published["arguments"]["required"] == ["supplier"]
+
+
+def module_with(name: str, **names: Any) -> types.ModuleType:
+    module = types.ModuleType(name)
+    vars(module).update(names)
+    sys.modules[name] = module
+    return module
+
+
+async def test_resources_are_made_once_a_worker_shared_by_a_module_and_closed_at_the_drain(db: Database) -> None:
+    told: list[str] = []
+
+    @lifespan
+    async def resources() -> AsyncIterator[dict[str, Any]]:
+        told.append("open")
+        yield {"client": object()}
+        told.append("close")
+
+    seen: list[object] = []
+
+    async def one(ctx: Context) -> None:
+        seen.append(ctx.resources["client"])
+
+    def two(ctx: SyncContext) -> None:
+        seen.append(ctx.resources["client"])
+
+    one.__module__ = two.__module__ = "handlers_of_a_user"
+    module = module_with("handlers_of_a_user", resources=resources, one=job("one")(one), two=job("two")(two))
+    async with working(db, *declared_jobs(vars(module))):
+        assert told == ["open"]
+        for kind in ("one", "two", "one"):
+            assert (await final(db, await put(db, kind)))["state"] == "succeeded"
+    assert told == ["open", "close"]
+    assert len(set(map(id, seen))) == 1
+
+
+async def test_resources_that_cannot_be_made_are_told_at_the_start(db: Database) -> None:
+    @lifespan
+    async def resources() -> AsyncIterator[dict[str, Any]]:
+        raise OSError("no such model")
+        yield {}
+
+    async def one(ctx: Context) -> None: ...
+
+    one.__module__ = "broken_handlers"
+    module = module_with("broken_handlers", resources=resources, one=job("one")(one))
+    with pytest.raises(ConfigurationError, match="OSError: no such model"):
+        async with working(db, *declared_jobs(vars(module))):
+            pass
+
+
+async def test_a_discarded_transaction_fails_the_job_with_its_rows(db: Database) -> None:
+    async def give_up(ctx: Context) -> Discard | None:
+        async with ctx.transaction() as conn:
+            await conn.execute("create table effect (n int)")
+            ctx.discard("no use")
+        return None
+
+    async with working(db, handler("give_up", give_up)):
+        done = await final(db, await put(db, "give_up"))
+        async with db.services() as conn:
+            assert await conn.fetchval("select to_regclass('effect') is not null")
+    assert (done["state"], done["reason"]) == ("failed", "no use")
