@@ -10,9 +10,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from ingestd.jobs.store import claim, limits, nodes
+from ingestd.jobs.model import State
+from ingestd.jobs.store import ack, claim, limits, nodes
+from ingestd.jobs.store.ack import Result
+from ingestd.postgres.pool import connect
 from ingestd.work.cursor import Cursor
 from tests.jobs.limit_lab import STORE, declare, register
+from tests.support import eventually
 
 JOBS = 120_000
 TAKE = 50
@@ -110,3 +114,52 @@ async def test_asking_whether_anything_waits_reads_a_handful_of_rows(conn: async
     plan = await explain(conn, nodes.WAITING, [1, full["queue"], 3], ["k"], STORE)
     assert "Seq Scan" not in {node["Node Type"] for node in nodes_of(plan) if node.get("Relation Name") == "job"}
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] <= 100
+
+
+async def churn(conn: asyncpg.Connection, node: uuid.UUID, queue: int, cursor: Cursor, rounds: int) -> None:
+    """Enqueue, claim and ack, a hundred at a time, as a node does it."""
+    statement = claim.CLAIM_WITHIN_LIMIT if queue != 1 else claim.CLAIM
+    for _ in range(rounds):
+        await conn.execute(
+            "insert into ingestd.job (kind, queue_id, run_at, due_at) select 'k', $1, now(), now() from generate_series(1, 100)", queue
+        )
+        token = uuid.uuid4()
+        rows = await conn.fetch(statement, token, node, queue, 100, ["k"], STORE, *cursor.bounds())
+        jobs = [claim.to_job(row, "any", token) for row in rows]
+        cursor.advance(jobs)
+        assert len(await ack.ack(conn, [Result(job.id, job.claim, State.SUCCEEDED) for job in jobs])) == 100
+
+
+@pytest.mark.parametrize("limited", [False, True])
+async def test_a_claim_stays_flat_under_a_transaction_that_is_held_open(dsn: str, conn: asyncpg.Connection, limited: bool) -> None:
+    """Nothing that ended since can be cleaned away; a claim from the front would walk over all of it."""
+    queue = await declare(conn, global_concurrency=500) if limited else 1
+    node = await register(conn)
+    held = await connect(dsn)
+    transaction = held.transaction(isolation="repeatable_read")
+    await transaction.start()
+    await held.fetchval("select count(*) from ingestd.job")
+    cursor = Cursor()
+    cursor.know([0])
+    statement = claim.CLAIM_WITHIN_LIMIT if limited else claim.CLAIM
+
+    async def pages() -> int:
+        await conn.execute("insert into ingestd.job (kind, queue_id) select 'k', $1 from generate_series(1, 20)", queue)
+        plan = await explain(conn, statement, uuid.uuid4(), node, queue, 20, ["k"], STORE, *cursor.bounds())
+        await conn.execute("delete from ingestd.job")
+        return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+    # The cursor lags a second, for enqueues that commit late: wait until what has ended lies behind that too.
+    await churn(conn, node, queue, cursor, 5)
+    await eventually(lambda: _behind(conn, cursor))
+    early = await pages()
+    await churn(conn, node, queue, cursor, 60)
+    await eventually(lambda: _behind(conn, cursor))
+    late = await pages()
+    await transaction.rollback()
+    await held.close()
+    assert late <= 2 * early + 100, (early, late)
+
+
+async def _behind(conn: asyncpg.Connection, cursor: Cursor) -> bool:
+    return bool(await conn.fetchval("select $1::timestamptz < now() - interval '1 second'", cursor.bounds()[1][0]))

@@ -186,3 +186,31 @@ async def test_jobs_that_come_at_random_moments_start_long_before_the_next_poll(
     await own.close()
     waits = sorted(began[n] - asked[n] for n in range(60))
     assert waits[len(waits) * 3 // 4] < 0.5, waits
+
+
+async def test_flags_that_postgres_has_lost_are_told_again(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ingestd.work import idle
+
+    monkeypatch.setattr(idle, "RETELL_S", 0.2)
+
+    async def nothing(ctx: Any) -> None:
+        pass
+
+    async with working(db, handler("nothing", nothing)) as bench:
+        await eventually(lambda: _flagged(db, bench))
+        async with db.services() as conn:
+            await conn.execute("delete from ingestd.node_idle")
+        await eventually(lambda: _flagged(db, bench))
+
+
+async def test_a_processs_own_enqueues_are_told_to_it_unless_they_are_part_of_a_transaction(db: Database, conn: asyncpg.Connection) -> None:
+    from ingestd.jobs.client import Client
+
+    told: list[str] = []
+    client = Client(db, lambda: told.append("look"))
+    await client.enqueue("k", allow_unknown=True)
+    await client.enqueue("k", allow_unknown=True, unique_key="u")
+    await client.enqueue_many("k", [{}, {}], allow_unknown=True)
+    assert len(told) == 3
+    await client.enqueue("k", allow_unknown=True, conn=conn)
+    assert len(told) == 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
@@ -33,19 +33,22 @@ class Client:
 
     Args:
         database: its URL, or open pools of this process.
+        on_enqueued: called after each enqueue that was not part of somebody's transaction.
     """
 
-    def __init__(self, database: str | Database) -> None:
+    def __init__(self, database: str | Database, on_enqueued: Callable[[], None] = lambda: None) -> None:
         self._own = isinstance(database, str)
         self._open = not self._own
         self._kinds: dict[str, PublishedKind] = {}
         self._db = Database(database, sizes=PoolSizes(1, 4, 1)) if isinstance(database, str) else database
         self._coalescer = Coalescer(self._db)
+        self._on_enqueued = on_enqueued
         self.waiter = Waiter(partial(look, self))
 
     async def __aenter__(self) -> Client:
         """Open the pools and become the client that `@job` functions enqueue through."""
         if self._own:
+            await self._db.notice_pooler()
             await self._db.open()
             self._open = True
         self._token = _current.set(self)
@@ -87,7 +90,9 @@ class Client:
         known = self._kinds.get(kind)
         if conn is None and self._open and is_plain(job) and (allow_unknown or (known is not None and _fits(known, job))):
             # Nobody's transaction and nothing to look up first: it may travel with others.
-            return Handle(await self._coalescer.enqueue(job if known is None else replaced(job, known.name)), self)
+            done_id = await self._coalescer.enqueue(job if known is None else replaced(job, known.name))
+            self._on_enqueued()
+            return Handle(done_id, self)
         (done,) = await self.enqueue_jobs([job], allow_unknown=allow_unknown, conn=conn)
         return done
 
@@ -107,6 +112,8 @@ class Client:
                 if not allow_unknown:
                     jobs = [await self._fitted(used, job) for job in jobs]
                 done = await enqueue_told(used, jobs)
+        if conn is None:
+            self._on_enqueued()
         return [Handle(one.id, self, not one.existing, one.changed) for one in done]
 
     async def enqueue_many(
@@ -134,7 +141,10 @@ class Client:
         async with self.connection(conn) as used, used.transaction():
             if not allow_unknown:
                 like = replaced(like, (await self._published(used, kind, args)).name)
-            return [Handle(job_id, self) for job_id in await enqueue_alike(used, like, args)]
+            ids = await enqueue_alike(used, like, args)
+        if conn is None:
+            self._on_enqueued()
+        return [Handle(job_id, self) for job_id in ids]
 
     async def fitted(self, jobs: Sequence[NewJob]) -> list[NewJob]:
         """The jobs under the present names of their kinds.

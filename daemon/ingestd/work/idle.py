@@ -18,6 +18,8 @@ from ingestd.work.lane import Lane
 # A queue that was busy for so long is no longer told to be waiting; shorter, and each small batch would cost two writes.
 BUSY_S = 1.0
 LOOK_AGAIN_S = (0.03, 0.25)
+# A crash of Postgres empties the table, and whoever took this node for dead has deleted its row: say it again now and then.
+RETELL_S = 30.0
 
 
 class IdleFlags:
@@ -31,6 +33,7 @@ class IdleFlags:
         self._node = node
         self._flagged: set[int] = set()
         self._waited_at: dict[int, float] = {}
+        self._told_at = 0.0
 
     def forget(self) -> None:
         """The database may have lost the flags: say it again."""
@@ -53,11 +56,11 @@ class IdleFlags:
                 lane.empty = False
         busy = {queue for queue in self._flagged - waiting if now - self._waited_at.get(queue, 0.0) > BUSY_S}
         new = waiting - self._flagged
-        if not new and not busy:
+        if not new and not busy and (not self._flagged or now - self._told_at < RETELL_S):
             return False
         flagged = (self._flagged | waiting) - busy
         await store.tell_idle(conn, self._node, flagged)
-        self._flagged = flagged
+        self._flagged, self._told_at = flagged, now
         for lane in lanes:
             if lane.id in busy:
                 lane.empty = False

@@ -65,7 +65,8 @@ class Worker:
         self._bus = bus
         self._registry = registry
         self._node = node
-        self._client = Client(db)
+        # Where nobody can listen, this process's own enqueues need not wait for the next look.
+        self._client = Client(db, self.wake if db.sessionless else lambda: None)
         self._running: dict[int, Running] = {}
         self._slots: set[asyncio.Task[None]] = set()
         self._interrupted: set[asyncio.Task[None]] = set()
