@@ -489,6 +489,7 @@ declare
     one record;
     mine boolean;
     holder bigint;
+    position text;
     woken text[] := '{}';
 begin
     for one in
@@ -554,7 +555,8 @@ begin
             set args = case one.unique_mode when 'replace' then one.args else j.args end,
                 run_at = case one.unique_mode when 'reschedule' then one.run_at else j.run_at end,
                 due_at = case one.unique_mode when 'reschedule' then one.run_at else j.due_at end
-            where j.id = holder and j.unique_key = one.unique_key and j.claim is null;
+            where j.id = holder and j.unique_key = one.unique_key and j.claim is null
+            returning format('%s %s %s', j.queue_id, j.rank, extract(epoch from j.run_at)) into position;
             touched[one.place] := found;
             -- If it let go of its key just now, the key is free for ours.
             exit when found or exists (select from ingestd.job j where j.id = holder and j.unique_key = one.unique_key)
@@ -569,8 +571,12 @@ begin
         end if;
         existed[one.place] := holder is not null;
         ids[one.place] := coalesce(holder, ids[one.place]);
-        if one.run_at <= now() and one.parked in (0, 2) and (holder is null or touched[one.place] and one.unique_mode = 'reschedule') then
-            woken := woken || format('%s %s %s', one.queue_id, one.rank, extract(epoch from one.run_at));
+        if one.run_at <= now() and one.parked in (0, 2) then
+            if holder is null then
+                woken := woken || format('%s %s %s', one.queue_id, one.rank, extract(epoch from one.run_at));
+            elsif touched[one.place] and one.unique_mode = 'reschedule' then
+                woken := woken || position;
+            end if;
         end if;
     end loop;
     -- One message per queue and rank, however many jobs, and only where a node waits: NOTIFY takes a lock of the whole cluster at

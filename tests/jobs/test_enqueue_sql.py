@@ -174,6 +174,7 @@ async def test_a_caller_behind_an_open_transaction_gets_that_job_or_its_own(dsn:
 async def test_nodes_are_woken_once_a_queue_and_only_for_work_that_is_due(dsn: str, conn: asyncpg.Connection) -> None:
     heard: list[str] = []
     listener = await connect(dsn)
+    await conn.execute("insert into ingestd.node_idle (node, queues) select gen_random_uuid(), array_agg(id) from ingestd.queue")
     try:
         await listener.add_listener("ingestd_job", lambda *message: heard.append(message[3]))
         await conn.fetch(

@@ -115,6 +115,31 @@ async def test_reschedule_moves_it_and_wakes_nodes_if_it_is_due(dsn: str, conn: 
     assert [job.id for job in await take(conn)] == [first[0]]
 
 
+async def test_nodes_are_woken_by_what_becomes_due_now_and_by_nothing_else(dsn: str, conn: asyncpg.Connection) -> None:
+    await conn.execute("insert into ingestd.node_idle (node, queues) select gen_random_uuid(), array_agg(id) from ingestd.queue")
+    heard: list[str] = []
+    listener = await connect(dsn)
+    try:
+        await listener.add_listener("ingestd_job", lambda *message: heard.append(message[3]))
+
+        async def told(**options: Any) -> int:
+            heard.clear()
+            await ask(conn, **options)
+            await listener.fetchval("select 1")
+            return len(heard)
+
+        assert await told(delay=timedelta(hours=1)) == 0
+        assert await told() == 0
+        assert await told(unique_mode="replace", args={"n": 1}) == 0
+        assert await told(unique_mode="reschedule", delay=timedelta(hours=2)) == 0
+        assert await told(unique_mode="reschedule", queue="imports", priority=50) == 1
+        assert heard[0].split()[:2] == [str(await conn.fetchval("select queue_id from ingestd.job")), "0"], "its own queue and rank"
+        await take(conn)
+        assert await told(unique_mode="reschedule") == 0
+    finally:
+        await listener.close()
+
+
 @pytest.mark.parametrize("mode", ["replace", "reschedule"])
 async def test_what_runs_is_never_changed(conn: asyncpg.Connection, mode: Any) -> None:
     first = await ask(conn, args={"n": 1})
@@ -130,11 +155,12 @@ async def test_a_change_waits_for_the_claim_that_is_under_way_and_then_changes_n
     other = await connect(dsn)
     try:
         async with conn.transaction():
-            await take(conn)
+            await conn.execute("select from ingestd.job for update")
             asking = asyncio.create_task(ask(other, args={"n": 2}, unique_mode="replace"))
             watcher = await connect(dsn)
             await eventually(lambda: watcher.fetchval("select exists (select from pg_stat_activity where wait_event_type = 'Lock')"))
             await watcher.close()
+            await take(conn)
         assert await asking == (first[0], True, False)
     finally:
         await other.close()
@@ -159,11 +185,13 @@ async def test_replace_makes_a_new_job_when_the_old_one_starts_in_between(dsn: s
     other = await connect(dsn)
     try:
         async with conn.transaction():
-            await take(conn)
+            # seen, but not yet changed, by the caller when it starts
+            await conn.execute("select from ingestd.job for update")
             asking = asyncio.create_task(ask(other, args={"n": 2}, unique_until="start", unique_mode="replace"))
             watcher = await connect(dsn)
             await eventually(lambda: watcher.fetchval("select exists (select from pg_stat_activity where wait_event_type = 'Lock')"))
             await watcher.close()
+            await take(conn)
         told = await asking
     finally:
         await other.close()
@@ -219,6 +247,23 @@ async def test_periods_that_are_over_are_forgotten(conn: asyncpg.Connection) -> 
     await conn.execute("insert into ingestd.unique_hold (key, job_id, expires_at) values ('old', 1, now() - interval '1 second')")
     await forget_holds(conn)
     assert [row["key"] for row in await conn.fetch("select key from ingestd.unique_hold")] == ["k"]
+
+
+@pytest.mark.parametrize("isolation", ["repeatable_read", "serializable"])
+async def test_a_stricter_transaction_that_came_too_late_is_told_to_be_repeated(dsn: str, conn: asyncpg.Connection, isolation: Any) -> None:
+    """It cannot see who holds the key; it must neither hang nor make a second job."""
+    other = await connect(dsn)
+    try:
+        tx = other.transaction(isolation=isolation)
+        await tx.start()
+        await other.fetchval("select count(*) from ingestd.job")
+        first = await ask(conn)
+        with pytest.raises(asyncpg.SerializationError):
+            await ask(other)
+        await tx.rollback()
+        assert await ask(other) == (first[0], True, False)
+    finally:
+        await other.close()
 
 
 async def test_a_rollback_gives_the_key_back(dsn: str, conn: asyncpg.Connection) -> None:
