@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
+from ingestd import Client
 from ingestd.postgres.pool import connect, is_pooled
 from tests.daemon import readings
 from tests.daemon.harness import Site, open_site
@@ -34,6 +36,15 @@ async def test_a_pooler_is_noticed_and_the_server_itself_is_not_taken_for_one(ds
         conn = await connect(url, pooled=True)
         assert await is_pooled(conn) is expected
         await conn.close()
+
+
+async def test_a_client_notices_the_pooler_too(pooled: str, conn: asyncpg.Connection) -> None:
+    async with Client(pooled) as client:
+        handles = await asyncio.gather(
+            *(client.enqueue(ledger.KIND, {"n": n}, unique_key=f"n {n % 40}", allow_unknown=True) for n in range(80)),
+            *(client.enqueue(ledger.KIND, {"n": n}, allow_unknown=True) for n in range(80)),
+        )
+    assert len({handle.id for handle in handles}) == await conn.fetchval("select count(*) from ingestd.job") == 120
 
 
 async def all_work(site: Site, conn: asyncpg.Connection) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import orjson
 
-from ingestd.errors import ConfigurationError, DatabaseUnreachable, Refused
+from ingestd.errors import ConfigurationError, DatabaseUnreachable, IngestdError, Refused
 
 CONNECT_TIMEOUT_S = 10.0
 STATEMENT_TIMEOUT_S = 60.0
@@ -132,6 +132,16 @@ class Database:
         self._max_lifetime_s = max_lifetime_s
         self._pools: dict[str, asyncpg.Pool] = {}
         self._lent: dict[str, set[Any]] = {}
+
+    async def notice_pooler(self) -> None:
+        """Find out whether the URL leads through a pooler; call it before `open`. Without an answer it is taken not to."""
+        with suppress(*OUTAGE, IngestdError):
+            conn = await connect(self.dsn, application_name=self.application_name, pooled=True)
+            try:
+                self.pooled = await is_pooled(conn)
+                self.sessionless = self.pooled and self.direct_dsn == self.dsn
+            finally:
+                await conn.close(timeout=RELEASE_TIMEOUT_S)
 
     async def open(self) -> None:
         """Make the pools; connections are opened when first needed."""
