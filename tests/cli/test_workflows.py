@@ -88,8 +88,8 @@ def test_check_tells_every_mistake_of_workflows_with_its_place(bare: Cli) -> Non
         '9: "after" in [workflows.circle.steps.b]: there is no step "c"',
         '12: missing key "job" in [workflows.order.steps.pay.undo]',
         '12: unknown key "jop" in [workflows.order.steps.pay.undo], did you mean "job"?',
-        "14: [workflows.lost.steps.load]: the run may be compensated, and a load cannot be taken back by itself yet: "
-        'give the step an undo = { job = "…" }',
+        "14: [workflows.lost.steps.load]: the run may be compensated, and a load cannot be taken back by itself yet: give the step an "
+        + 'undo = { job = "…" }',
         '18: "args.name" in [workflows.lost.steps.send]: there is no step "lod", did you mean "load"?',
     ]
 

@@ -11,7 +11,7 @@ import pytest
 from tests.daemon.harness import Daemon, Site, open_site
 from tests.support import eventually
 
-HANDLERS = '''
+HANDLERS = """
 import asyncio
 from pathlib import Path
 
@@ -47,14 +47,18 @@ async def unreserve(ctx: Context, order: int) -> dict:
 async def until_there(ctx: Context) -> None:
     while not Path("there").exists():
         await asyncio.sleep(0.02)
-'''
+"""
 CONFIGURATION = """
 [workflows.order]
 on_failure = "compensate"
 [workflows.order.steps]
 reserve = { job = "reserve", args = { order = 7 }, undo = { job = "unreserve" } }
-charge = { job = "charge", after = ["reserve"], args = { order = 7, slot = { from = "reserve", path = "slot.number" } }, undo = { job = "refund", args = { payment = { from = "charge", path = "payment" } } } }
 send = { job = "send", after = ["charge"] }
+[workflows.order.steps.charge]
+job = "charge"
+after = ["reserve"]
+args = { order = 7, slot = { from = "reserve", path = "slot.number" } }
+undo = { job = "refund", args = { payment = { from = "charge", path = "payment" } } }
 [workflows.alone]
 overlap = "skip"
 [workflows.alone.steps]
@@ -141,7 +145,7 @@ async def test_a_workflow_that_must_run_alone_is_refused_skipped_and_left_to_the
     reason = await eventually(lambda: site.ask("select reason from ingestd.slot where state = 'skipped' limit 1"), timeout_s=30)
     assert reason == f"run {started['id']} of workflow alone was still open"
 
-    status, cancelled = await daemon.post(f"{RUNS}/{started['id']}/cancel")
+    status, _ = await daemon.post(f"{RUNS}/{started['id']}/cancel")
     assert status == 200
     assert (await ended(daemon, started["id"]))["state"] == "cancelled"
 
