@@ -54,7 +54,8 @@ with found as materialized (
 update ingestd.job set cancel_asked_at = now() where id = any (array(select id from found)) and claim is not null returning id"""
 
 # The id stays: links, parents and logs go on meaning the same job. Its budget of attempts grows by one. A step whose arguments
-# refer to results is blocked until the promoter has looked them up again; one of a run that is or was taken back stays as it is.
+# refer to results is blocked until the promoter has looked them up again, and one that was cancelled before its turn until that
+# comes; one of a run that is or was taken back stays as it is.
 REVIVE = f"""
 with gone as (
     delete from ingestd.history h where id = any ($1::bigint[]) and state in ('failed', 'cancelled')
@@ -75,12 +76,15 @@ with gone as (
     .replace("crashes", "0", 1)
 },
            case when key is null then 0 else {PARKED_KEY} end | case when workflow_run is not null and exists (
-               select from ingestd.workflow_step s where s.run = gone.workflow_run and s.step = gone.step and s.args is not null
+               select from ingestd.workflow_step s join ingestd.workflow_run r on r.id = s.run
+               where s.run = gone.workflow_run and s.step = gone.step and (s.args is not null or r.state = 'waiting' or exists (
+                   select from ingestd.workflow_step p where p.run = s.run and p.step = any (s.after) and p.state in ('blocked', 'open')))
            ) then {PARKED_DEPENDENCY} else 0 end
-    from gone returning id, queue_id, key, workflow_run, step
+    from gone returning id, queue_id, key, workflow_run, step, parked
 ), steps as (
     update ingestd.workflow_step s
-    set state = case when s.args is null then 'open' else 'blocked' end, reason = null, result = null, partial = false, finished_at = null
+    set state = case when b.parked & {PARKED_DEPENDENCY} = 0 then 'open' else 'blocked' end, reason = null, result = null, partial = false,
+        finished_at = null
     from back b where b.workflow_run is not null and s.run = b.workflow_run and s.step = b.step
 ), runs as (
     update ingestd.workflow_run r
