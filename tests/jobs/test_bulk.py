@@ -120,6 +120,21 @@ async def test_many_become_a_job_that_goes_on_where_it_was_killed_and_does_nothi
     assert (row["object_id"], row["detail"]["matched"]) == (str(asked.job_id), 1300)
 
 
+async def test_a_bulk_that_was_cancelled_goes_on_where_it_stopped_when_it_is_retried(conn: asyncpg.Connection) -> None:
+    ids = await many(conn, 1300, State.SUCCEEDED)
+    asked = await actions.start_bulk(conn, ANN, bulk.plan("again", JobFilter(kind="sync", states=("succeeded",))))
+    assert asked.job_id is not None
+    await claim_bulk(conn)
+    with pytest.raises(ConnectionResetError):
+        await Worker(conn, die_in=3).run()
+    await actions.cancel_job(conn, ANN, asked.job_id, force=True)
+    await actions.retry_job(conn, ANN, asked.job_id)
+    await claim_bulk(conn)
+    assert await Worker(conn).run() == {"changed": 1300, "skipped": 0}
+    parents = [row["parent_id"] for row in await conn.fetch("select parent_id from ingestd.job where kind = 'sync' order by parent_id")]
+    assert parents == ids
+
+
 async def test_each_action_changes_what_it_can_and_leaves_what_runs(conn: asyncpg.Connection) -> None:
     running = await many(conn, 2)
     await take(conn)

@@ -159,7 +159,7 @@ async def look(conn: asyncpg.Connection, bulk: Bulk) -> Preview:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """How far a bulk has come; a checkpoint.
+    """How far a bulk has come.
 
     Args:
         arm: `open` jobs are gone through first, then the `done` ones; None: through.
@@ -184,9 +184,9 @@ class Mark:
         return {"changed": self.changed, "skipped": self.skipped} | ({"asked": self.asked} if self.asked else {})
 
 
-def mark_of(checkpoint: Mapping[str, Any] | None) -> Mark:
+def mark_of(kept: Mapping[str, Any] | None) -> Mark:
     """Where to go on; None: at the beginning."""
-    return Mark(**dict(checkpoint) | {"left": tuple(checkpoint["left"])}) if checkpoint else Mark()
+    return Mark(**dict(kept) | {"left": tuple(kept["left"])}) if kept else Mark()
 
 
 async def advance(conn: asyncpg.Connection, bulk: Bulk, until: Bound, mark: Mark) -> Mark:

@@ -11,6 +11,7 @@ from ingestd.jobs.backoff import Backoff
 from ingestd.jobs.bulk import KIND, advance, bulk_of, mark_of
 from ingestd.jobs.model import Job
 from ingestd.jobs.registry import HandlerSpec
+from ingestd.jobs.store.bulk import keep_mark
 
 ATTEMPTS = 20
 
@@ -34,14 +35,18 @@ def handlers() -> list[HandlerSpec]:
 
 
 async def run_bulk(ctx: Stepping, **args: Any) -> dict[str, int]:
-    """Go through all jobs that match, a chunk a commit; after a crash it goes on behind the last one."""
+    """Go through all jobs that match, a chunk a commit; after a crash it goes on behind the last one.
+
+    The mark is kept among the arguments: unlike a checkpoint they go into history and come back, so that a bulk which somebody
+    has cancelled goes on where it stopped when it is retried.
+    """
     bulk, until = bulk_of(args, ctx.job.correlation_id)
-    mark = mark_of(ctx.job.checkpoint)
+    mark = mark_of(args.get("mark"))
     while mark.arm is not None:
-        checkpoint: dict[str, Any] = {}
-        async with ctx.step(checkpoint) as conn:
+        # ctx.step fences the whole: with a stale claim neither the chunk nor the mark is written.
+        async with ctx.step(None) as conn:
             mark = await advance(conn, bulk, until, mark)
-            checkpoint |= mark.as_json()
+            await keep_mark(conn, ctx.job.id, mark.as_json())
         # kept even when somebody cancels the bulk itself
         ctx.result = mark.counts()
         seen = mark.changed + mark.skipped + len(mark.left)

@@ -23,6 +23,8 @@ _OPEN_IDS = "select j.id from ingestd.job j where {where} and j.id > $1 and j.id
 _DONE_IDS = """
 select h.id from ingestd.history h where {where} and h.id > $1 and h.id <= $2 and h.finished_at <= $4 order by h.id limit $3"""
 
+MARK = "update ingestd.job set args = args || jsonb_build_object('mark', $2::jsonb) where id = $1"
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:
@@ -66,3 +68,8 @@ async def done_ids(conn: asyncpg.Connection, which: JobFilter, until: Bound, aft
     values: list[Any] = [after, until.last_id, limit, until.asked_at]
     where = done_where(which, values)
     return [row["id"] for row in await conn.fetch(_DONE_IDS.format(where=where), *values)] if where else []
+
+
+async def keep_mark(conn: asyncpg.Connection, job_id: int, mark: Mapping[str, Any]) -> None:
+    """Write down how far a `bulk` job has come; call it within its fenced step."""
+    await conn.execute(MARK, job_id, dict(mark))

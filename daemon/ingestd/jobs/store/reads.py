@@ -7,8 +7,8 @@ from typing import Any
 import asyncpg
 
 from ingestd.jobs.filters import GROUPS, JobFilter
-from ingestd.jobs.store.where import ERROR_GROUP, ERROR_TEXT, STATE, done_where, open_where
 from ingestd.jobs.store.waiting import waiting_reason
+from ingestd.jobs.store.where import ERROR_GROUP, ERROR_TEXT, STATE, done_where, open_where
 from ingestd.settings import priority_name
 
 __all__ = ["STATE", "JobFilter"]
