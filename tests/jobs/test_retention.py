@@ -15,7 +15,7 @@ from ingestd.facts import Cleared, Keep
 from ingestd.jobs.model import State
 from ingestd.jobs.settings import RetentionSettings
 from ingestd.jobs.store import retention
-from ingestd.jobs.store.partitions import OK
+from ingestd.jobs.store.partitions import OK, make_partitions
 from ingestd.postgres import partitions
 from ingestd.postgres.pool import connect
 from tests.jobs.kit import end, new
@@ -162,7 +162,7 @@ async def test_what_somebody_reads_for_long_is_left_for_the_next_time(
 
 async def test_a_partition_that_a_crash_left_detached_is_dropped_next_time(old: asyncpg.Connection) -> None:
     before = datetime.now(UTC) - timedelta(days=30)
-    past = [one for one in await partitions.partitions(old, OK) if partitions.is_past(one, before)]
+    past = [one for one in await partitions.partitions(old, OK) if partitions.is_past(one, before, datetime.now(UTC))]
     await old.execute(partitions.SET_MARK.format(name=past[0].name))
     await old.execute(f"alter table {OK} detach partition {past[0].name}")
     would = await retention.clear(old, bounds(30), True)
@@ -218,3 +218,11 @@ async def test_a_detachment_that_was_killed_halfway_is_finished_next_time(old: a
         assert await old.fetchval("select count(*) from pg_inherits where inhdetachpending") == 0
     finally:
         await holder.close()
+
+
+async def test_what_would_be_made_again_at_once_is_emptied_instead_of_dropped(old: asyncpg.Connection) -> None:
+    assert await make_partitions(old) == 0
+    did = await cleanup.clean(old, RetentionSettings(), days=1)
+    assert told(did)["failed jobs"] > 0
+    assert await make_partitions(old) == 0
+    assert await old.fetchval("select count(*) from ingestd.history where finished_at < now() - interval '25 hours'") == 0

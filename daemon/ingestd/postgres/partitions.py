@@ -72,9 +72,16 @@ async def partitions(conn: asyncpg.Connection, parent: str) -> list[Partition]:
     return left + found
 
 
-def is_past(partition: Partition, before: datetime) -> bool:
-    """Whether even its youngest row is older than `before`; what is half gone was judged so already."""
-    return not partition.attached or partition.pending or (partition.upper is not None and partition.upper <= before)
+def is_past(partition: Partition, before: datetime, now: datetime) -> bool:
+    """Whether even its youngest row is older than `before`; what is half gone was judged so already.
+
+    The one just before the present one stays: it would be made again for transactions that began in its time.
+    """
+    if not partition.attached or partition.pending:
+        return True
+    if partition.upper is None or partition.lower is None:
+        return False
+    return partition.upper <= before and 2 * partition.upper.timestamp() - partition.lower.timestamp() <= now.timestamp()
 
 
 async def count(conn: asyncpg.Connection, partition: Partition) -> int:

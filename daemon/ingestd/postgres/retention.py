@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from ingestd.facts import Cleared
+from ingestd.facts import Cleared, Keep
 from ingestd.postgres import partitions
 
 CHUNK = 5000
@@ -35,20 +35,20 @@ class Series:
     column: str
 
 
-async def clear_series(conn: asyncpg.Connection, series: Series, before: datetime, dry_run: bool, *, exactly: bool = False) -> Cleared:
+async def clear_series(conn: asyncpg.Connection, series: Series, before: datetime, keep: Keep, dry_run: bool) -> Cleared:
     """Drop partitions whose youngest row is too old, or only count what would go.
 
     Args:
         conn: in no transaction, past any pooler.
-        exactly: delete the old rows of the partition that `before` lies in as well.
+        before: the edge; with `keep.exactly` the old rows of the partition that it lies in are deleted as well.
     """
     rows = freed = 0
     gone: list[str] = []
     postponed: list[str] = []
     # one that is half detached first: its siblings cannot be detached before it
     for partition in sorted(await partitions.partitions(conn, series.parent), key=lambda one: not one.pending):
-        if not partitions.is_past(partition, before):
-            partly = exactly and (partition.lower is None or partition.lower < before)
+        if not partitions.is_past(partition, before, keep.now):
+            partly = keep.exactly and (partition.lower is None or partition.lower < before)
             old = partitions.count_before if dry_run else partitions.delete_before
             rows += await old(conn, partition, series.column, before) if partly else 0
             continue

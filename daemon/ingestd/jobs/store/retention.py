@@ -22,8 +22,8 @@ RUNS_AT_ONCE = 500
 async def clear(conn: asyncpg.Connection, keep: Keep, dry_run: bool) -> list[Cleared]:
     """Clear what is not kept, or with `dry_run` count it."""
     cleared = [
-        await clear_series(conn, JOBS, keep.history, dry_run, exactly=keep.exactly),
-        await clear_series(conn, FAILED_JOBS, keep.failed, dry_run, exactly=keep.exactly),
+        await clear_series(conn, JOBS, keep.history, keep, dry_run),
+        await clear_series(conn, FAILED_JOBS, keep.failed, keep, dry_run),
         await clear_rows(
             conn, "workflow runs", "ingestd.workflow_run", RUN_IS_PAST, keep.history, keep.failed, dry_run=dry_run, chunk=RUNS_AT_ONCE
         ),

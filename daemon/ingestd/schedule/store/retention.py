@@ -12,4 +12,4 @@ SLOTS = Series("schedule slots", "ingestd.slot", "due_at")
 
 async def clear(conn: asyncpg.Connection, keep: Keep, dry_run: bool) -> list[Cleared]:
     """Forget slots as late as failed jobs, for a missed one is worth as much; with `dry_run` only count them."""
-    return [await clear_series(conn, SLOTS, keep.failed, dry_run, exactly=keep.exactly)]
+    return [await clear_series(conn, SLOTS, keep.failed, keep, dry_run)]
