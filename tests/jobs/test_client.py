@@ -173,6 +173,45 @@ async def test_a_job_function_enqueues_with_what_it_declares_before_any_node_has
     assert (row["queue"], row["rank"], row["max_attempts"]) == ("imports", -10, 2)
 
 
+async def test_a_job_function_takes_options_that_win_over_what_it_declares(client: Client, conn: asyncpg.Connection) -> None:
+    bound = sync_prices.options(priority="low", queue=None, delay="10m", tags=["night"])
+    handles = [await bound.enqueue(supplier="acme"), *await bound.enqueue_many([{"supplier": "a"}, {"supplier": "b", "full": True}])]
+    found = await rows(conn)
+    assert [row["id"] for row in found] == [handle.id for handle in handles]
+    assert {(row["queue"], row["rank"], row["max_attempts"], tuple(row["tags"])) for row in found} == {("imports", 10, 2, ("night",))}
+    assert {row["run_at"] - row["created_at"] for row in found} == {timedelta(minutes=10)}
+
+
+async def test_a_job_function_enqueues_within_the_callers_transaction(client: Client, conn: asyncpg.Connection) -> None:
+    tx = conn.transaction()
+    await tx.start()
+    await sync_prices.options(conn=conn).enqueue(supplier="acme")
+    await sync_prices.options(conn=conn).enqueue_many([{"supplier": "acme"}], unique_keys=["k"])
+    assert len(await rows(conn)) == 2
+    await tx.rollback()
+    assert await rows(conn) == []
+
+
+async def test_many_jobs_with_wrong_arguments_among_them_are_refused_whole(client: Client, conn: asyncpg.Connection) -> None:
+    with pytest.raises(TypeError):
+        await sync_prices.options().enqueue_many([{"supplier": "acme"}, {"suplier": "acme"}])
+    with pytest.raises(InvalidInput, match="2 jobs need as many unique_keys, not 1"):
+        await client.enqueue_many("sync", [{}, {}], unique_keys=["a"])
+    with pytest.raises(InvalidInput, match="many jobs cannot share a unique_key"):
+        await client.enqueue_many("sync", [{}, {}], unique_key="a")
+    assert await rows(conn) == []
+
+
+async def test_thousands_of_jobs_with_keys_go_in_one_transaction_in_order(client: Client, conn: asyncpg.Connection) -> None:
+    keys = [f"k{number % 2000}" for number in range(2_500)]
+    handles = await client.enqueue_many("sync", [{"n": number} for number in range(2_500)], unique_keys=keys)
+    found = {row["id"]: row for row in await rows(conn)}
+    assert len(found) == 2_000
+    assert [found[handle.id]["args"]["n"] for handle in handles] == [number % 2000 for number in range(2_500)]
+    assert [handle.created for handle in handles] == [number < 2000 for number in range(2_500)]
+    assert len({row["created_at"] for row in found.values()}) == 1
+
+
 @pytest.mark.parametrize("args", [{}, {"suplier": "acme"}, {"supplier": "acme", "more": 1}])
 async def test_arguments_that_do_not_fit_are_refused_where_they_are_written(
     client: Client, conn: asyncpg.Connection, args: dict[str, Any]
