@@ -63,8 +63,10 @@ class Rescuer:
                 why = await self._death_of(conn, peer)
                 if why:
                     await self._bury(conn, peer["id"], peer["name"], why)
-            for node in await store.buried_with_jobs(conn):
-                await self._rescue(conn, node, str(node), "it was dead already")
+            for node, state in await store.buried_with_jobs(conn):
+                # Who stopped in order has ended its jobs before: they killed nobody.
+                started = set[int]() if state == "stopped" else self._presence.started(node)
+                await self._rescue(conn, node, str(node), f"it was {state} already", started)
         return EVERY_S
 
     async def _death_of(self, conn: asyncpg.Connection, peer: asyncpg.Record) -> str | None:
@@ -84,13 +86,13 @@ class Rescuer:
 
     async def _bury(self, conn: asyncpg.Connection, node: UUID, name: str, why: str) -> None:
         await store.end(conn, node, "dead")
-        await self._rescue(conn, node, name, why)
+        await self._rescue(conn, node, name, why, self._presence.started(node))
         if self._presence.is_dead(node):
             self._presence.forget(node)
 
-    async def _rescue(self, conn: asyncpg.Connection, node: UUID, name: str, why: str) -> None:
+    async def _rescue(self, conn: asyncpg.Connection, node: UUID, name: str, why: str, started: set[int] | None) -> None:
         await self._terminate(conn, node)
-        rescued = await rescue_store.rescue(conn, node, why, self._presence.started(node))
+        rescued = await rescue_store.rescue(conn, node, why, started)
         if rescued.claimable:
             self._bus.emit(JobsRescued(name, len(rescued.claimable), why))
         for job_id in rescued.quarantined:

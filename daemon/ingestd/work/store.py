@@ -33,7 +33,7 @@ select case when pg_try_advisory_lock($1) then pg_advisory_unlock($1) else false
 SERVER_UP_S = "select extract(epoch from now() - pg_postmaster_start_time())::float8"
 # A node that stopped in order has handed everything back, unless Postgres was away just then.
 BURIED = """
-select id from ingestd.node where state in ('dead', 'stopped') and exists (select from ingestd.job j where j.node = node.id)"""
+select id, state from ingestd.node where state in ('dead', 'stopped') and exists (select from ingestd.job j where j.node = node.id)"""
 PROGRESS = """
 insert into ingestd.node_progress (node, at, started, progress) values ($1, now(), $2, $3)
 on conflict (node) do update set at = now(), started = excluded.started, progress = excluded.progress"""
@@ -109,9 +109,9 @@ async def peers(conn: asyncpg.Connection, me: UUID) -> list[asyncpg.Record]:
     return rows
 
 
-async def buried_with_jobs(conn: asyncpg.Connection) -> list[UUID]:
-    """Nodes that ended and still hold jobs: their rescue was interrupted or had to skip locked rows, or their last word was lost."""
-    return [row["id"] for row in await conn.fetch(BURIED)]
+async def buried_with_jobs(conn: asyncpg.Connection) -> list[tuple[UUID, str]]:
+    """Nodes that ended and still hold jobs, and how: a rescue was interrupted or had to skip locked rows, or a last word was lost."""
+    return [(row["id"], row["state"]) for row in await conn.fetch(BURIED)]
 
 
 async def lock_is_free(conn: asyncpg.Connection, lock_key: int) -> bool:
