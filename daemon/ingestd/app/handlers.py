@@ -12,6 +12,7 @@ import asyncpg
 
 from ingestd.app import cleanup
 from ingestd.errors import AlreadyRunning, ConfigurationError, Conflict, StaleClaim
+from ingestd.jobs.course import OPEN_RUN
 from ingestd.jobs.decorator import declared_jobs
 from ingestd.jobs.model import AwaitChildren, Discard, Outcome, State
 from ingestd.jobs.registry import HandlerSpec
@@ -98,6 +99,9 @@ class _StartWorkflow:
                 return None
         async with ctx.db.services() as conn:
             (found,) = await reads.workflow_runs(conn, run=ctx.job.checkpoint["run"])
+        if found["state"] in OPEN_RUN:
+            # The process that started it died before it could say that it waits.
+            return AwaitChildren(ctx.job.checkpoint)
         if found["state"] in ("failed", "cancelled"):
             bad = [f"{step['step']} {step['state']}" for step in found["steps"] if step["state"] != "succeeded"]
             reason = f"workflow run {found['id']} {found['state']}: {', '.join(bad)}"[:REASON_CHARS]
