@@ -101,16 +101,21 @@ async def test_a_kind_may_be_more_patient_than_the_daemon(db: Database, conn: as
         assert await conn.fetchval("select claim is not null from ingestd.job where id = $1", patient)
 
 
-async def test_a_job_that_reports_progress_is_never_stuck(db: Database, conn: asyncpg.Connection) -> None:
+@pytest.mark.parametrize("how", ["progress", "step"])
+async def test_a_job_that_reports_progress_is_never_stuck(db: Database, conn: asyncpg.Connection, how: str) -> None:
     end = asyncio.Event()
 
     async def busy(ctx: Context) -> None:
         while not end.is_set():
-            ctx.progress(None, "still at it")
+            if how == "progress":
+                ctx.progress(None, "still at it")
+            else:
+                async with ctx.step({"still": "at it"}):
+                    pass
             await asyncio.sleep(0.02)
 
     busy_id, idle_id = await enqueue(conn, [NewJob("busy", max_attempts=1), NewJob("idle", max_attempts=1)])
-    async with watched(db, handler("busy", busy), handler("idle", forever), stuck_after_s=1.0):
+    async with watched(db, handler("busy", busy), handler("idle", forever), stuck_after_s=1.5):
         await eventually(lambda: conn.fetchval("select state from ingestd.history where id = $1", idle_id))
         end.set()
         assert await eventually(lambda: conn.fetchval("select state from ingestd.history where id = $1", busy_id)) == "succeeded"

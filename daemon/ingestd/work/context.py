@@ -70,12 +70,15 @@ class Context:
     acked: ack_store.Result | None = None
     limit: timedelta | None = None
     elsewhere: Elsewhere | None = None
+    backend: int | None = None  # of the transaction that is open, so that whoever asks why vacuum cannot work is told of this job
     usage: dict[str, float] | None = None
     _log: Any = None
     _counts: dict[str, int] | None = None
     _rejects: Rejects | None = None
     _opened = False
     _discarded: tuple[str, dict[str, Any]] | None = None
+
+    _shown: tuple[float | None, str] = (None, "")
 
     def __init__(
         self,
@@ -148,6 +151,7 @@ class Context:
         self._opened = True
         try:
             async with self.db.handlers() as conn:
+                self.backend = conn.get_server_pid()
                 async with conn.transaction():
                     yield conn
                     reason, error = self._discarded or (None, None)
@@ -156,6 +160,7 @@ class Context:
                         raise StaleClaim(f"job {self.job.id} belongs to somebody else; its work was rolled back")
                 self.acked = result
         finally:
+            self.backend = None
             self._opened = self.acked is not None
 
     @asynccontextmanager
@@ -169,9 +174,15 @@ class Context:
             StaleClaim: the job belongs to somebody else by now; everything was rolled back.
         """
         async with self.db.handlers() as conn, conn.transaction():
-            yield conn
+            outer, self.backend = self.backend, conn.get_server_pid()
+            try:
+                yield conn
+            finally:
+                self.backend = outer
             if not await ack_store.store_checkpoint(conn, self.job.id, self.job.claim, checkpoint):
                 raise StaleClaim(f"job {self.job.id} belongs to somebody else; its step was rolled back")
+        # A step is progress, whatever is shown of it.
+        self.on_progress(*self._shown)
 
     def discard(self, reason: str, error: dict[str, Any] | None = None) -> None:
         """Make the open `ctx.transaction()` end the job as failed, without retries, together with what it writes.
@@ -243,7 +254,8 @@ class Context:
             fraction: 0..1, or None where it is not known.
             text: a few words.
         """
-        self.on_progress(None if fraction is None else min(max(fraction, 0.0), 1.0), text[:200])
+        self._shown = (None if fraction is None else min(max(fraction, 0.0), 1.0), text[:200])
+        self.on_progress(*self._shown)
 
     @overload
     async def enqueue(self, what: NewJob, /, *more: NewJob, conn: asyncpg.Connection | None = None) -> list[int]: ...
