@@ -17,7 +17,7 @@ from ingestd.jobs import run_actions
 from ingestd.jobs.model import AwaitChildren, Discard, Job, NewJob, State
 from ingestd.jobs.promoter import promote_once
 from ingestd.jobs.settings import RetentionSettings
-from ingestd.jobs.store import ack, reads
+from ingestd.jobs.store import ack, promote, reads
 from ingestd.jobs.workflow import Step, Workflow, order_steps
 from ingestd.postgres.pool import Database
 from ingestd.work.context import Context
@@ -65,8 +65,10 @@ async def finish(conn: asyncpg.Connection, kind: str, state: State = State.SUCCE
 async def test_it_waits_until_everything_is_taken_back_and_fails_with_its_run(db: Database, conn: asyncpg.Connection) -> None:
     number, flow = await begun(db, conn)
     await finish(conn, "a")
-    await finish(conn, "b", State.FAILED)
-    assert await parked(conn, number), "no step is open, but its run is"
+    await end(conn, await conn.fetchval("select id from ingestd.job where kind = 'b'"), State.FAILED)
+    assert await promote.unpark_parents(conn) == [], "no step is open, but its run is"
+    await promote_once(conn)
+    assert await parked(conn, number)
     await finish(conn, "una")
     assert not await parked(conn, number)
     (job,) = await take(conn)
