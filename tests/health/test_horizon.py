@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import AsyncIterator
-from datetime import timedelta
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import pytest
@@ -12,9 +14,14 @@ import pytest
 from ingestd.events import Bus, Event, HorizonHeld
 from ingestd.facts import Check
 from ingestd.health.horizon import Horizon
+from ingestd.health.store import jobs_of
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
 from ingestd.postgres.pool import Database, connect
+from tests.support import eventually
+from tests.work.conftest import handler, start_worker
+
+__all__ = ["start_worker"]
 
 SOON = timedelta(0)
 
@@ -140,7 +147,7 @@ async def test_our_own_job_is_named_with_its_phase(dsn: str, conn: asyncpg.Conne
                values ($1, $1, 'n', 'h', 1, '1', '{}', 1)""",
             node,
         )
-        progress = {str(second): {"fraction": None, "text": "merging", "backend": own.get_server_pid() if says_so else None}}
+        progress = {str(second): {"fraction": None, "text": "merging"}, "backends": {str(second): own.get_server_pid()} if says_so else {}}
         await conn.execute(
             "insert into ingestd.node_progress (node, started, progress) values ($1, $2, $3)", node, [first, second], progress
         )
@@ -192,3 +199,35 @@ async def test_a_session_that_we_may_not_look_into_is_timed_by_ourselves(
     finally:
         await conn.execute("reset role")
         await conn.execute(f"drop role {role}")
+
+
+async def test_a_running_job_says_which_backend_it_holds(
+    db: Database, conn: asyncpg.Connection, horizon: Horizon, start_worker: Callable[..., Any]
+) -> None:
+    """Two jobs hold transactions; each session is told by its own."""
+    go = asyncio.Event()
+    pids: dict[int, int] = {}
+
+    async def hold(ctx: Any) -> None:
+        async with ctx.transaction() as own:
+            await own.execute("insert into public.t values (1)")
+            pids[ctx.job.id] = own.get_server_pid()
+            await go.wait()
+
+    await conn.execute("create table public.t (x int)")
+    async with start_worker(handler("hold", hold)) as bench:
+        await enqueue(conn, [NewJob("hold"), NewJob("hold")])
+        await eventually(lambda: len(pids) == 2)
+        await conn.execute(
+            """insert into ingestd.node (id, store, name, host, pid, version, duties, lock_key)
+               values ($1, $1, 'n', 'h', 1, '1', '{}', 1) on conflict do nothing""",
+            bench.node.id,
+        )
+        backends = "select progress -> 'backends' from ingestd.node_progress where node = $1"
+        told = await eventually(lambda: conn.fetchval(f"select b from ({backends}) x(b) where b <> '{{}}'", bench.node.id))
+        assert {int(number): pid for number, pid in told.items()} == pids
+        for number, pid in pids.items():
+            jobs = await jobs_of(conn, bench.node.application_name + ":handlers", pid, datetime.now(UTC))
+            assert [job["id"] for job in jobs if job["certain"]] == [number]
+        go.set()
+        await eventually(lambda: conn.fetchval("select count(*) = 0 from ingestd.job"))

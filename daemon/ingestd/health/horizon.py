@@ -29,7 +29,7 @@ EVERY_S = 30.0
 LONG = timedelta(minutes=5)
 QUERY_CHARS = 80
 # What our sessions are for stands last in their names; the middle is a node.
-OURS = re.compile(r"ingestd(?::(?P<node>[0-9a-f-]{36}))?:(?P<purpose>[a-z_]+)$")
+OURS = re.compile(r"ingestd(?::(?P<node>[0-9a-f-]{36}))?:(?P<purpose>[a-z_:]+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Horizon:
         session = f"session {one.pid} ({one.application_name}), {one.state or 'state hidden'}"
         jobs = await store.jobs_of(conn, one.application_name, one.pid or 0, since)
         certain = [job for job in jobs if job["certain"]] or jobs
-        if not certain or ours["purpose"] not in ("handlers", "loader"):
+        if not certain or ours["purpose"].rpartition(":")[2] not in ("handlers", "loader"):
             return f"ingestd itself: {session}{_query(one)}", f"look at it: {_ending(one)} ends it, and what it was for is begun again"
         named = " or ".join(f"job {job['id']} {job['kind']}" + (f" ({job['phase']})" if job["phase"] else "") for job in certain)
         first = certain[0]["id"]

@@ -38,9 +38,9 @@ order by transactions desc nulls last limit 20"""
 
 # Which of a node's jobs a session of it works for: the one that says so itself, else those that had begun by then.
 JOBS_OF = """
-select j.id, j.kind, p.progress -> j.id::text ->> 'text' as phase, (p.progress -> j.id::text ->> 'backend')::integer = $2 as certain
+select j.id, j.kind, p.progress -> j.id::text ->> 'text' as phase, (p.progress -> 'backends' ->> j.id::text)::integer = $2 as certain
 from ingestd.node n join ingestd.node_progress p on p.node = n.id join ingestd.job j on j.id = any (p.started)
-where starts_with($1, 'ingestd:' || n.id::text) and (j.claimed_at <= $3 or (p.progress -> j.id::text ->> 'backend')::integer = $2)
+where starts_with($1, 'ingestd:' || n.id::text) and (j.claimed_at <= $3 or (p.progress -> 'backends' ->> j.id::text)::integer = $2)
 order by certain desc nulls last, j.claimed_at limit 4"""
 
 

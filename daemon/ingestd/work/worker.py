@@ -319,6 +319,7 @@ class Worker:
             return REPORT_EVERY_S
         self._tell_starts = self._bus.wants(JobStarted)
         progress = {str(job_id): entry.progress for job_id, entry in running.items() if entry.progress}
+        progress["backends"] = {str(job_id): entry.ctx.backend for job_id, entry in running.items() if entry.ctx.backend}
         async with self._db.services() as conn:
             await node_store.write_progress(conn, self._node.id, list(running), progress)
             held = {row["id"]: row for row in await claim_store.held(conn, self._node.id)}
