@@ -23,6 +23,8 @@ from ingestd.work.lane import Lane
 from ingestd.work.node import NodeIdentity
 
 EVERY_S = 1.0
+# Nothing is scaled: only often enough to hear within two seconds that the node is to drain.
+SELDOM_S = 1.8
 IDLE_S = 60.0
 LAG_MS = 50.0
 
@@ -121,7 +123,7 @@ class Autoscaler:
         if asker is not None:
             self._drained = True
             self.on_drain(asker)
-        return EVERY_S
+        return EVERY_S if any(lane.least for lane in self.claimer.lanes.values()) else SELDOM_S
 
     async def _scale(self, conn: asyncpg.Connection) -> None:
         scaled = [lane for lane in self.claimer.lanes.values() if lane.least and not lane.paused]
