@@ -1,0 +1,105 @@
+"""The heartbeat's thread: it beats while the main loop is busy, and stops beating when that has stood still for too long."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from ingestd.events import Bus, Event, LoopFreed
+from ingestd.jobs.store import rescue as rescue_store
+from ingestd.postgres.pool import Database
+from ingestd.work import store
+from ingestd.work.heartbeat import BEAT_S, Heartbeat
+from ingestd.work.loopwatch import LoopWatch
+from ingestd.work.node import NodeIdentity
+from tests.support import eventually
+
+LOCK_IS_FREE = "select case when pg_try_advisory_lock(lock_key) then pg_advisory_unlock(lock_key) else false end from ingestd.node"
+
+
+@asynccontextmanager
+async def beating(dsn: str, **options: Any) -> AsyncIterator[tuple[Heartbeat, NodeIdentity, list[Event]]]:
+    node, bus, events = NodeIdentity(store=uuid.uuid4()), Bus(), []
+    bus.subscribe(events.append)
+    db = Database(dsn, application_name=node.application_name)
+    heart = Heartbeat(db, node, bus, version="0", duties=["work"], queues=[], kinds=list, admin_url=lambda: None, **options)
+    await heart.start()
+    try:
+        yield heart, node, events
+    finally:
+        await heart.stop()
+
+
+def stand_still(seconds: float) -> float:
+    """Block the loop, as a careless handler does; returns the moment when it was over."""
+    time.sleep(seconds)
+    return time.monotonic()
+
+
+async def test_a_blocked_loop_does_not_stop_the_heart(dsn: str, conn: asyncpg.Connection) -> None:
+    async with beating(dsn, blocked_after_s=0.5) as (heart, _, events):
+        over = stand_still(2.5 * BEAT_S)
+        assert over - heart.last_beat < 1.5 * BEAT_S
+        (freed,) = await eventually(lambda: [event for event in events if isinstance(event, LoopFreed)])
+        assert freed.seconds > 2 * BEAT_S
+
+
+async def test_beyond_the_limit_the_beats_end_the_lock_stays_and_both_go_on_later(dsn: str, conn: asyncpg.Connection) -> None:
+    async with beating(dsn, stall_limit_s=0.5) as (heart, _, _):
+        over = stand_still(3 * BEAT_S)
+        assert over - heart.last_beat > 2 * BEAT_S
+        assert await conn.fetchval(LOCK_IS_FREE) is False
+        await eventually(lambda: heart.silent_s < BEAT_S)
+
+
+async def test_who_was_buried_by_mistake_registers_again(dsn: str, conn: asyncpg.Connection) -> None:
+    async with beating(dsn) as (_, node, _):
+        await store.end(conn, node.id, "dead")
+        assert await rescue_store.terminate_backends(conn, node.application_name) == 1
+        await eventually(lambda: conn.fetchval("select state = 'running' from ingestd.node"))
+        assert await conn.fetchval(LOCK_IS_FREE) is False
+
+
+async def test_a_session_that_ends_is_noticed_before_the_next_beat_is_due(dsn: str, conn: asyncpg.Connection) -> None:
+    """Or others would find the lock free for as long as a whole beat."""
+    async with beating(dsn) as (heart, node, _):
+        sessions = heart.sessions
+        await rescue_store.terminate_backends(conn, node.application_name)
+        began = time.monotonic()
+        # Once for the end, once for the new one.
+        await eventually(lambda: heart.sessions == sessions + 2)
+        assert time.monotonic() - began < BEAT_S
+        assert await conn.fetchval(LOCK_IS_FREE) is False
+
+
+async def test_a_blockage_is_told_once_with_its_stack_and_its_end_with_its_length() -> None:
+    told: list[tuple[float, str]] = []
+    freed: list[float] = []
+    watch = LoopWatch(asyncio.get_running_loop(), 0.2, lambda *what: told.append(what), freed.append)
+
+    def look_for(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            watch.look()
+            time.sleep(0.02)
+
+    def blocked_by_this(look: Callable[[float], None]) -> None:
+        # The watching thread runs meanwhile.
+        time.sleep(0.8)
+
+    looking = asyncio.create_task(asyncio.to_thread(look_for, 2.0), name="looking")
+    await asyncio.sleep(0.1)
+    blocked_by_this(look_for)
+    await looking
+    ((seconds, stack),) = told
+    assert 0.2 < seconds < 0.8
+    assert "blocked_by_this" in stack
+    assert len(freed) == 1
+    assert freed[0] > 0.5
+    assert watch.lag_ms < 200
