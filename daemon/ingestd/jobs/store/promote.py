@@ -38,7 +38,7 @@ where o.key is not null and o.parked & {PARKED_KEY} = 0 and o.claim is null and 
 
 # Key by key, however many jobs wait behind each: the index is skipped through. Whoever is unparked holds one of the key's places
 # until it is gone; those that are free go to what is due, older first. A strict key has one place, in the order of ids alone, and
-# none while it is held.
+# none while it is held; with a strict job in line, or at it, so does its key for all.
 KEYS = f"""
 with recursive waiting(key) as (
     (select key from ingestd.job where parked = {PARKED_KEY} order by key limit 1)
@@ -53,7 +53,8 @@ with recursive waiting(key) as (
         from ingestd.job o where o.key = w.key and o.key is not null and o.parked & {PARKED_KEY} = 0
     ) taken, lateral (
         select c.id, row_number() over (order by c.id) + taken.n as place,
-               case when c.key_strict or taken.strict then 1 else greatest(q.key_concurrency, 1) end as places
+               case when taken.strict or bool_or(c.key_strict) over (order by c.id) then 1
+                    else greatest(q.key_concurrency, 1) end as places
         from (
             (select j.id, j.queue_id, j.key_strict from ingestd.job j
              where j.parked = {PARKED_KEY} and j.key = w.key and (j.key_strict or j.run_at <= now())
