@@ -21,9 +21,9 @@ AT_ONCE = Backoff(base="10ms", jitter=0)
 
 @ingestd.lifespan
 async def resources() -> AsyncIterator[dict[str, Any]]:
-    print("resources opened", file=sys.stderr, flush=True)
+    sys.stderr.write("resources opened\n")
     yield {"pid": os.getpid(), "opened_in": asyncio.current_task()}
-    print("resources closed", file=sys.stderr, flush=True)
+    sys.stderr.write("resources closed\n")
 
 
 @job("where", executor="process", recycle_after=2)
@@ -59,6 +59,14 @@ def writes_sync(ctx: SyncContext, row: int) -> None:
         conn.executemany("insert into effect values ($1)", [(row,), (row,)])
         ctx.enqueue("child", {"row": row}, conn=conn)
         ctx.result = {"rows": conn.fetchval("select count(*) from effect")}
+
+
+@job("dies_late", executor="process")
+async def dies_late(ctx: Context) -> None:
+    async with ctx.transaction() as conn:
+        await conn.execute("insert into effect values (1)")
+        ctx.result = {"rows": 1}
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @job("asks", executor="process", backoff=AT_ONCE)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ingestd.errors import ConfigurationError
-from ingestd.events import Notice
+from ingestd.events import JobFinished, JobRetrying, Notice
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.lifespan import lifespan_of
 from ingestd.jobs.model import NewJob
@@ -146,6 +146,17 @@ async def test_a_kill_from_outside_is_retried_by_the_rules(db: Database) -> None
         done = await final(db, job_id)
     assert (done["state"], done["result"]) == ("succeeded", {"attempt": 2})
     assert done["attempts"][0]["error"]["message"] == "signal 9"
+
+
+async def test_a_child_that_dies_after_its_commit_has_done_its_job(db: Database) -> None:
+    async with db.services() as conn:
+        await conn.execute("create table effect (n int)")
+    async with working(db, elsewhere.dies_late.spec) as bench:
+        done = await final(db, await put(db, "dies_late"))
+        finished = await eventually(lambda: [event for event in bench.events if isinstance(event, JobFinished)])
+    assert (done["state"], done["result"]) == ("succeeded", {"rows": 1})
+    assert finished[0].state == "succeeded"
+    assert not any(isinstance(event, JobRetrying) for event in bench.events)
 
 
 async def test_a_segfault_keeps_the_stack_it_happened_in(db: Database) -> None:

@@ -70,6 +70,7 @@ class Context:
     acked: ack_store.Result | None = None
     limit: timedelta | None = None
     elsewhere: Elsewhere | None = None
+    on_acked: Callable[[ack_store.Result], None] | None = None
     backend: int | None = None  # of the transaction that is open, so that whoever asks why vacuum cannot work is told of this job
     usage: dict[str, float] | None = None
     _log: Any = None
@@ -159,6 +160,8 @@ class Context:
                     if self.job.id not in await ack_store.ack(conn, [result]):
                         raise StaleClaim(f"job {self.job.id} belongs to somebody else; its work was rolled back")
                 self.acked = result
+                if self.on_acked is not None:
+                    self.on_acked(result)
         finally:
             self.backend = None
             self._opened = self.acked is not None

@@ -1,7 +1,8 @@
 """The process that runs one kind's handler: one job after another, each with a context like the daemon's own.
 
 To it: {"hello": {…}} once, then {"job": {…}} whenever the last one was answered, and {"cancel": true} in between.
-From it: {"ready": pid} or {"failed": {…}}; {"progress": [fraction, text]}, {"log": [level, event, fields]}, and {"end": {…}} for each job.
+From it: {"ready": pid} or {"failed": {…}}; {"progress": [fraction, text]}, {"log": [level, event, fields]}, {"acked": […]} when its
+transaction has completed the job, and {"end": {…}} for each job.
 The end of stdin is the order to close what handlers share, and to end.
 """
 
@@ -30,6 +31,7 @@ from ingestd.jobs.client import Client, use_client
 from ingestd.jobs.decorator import JobFunction
 from ingestd.jobs.lifespan import lifespan_of
 from ingestd.jobs.registry import HandlerSpec
+from ingestd.jobs.store.ack import Result
 from ingestd.postgres.pool import ConnectionLost, Database, NoneFree, PoolSizes, dump_json
 from ingestd.work.context import Context, JobCancelled
 from ingestd.work.endings import ArgumentsDoNotFit, describe
@@ -145,6 +147,7 @@ class _Workshop:
         ctx.started = message["started"]
         ctx.limit = None if message["limit_s"] is None else timedelta(seconds=message["limit_s"])
         ctx.resources = self._resources
+        ctx.on_acked = self._tell_acked
         ctx._log = _Log(self._line, {})  # noqa: SLF001
         self._ctx = ctx
         _forget_peak()
@@ -152,7 +155,6 @@ class _Workshop:
         answer = await self._outcome(ctx)
         self._ctx = None
         rejects = ctx.rejects
-        acked = ctx.acked
         self._line.send(
             {
                 "end": {
@@ -160,10 +162,13 @@ class _Workshop:
                     "usage": {"cpu_ms": round((time.process_time() - began) * 1000), "peak_rss_mb": round(_peak_bytes() / (1 << 20), 1)},
                     "counts": ctx.tally,
                     "rejects": [dump_json(rejects.kept), rejects.total] if rejects else None,
-                    "acked": [str(acked.state), acked.partial, acked.reason] if acked else None,
                 }
             }
         )
+
+    def _tell_acked(self, result: Result) -> None:
+        """At once: whoever is killed from now on has done its job."""
+        self._line.send({"acked": [str(result.state), dump_json(result.result), result.partial, result.reason]})
 
     async def _outcome(self, ctx: Context) -> dict[str, Any]:
         try:

@@ -31,7 +31,8 @@ from ingestd.work.executors.protocol import Limits
 from ingestd.work.rejects import Rejects
 
 MODULE = "ingestd.work.executors.child"
-START_TIMEOUT_S = 60.0
+# A module may load a large model.
+START_TIMEOUT_S = 300.0
 CLOSE_TIMEOUT_S = 5.0
 # How long a job may go on after it was told to end.
 GRACE_S = 10.0
@@ -278,6 +279,9 @@ class _Attempt:
                     getattr(ctx.log, level if level in ("debug", "info", "warning", "error", "critical") else "info")(
                         event, **{f"{name}_" if name == "event" else name: value for name, value in orjson.loads(fields).items()}
                     )
+                elif "acked" in message:
+                    state, result, partial, reason = message["acked"]
+                    ctx.completed_elsewhere(State(state), orjson.loads(result), partial=partial, reason=reason)
                 elif "end" in message:
                     child.busy = False
                     end: dict[str, Any] = message["end"]
@@ -317,10 +321,8 @@ class _Attempt:
         ctx.usage = end["usage"]
         rejects = end["rejects"]
         ctx.take_over(end["counts"], Rejects(orjson.loads(rejects[0]), rejects[1]) if rejects else None)
-        ctx.result = orjson.loads(end["result"])
-        if end["acked"]:
-            state, partial, reason = end["acked"]
-            ctx.completed_elsewhere(State(state), ctx.result, partial=partial, reason=reason)
+        if ctx.acked is None:
+            ctx.result = orjson.loads(end["result"])
         if "error" not in end:
             return messages.value_from_json(end["value"])
         error = end["error"]
