@@ -458,7 +458,9 @@ begin
         end if;
         if wrong is null then
             given := coalesce(nullif(item -> 'args', 'null'), '{}');
-            schema := (select k.arguments from ingestd.kind k where k.name = item ->> 'kind' and jsonb_typeof(k.arguments) = 'object');
+            schema := (select k.arguments from ingestd.kind k where k.name = item ->> 'kind' or item ->> 'kind' = any (k.aliases)
+                       order by k.name = item ->> 'kind' desc limit 1);
+            schema := case jsonb_typeof(schema) when 'object' then schema end;
             select format('args of %s: "%s" is missing', item ->> 'kind', r.name) into wrong
             from jsonb_array_elements_text(case jsonb_typeof(schema -> 'required') when 'array' then schema -> 'required' else '[]' end)
                  r(name)
@@ -493,7 +495,7 @@ declare
     woken text[] := '{}';
 begin
     for one in
-        select j.place, v.kind, q.id as queue_id, coalesce(v.queue, k.queue, 'default') as queue,
+        select j.place, coalesce(k.name, v.kind) as kind, q.id as queue_id, coalesce(v.queue, k.queue, 'default') as queue,
                (-coalesce(case v.priority when 'low' then -10 when 'normal' then 0 when 'high' then 10 else v.priority::integer end,
                           k.priority, 0))::smallint as rank,
                coalesce(v.max_attempts, k.max_attempts, 4) as max_attempts, coalesce(v.run_at, now() + v.delay, now()) as run_at,
@@ -510,7 +512,9 @@ begin
                    unique_mode text, unique_until text, unique_for interval, max_attempts smallint, timeout interval,
                    hard_timeout interval, backoff jsonb, key text, key_strict boolean, tags text[], notes text, metadata jsonb,
                    correlation_id text, parent_id bigint, triggered_by text, store uuid, parked smallint, workflow_run bigint, step text)
-             left join ingestd.kind k on k.name = v.kind
+             -- by its name, or by one that it had before
+             left join lateral (select * from ingestd.kind n where n.name = v.kind or v.kind = any (n.aliases)
+                                order by n.name = v.kind desc limit 1) k on true
              left join ingestd.queue q on q.name = coalesce(v.queue, k.queue, 'default')
         order by v.unique_key collate "C" nulls first, j.place
     loop

@@ -269,6 +269,9 @@ async def test_a_kind_answers_to_its_older_names(client: Client, conn: asyncpg.C
     await client.enqueue("old_sync", {"limit": 1})
     await client.enqueue("old_sync", {"limit": 2})
     await client.enqueue_many("old_sync", [{"limit": 3}])
+    await conn.fetchval(ENQUEUE, "old_sync", {"limit": 4}, {})
+    with pytest.raises(asyncpg.InvalidParameterValueError, match='"limit" is missing'):
+        await conn.fetchval(ENQUEUE, "old_sync", {}, {})
     assert {row["kind"] for row in await conn.fetch("select kind from ingestd.job")} == {"sync"}
 
 

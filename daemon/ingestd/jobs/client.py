@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 import asyncpg
 
-from ingestd.errors import InvalidInput, UsageError
+from ingestd.errors import InvalidInput, Refused, UsageError
 from ingestd.jobs.checks import is_plain
 from ingestd.jobs.coalesce import Coalescer
 from ingestd.jobs.enqueue import Enqueued, enqueue_alike, enqueue_told
@@ -24,6 +24,9 @@ from ingestd.jobs.options import Options, new_job
 from ingestd.postgres.pool import Database, PoolSizes
 
 __all__ = ["Client", "Handle", "current_client", "use_client"]
+
+# A database that is not migrated, or a role that has no rights in it.
+NOT_OURS = (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError)
 
 _current: ContextVar[Client | None] = ContextVar("ingestd_client", default=None)
 
@@ -90,7 +93,10 @@ class Client:
         known = self._kinds.get(kind)
         if conn is None and self._open and is_plain(job) and (allow_unknown or (known is not None and _fits(known, job))):
             # Nobody's transaction and nothing to look up first: it may travel with others.
-            done_id = await self._coalescer.enqueue(job if known is None else replaced(job, known.name))
+            try:
+                done_id = await self._coalescer.enqueue(job if known is None else replaced(job, known.name))
+            except NOT_OURS as error:
+                raise _worded(error) from error
             self._on_enqueued()
             return Handle(done_id, self)
         (done,) = await self.enqueue_jobs([job], allow_unknown=allow_unknown, conn=conn)
@@ -175,12 +181,24 @@ class Client:
         elif not self._open:
             raise UsageError("the client is not open: use it inside `async with Client(database_url) as client:`")
         else:
-            async with self._db.services() as own:
-                yield own
+            try:
+                async with self._db.services() as own:
+                    yield own
+            except NOT_OURS as error:
+                raise _worded(error) from error
 
 
 def _fits(known: PublishedKind, job: NewJob) -> bool:
     return not known.stale and not known.problems(job.args)
+
+
+def _worded(error: asyncpg.PostgresError) -> UsageError | Refused:
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return Refused(
+            f"the client's role may not do this: {error}",
+            hint="a client needs the rights of the daemon's role; one that may only enqueue calls the SQL functions, or hands over conn=",
+        )
+    return UsageError("this database has no queue, or an older one: run `ingestd migrate` on it")
 
 
 def alike(kind: str, args: Sequence[Mapping[str, Any]], unique_keys: Sequence[str] | None, options: Mapping[str, Any]) -> list[NewJob]:
