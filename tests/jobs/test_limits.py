@@ -19,6 +19,7 @@ from ingestd.jobs.store import limits
 from ingestd.jobs.store.claim import Claimant
 from ingestd.postgres.pool import OUTAGE, connect
 from tests.jobs.limit_lab import STORE, Narrow, declare, register
+from tests.support import eventually
 
 LIVE = "select count(*) from ingestd.job where queue_id = $1 and claim is not null"
 
@@ -238,3 +239,20 @@ async def test_a_rate_is_never_exceeded_in_any_window_and_spent_to_the_full(dsn:
     assert min(windows) >= timedelta(seconds=period)
     # The first of them runs at once, the last after four more periods; a rate left half unused would take twice as long.
     assert began[-1] - began[0] < timedelta(seconds=7 * period)
+
+
+async def test_a_node_that_was_stopped_in_the_middle_of_a_claim_holds_nobody_up_for_long(
+    conn: asyncpg.Connection, second: asyncpg.Connection
+) -> None:
+    queue = await declare(conn, global_concurrency=3)
+    one, two = Narrow(conn, queue, await register(conn)), Narrow(second, queue, await register(conn))
+    await put(conn, 3)
+    # What SIGSTOP leaves behind: a transaction with the lock, and nobody who goes on with it.
+    await second.transaction().start()
+    assert len((await two.claim()).jobs) == 3
+    assert (await one.claim()).busy
+
+    async def freed() -> list[Job]:
+        return (await one.claim()).jobs
+
+    assert len(await eventually(freed, every_s=0.2)) == 3
