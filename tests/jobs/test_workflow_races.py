@@ -13,7 +13,7 @@ from ingestd.errors import Conflict
 from ingestd.jobs import run_actions
 from ingestd.jobs.model import Job, NewJob, State
 from ingestd.jobs.promoter import promote_once
-from ingestd.jobs.store import ack, claim
+from ingestd.jobs.store import ack, claim, history
 from ingestd.jobs.store.ack import Result
 from ingestd.jobs.store.claim import Claimant
 from ingestd.jobs.workflow import Step, Workflow, order_steps, start
@@ -198,3 +198,23 @@ async def test_cancel_retry_and_promoters_never_wait_for_each_other_in_a_circle(
     finally:
         for one in others:
             await one.close()
+
+
+async def test_a_run_and_a_job_of_it_retried_at_the_same_moment_never_wait_for_each_other_in_a_circle(
+    conn: asyncpg.Connection, dsn: str
+) -> None:
+    one, other = await connect(dsn), await connect(dsn)
+    run = await begin(conn, step("a"), step("b"))
+    ids = [row["job_id"] for row in await conn.fetch("select job_id from ingestd.workflow_step where run = $1", run)]
+    try:
+        for _ in range(60):
+            await ack_all(conn, await take_all(conn), State.FAILED)
+            await promote_once(conn)
+            both = (run_actions.retry_run(one, ANN, run), history.revive_all(other, ids))
+            for answer in await asyncio.gather(*both, return_exceptions=True):
+                assert not isinstance(answer, Exception) or isinstance(answer, Conflict), answer
+            await promote_once(conn)
+            assert await conn.fetchval("select count(*) from ingestd.job") == 2
+    finally:
+        await one.close()
+        await other.close()

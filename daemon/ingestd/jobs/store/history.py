@@ -55,10 +55,13 @@ update ingestd.job set cancel_asked_at = now() where id = any (array(select id f
 
 # The id stays: links, parents and logs go on meaning the same job. Its budget of attempts grows by one. A step whose arguments
 # refer to results is blocked until the promoter has looked them up again, and one that was cancelled before its turn until that
-# comes; one of a run that is or was taken back stays as it is.
+# comes; one of a run that is or was taken back stays as it is. A run before its jobs, as whoever retries all of it has it.
 REVIVE = f"""
-with gone as (
-    delete from ingestd.history h where id = any ($1::bigint[]) and state in ('failed', 'cancelled')
+with runs_first as materialized (
+    select from ingestd.workflow_run where id in (
+        select workflow_run from ingestd.history where id = any ($1::bigint[]) and workflow_run is not null) order by id for update
+), gone as (
+    delete from ingestd.history h where id = any ($1::bigint[]) and (select count(*) from runs_first) >= 0 and state in ('failed', 'cancelled')
       and finished_at <= coalesce($3, 'infinity'::timestamptz)
       and not exists (
           select from ingestd.workflow_run r join ingestd.workflow_step s on s.run = r.id and s.step = h.step
