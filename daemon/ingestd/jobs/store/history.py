@@ -61,7 +61,8 @@ with runs_first as materialized (
     select from ingestd.workflow_run where id in (
         select workflow_run from ingestd.history where id = any ($1::bigint[]) and workflow_run is not null) order by id for update
 ), gone as (
-    delete from ingestd.history h where id = any ($1::bigint[]) and (select count(*) from runs_first) >= 0 and state in ('failed', 'cancelled')
+    delete from ingestd.history h
+    where id = any ($1::bigint[]) and state in ('failed', 'cancelled') and (select count(*) from runs_first) >= 0
       and finished_at <= coalesce($3, 'infinity'::timestamptz)
       and not exists (
           select from ingestd.workflow_run r join ingestd.workflow_step s on s.run = r.id and s.step = h.step
