@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import pytest
 
 from ingestd.app import cleanup
+from ingestd.app.handlers import handlers
 from ingestd.errors import AlreadyRunning
 from ingestd.facts import Cleared, Keep
 from ingestd.jobs.model import State
@@ -20,6 +23,9 @@ from ingestd.postgres import partitions
 from ingestd.postgres.pool import connect
 from tests.jobs.kit import end, new
 from tests.support import eventually
+from tests.work.conftest import start_worker
+
+__all__ = ["start_worker"]
 
 # Days of history as if the daemon had run for 75 days, and months of failures; some rows in each.
 PAST = """
@@ -226,3 +232,20 @@ async def test_what_would_be_made_again_at_once_is_emptied_instead_of_dropped(ol
     assert told(did)["failed jobs"] > 0
     assert await make_partitions(old) == 0
     assert await old.fetchval("select count(*) from ingestd.history where finished_at < now() - interval '25 hours'") == 0
+
+
+async def test_the_cleanup_job_tells_what_it_did(old: asyncpg.Connection, start_worker: Callable[..., Any]) -> None:
+    async def healthy() -> dict[str, Any]:
+        return {}
+
+    async def tidied(_conn: asyncpg.Connection) -> dict[str, int]:
+        return {"tidied": 1}
+
+    would = await cleanup.clean(old, RetentionSettings(), days=33, dry_run=True)
+    specs = {spec.kind: spec for spec in handlers(RetentionSettings, dict, healthy, [tidied])}
+    async with start_worker(specs["cleanup"]):
+        await new(old, "cleanup", args={"days": 33}, queue="maintenance")
+        result = await eventually(lambda: old.fetchval("select result from ingestd.history where kind = 'cleanup'"))
+    assert result["rows"] == sum(one.rows for one in would)
+    assert (result["tidied"], result["postponed"]) == (1, [])
+    assert {one["what"]: one["rows"] for one in result["cleared"]} == told(would)

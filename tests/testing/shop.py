@@ -60,3 +60,14 @@ async def steps(ctx: Context) -> Any:
             pass
         raise RuntimeError("after the first step")
     return ctx.job.checkpoint
+
+
+@job("quiet")
+async def quiet(ctx: Context) -> None:
+    return None
+
+
+@job("robbed")
+async def robbed(ctx: Context) -> None:
+    async with ctx.db.services() as conn:
+        await conn.execute("update ingestd.job set claim = gen_random_uuid() where id = $1", ctx.job.id)

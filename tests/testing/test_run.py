@@ -29,6 +29,18 @@ async def test_outcomes_are_told_in_words(wanted: str, outcome: str, delay: time
     assert (ran.outcome, ran.delay) == (outcome, delay)
 
 
+async def test_a_job_that_has_nothing_to_say_succeeds(dsn: str, conn: asyncpg.Connection) -> None:
+    ran = await testing.run(shop.quiet, database=dsn)
+    assert (ran.outcome, ran.result) == ("succeeded", None)
+    assert await conn.fetchval("select state from ingestd.history where id = $1", ran.id) == "succeeded"
+
+
+async def test_a_job_that_was_taken_away_meanwhile_is_stale(dsn: str, conn: asyncpg.Connection) -> None:
+    ran = await testing.run(shop.robbed, database=dsn)
+    assert ran.outcome == "stale"
+    assert await conn.fetchval("select count(*) from ingestd.history") == 0
+
+
 async def test_an_exception_is_kept_whole_and_raised_on_request() -> None:
     ran = await testing.run(shop.flaky, {"works_at": 3})
     assert ran.outcome == "retrying"
