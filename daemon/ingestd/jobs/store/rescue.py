@@ -44,6 +44,9 @@ with gone as (
     from gone g where g.workflow_run is not null and s.run = g.workflow_run and s.step = g.step
 ), holds as (
     insert into ingestd.key_hold (key, job_id) select key, id from gone where key_strict on conflict (key) do nothing
+), stats as (
+    insert into ingestd.job_stat (minute, kind, queue_id, outcome, bucket, n, ms)
+    select date_trunc('minute', now()), kind, queue_id, 'failed', 0, count(*), 0 from gone group by kind, queue_id
 )
 insert into ingestd.history
     (keep, state, reason, error, started_at, duration_ms, id, kind, queue_id, rank, attempt, max_attempts, crashes, run_at, due_at,
