@@ -80,19 +80,19 @@ STEPS: dict[str, tuple[int, dict[str, st.SearchStrategy[Any]]]] = {
     "enqueue": (6, {"spec": specs, "copies": st.integers(1, 3)}),
     "enqueue_child": (2, {"spec": specs, "number": picks}),
     "start_workflow": (1, {"queue": lanes, "after": st.sampled_from(["skip", "run"]), "key": st.sampled_from([None, None, "a"])}),
-    "sweep": (7, {"node": nodes, "free": st.integers(1, 4), "answered": st.sampled_from([True, True, True, False])}),
-    "claim_behind_a_cursor": (3, {"node": nodes, "queue": lanes, "free": st.integers(1, 4), "low_first": st.booleans()}),
-    "claim_within_limits": (3, {"node": nodes, "queue": lanes, "free": st.integers(1, 4)}),
-    "claim_a_suspect": (2, {"node": nodes, "queue": lanes}),
+    "sweep": (8, {"node": nodes, "free": st.integers(1, 4), "answered": st.sampled_from([True, True, True, False])}),
+    "claim_behind_a_cursor": (3, {"node": nodes, "lane": nodes, "free": st.integers(1, 4), "low_first": st.booleans()}),
+    "claim_within_limits": (4, {"node": nodes, "lane": nodes, "free": st.integers(1, 4)}),
+    "claim_a_suspect": (5, {"node": nodes, "number": picks}),
     "ack": (6, {"number": picks, "most": st.integers(1, 3), "stale": stale, "partial": st.booleans(),
                 "state": st.sampled_from(["succeeded", "failed", "failed", "cancelled"])}),
     "ack_plain": (2, {"number": picks, "most": st.integers(1, 4), "stale": stale}),
     "put_back": (5, {"number": picks, "most": st.integers(1, 3), "stale": stale, "after": hours,
                      "how": st.sampled_from(["retry", "snooze", "await"])}),
     "release_a_claim_whose_answer_was_lost": (2, {"keep": st.booleans()}),
-    "a_node_dies": (3, {"node": nodes, "number": st.integers(0, 2)}),
+    "a_node_dies": (3, {"node": nodes, "number": st.sampled_from([0, 0, 1])}),
     "cancel": (2, {"number": picks, "force": st.booleans()}),
-    "retry": (3, {"number": picks, "final": st.booleans()}),
+    "retry": (3, {"number": picks, "state": st.sampled_from(["failed", "cancelled", "retrying", "any"])}),
     "run_again": (1, {"number": picks}),
     "snooze": (1, {"number": picks, "after": hours}),
     "edit": (1, {"number": picks, "queue": st.none() | lanes, "priority": st.none() | st.integers(-1, 1),
@@ -199,10 +199,16 @@ class Programs(RuleBasedStateMachine):
             {(self.ids[queue], state): n for (queue, state), n in self.model.ends.items()},
         )
 
-    def pick(self, number: int, *, final: bool | None = None) -> int:
-        """A job, a late one for a small number; where there is none such, one that is not there."""
-        found = sorted(job.id for job in self.model.jobs.values() if final is None or (job.final is not None) == final)
-        return found[-1 - number % len(found)] if found else number
+    def pick(self, number: int, *states: str) -> int:
+        """A job in one of these states, a late one for a small number; where there is none such, any, and mostly one that is there."""
+        known = self.model.jobs.values()
+        found = sorted([job.id for job in known if self.model.state(job) in states] or self.model.jobs or self.model.deleted)
+        return found[-1 - number % len(found)]
+
+    def lane(self, number: int, *, limited: bool) -> str:
+        """A queue of this sort, if there is one."""
+        sort = [name for name, lane in self.model.queues.items() if lane.limited == limited]
+        return (sort or list(LANES))[number % len(sort or LANES)]
 
     def told(self, work: Coroutine[Any, Any, T], allowed: bool) -> T | None:
         """What an action answers; it must be refused exactly where the model refuses it."""
@@ -220,7 +226,7 @@ class Programs(RuleBasedStateMachine):
         self._enqueue(spec, copies)
 
     def enqueue_child(self, spec: Spec, number: int) -> None:
-        self._enqueue(spec, 1, parent=self.pick(number))
+        self._enqueue(spec, 1, parent=self.pick(number, "running"))
 
     def _enqueue(self, spec: Spec, copies: int, parent: int | None = None) -> None:
         self.model.next()
@@ -277,7 +283,8 @@ class Programs(RuleBasedStateMachine):
         ]
         self.took(who, node, jobs, expected, answered)
 
-    def claim_behind_a_cursor(self, node: int, queue: str, free: int, low_first: bool) -> None:
+    def claim_behind_a_cursor(self, node: int, lane: int, free: int, low_first: bool) -> None:
+        queue = self.lane(lane, limited=low_first and free > 3)
         if self.model.queues[queue].paused:
             return
         who = self.who(node)
@@ -287,12 +294,15 @@ class Programs(RuleBasedStateMachine):
             ready.sort(key=lambda job: job.priority)
         self.took(who, node, jobs, ready[:free])
 
-    def claim_within_limits(self, node: int, queue: str, free: int) -> None:
+    def claim_within_limits(self, node: int, lane: int, free: int) -> None:
+        queue = self.lane(lane, limited=True)
         who = self.who(node)
         taken = self.run(limits.claim_within_limit(self.conn, who, self.ids[queue], queue, free, self._bounds(queue, False)))
         self.took(who, node, taken.jobs, self.model.claimable(queue, node)[: min(free, self.model.room(queue) or 0)])
 
-    def claim_a_suspect(self, node: int, queue: str) -> None:
+    def claim_a_suspect(self, node: int, number: int) -> None:
+        found = [job.queue for job in self.model.open() if job.crashes and self.model.state(job) == "available"] or list(LANES)
+        queue = found[number % len(found)]
         who = self.who(node)
         if self.model.queues[queue].limited:
             jobs = self.run(limits.claim_suspect_within_limit(self.conn, who, self.ids[queue], queue)).jobs
@@ -300,8 +310,8 @@ class Programs(RuleBasedStateMachine):
         else:
             served = {self.ids[name]: name for name, lane in self.model.queues.items() if not lane.paused}
             jobs = self.run(claim.claim_suspect(self.conn, who, served))
-            lanes = [name for name in served.values() if not self.model.queues[name].limited]
-            suspects = sorted((job for lane in lanes for job in self.model.claimable(lane, node, suspects=True)), key=lambda job: job.place)
+            plain = [name for name in served.values() if not self.model.queues[name].limited]
+            suspects = sorted((job for lane in plain for job in self.model.claimable(lane, node, suspects=True)), key=lambda job: job.place)
         self.took(who, node, jobs, suspects[:1])
 
     def _bounds(self, queue: str, low_first: bool) -> Any:
@@ -357,8 +367,9 @@ class Programs(RuleBasedStateMachine):
         assert set(done) == self.model.release(node, token, kept)
 
     def a_node_dies(self, node: int, number: int) -> None:
-        """Some of its jobs had started."""
+        """One that holds something, if there is one; some of its jobs had started."""
         self.model.next()
+        node = next((job.node for job in self.model.open() if job.node is not None), node)
         started = [job.id for job in self.model.open() if job.node == node][number:]
         dead, self.nodes[node] = self.nodes[node], uuid.uuid4()
         self.run(self.conn.execute(REGISTER, self.nodes[node], uuid.uuid4(), "n"))
@@ -382,14 +393,14 @@ class Programs(RuleBasedStateMachine):
         else:
             job.asked = True
 
-    def retry(self, number: int, final: bool) -> None:
+    def retry(self, number: int, state: str) -> None:
         self.model.next()
-        chosen = self.pick(number, final=final)
+        chosen = self.pick(number, state)
         self.told(actions.retry_job(self.conn, ANN, chosen), self.model.retry(chosen))
 
     def run_again(self, number: int) -> None:
         self.model.next()
-        chosen = self.pick(number, final=True)
+        chosen = self.pick(number, *model_kit.FINAL)
         job = self.model.jobs.get(chosen)
         new = self.told(actions.run_again(self.conn, ANN, chosen), job is not None and job.final is not None)
         if new is not None:
