@@ -313,11 +313,11 @@ class Worker:
     async def _report(self) -> float:
         """Publish progress, hear of cancellations, and compare what is held with what the database says."""
         self._replace_slots_of_the_deaf()
+        self._tell_starts = self._bus.wants(JobStarted)
         running = dict(self._running)
         if not running and self._reported:
             await self._reconcile()
             return REPORT_EVERY_S
-        self._tell_starts = self._bus.wants(JobStarted)
         progress = {str(job_id): entry.progress for job_id, entry in running.items() if entry.progress}
         progress["backends"] = {str(job_id): entry.ctx.backend for job_id, entry in running.items() if entry.ctx.backend}
         async with self._db.services() as conn:
