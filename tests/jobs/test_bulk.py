@@ -197,6 +197,25 @@ async def test_what_ended_after_it_was_asked_is_left_alone(conn: asyncpg.Connect
     assert [job["id"] for job in await reads.list_jobs(conn)] == [after]
 
 
+async def test_what_came_after_it_was_asked_is_left_alone(conn: asyncpg.Connection) -> None:
+    before = await new(conn)
+    until = await actions.bulk_store.bound(conn)
+    after = await new(conn)
+    mark = bulk.Mark()
+    while mark.arm:
+        mark = await bulk.advance(conn, bulk.plan("cancel", JobFilter(kind="sync")), until, mark)
+    assert mark.counts() == {"changed": 1, "skipped": 0}
+    assert [(job["id"], job["state"]) for job in await reads.list_jobs(conn)] == [(after, "available"), (before, "cancelled")]
+
+
+async def test_a_finished_job_that_ended_after_it_was_asked_is_not_run_again(conn: asyncpg.Connection) -> None:
+    number = await new(conn)
+    until = await actions.bulk_store.bound(conn)
+    await end(conn, number)
+    mark = await bulk.advance(conn, bulk.plan("again", JobFilter(kind="sync")), until, bulk.Mark(arm="done"))
+    assert (mark.arm, mark.changed) == (None, 0)
+
+
 @pytest.mark.parametrize(
     ("action", "which", "how", "message"),
     [
