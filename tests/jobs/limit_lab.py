@@ -11,7 +11,7 @@ import asyncpg
 
 from ingestd.jobs.model import Job, State
 from ingestd.jobs.settings import QueueSettings
-from ingestd.jobs.store import ack, limits, nodes, queues
+from ingestd.jobs.store import ack, limits, queues
 from ingestd.jobs.store.ack import Result
 from ingestd.jobs.store.claim import Claimant
 from ingestd.jobs.store.limits import Taken
@@ -62,6 +62,3 @@ class Narrow:
     async def finish(self, *jobs: Job) -> None:
         """Ack them."""
         await ack.ack(self.conn, [Result(job.id, job.claim, State.SUCCEEDED) for job in jobs])
-
-
-__all__ = ["Narrow", "declare", "nodes", "register"]
