@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 import re
 import signal
@@ -101,6 +102,15 @@ def eats(ctx: SyncContext) -> None:
     kept = []
     while True:
         kept.append(bytearray(10 << 20))
+
+
+@job("maps", executor="process", memory_limit="150MB", max_attempts=1)
+def maps(ctx: SyncContext) -> None:
+    shared = mmap.mmap(-1, 400 << 20)  # not the process's own: only who looks from outside sees it
+    for page in range(0, len(shared), 4096):
+        shared[page] = 1
+    while True:
+        time.sleep(0.1)
 
 
 @job("busy", executor="process", hard_timeout="1s", max_attempts=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -62,8 +62,15 @@ class Deaf:
         return {"heard": self.heard}
 
 
-async def test_a_coroutine_that_swallows_its_cancellation_gives_up_its_slot_and_keeps_its_claim(db: Database) -> None:
-    deaf = Deaf()
+@pytest.fixture
+async def deaf() -> AsyncIterator[Deaf]:
+    """Let go in the end, whatever became of the test: nothing else would end it."""
+    made = Deaf()
+    yield made
+    made.go_on.set()
+
+
+async def test_a_coroutine_that_swallows_its_cancellation_gives_up_its_slot_and_keeps_its_claim(db: Database, deaf: Deaf) -> None:
     spec = handler("deaf", deaf.swallow, timeout=SOON)
     async with working(db, spec, handler("quick", quick), slots=ONE_SLOT) as bench:
         bench.worker.patience_s = 0.2
@@ -93,8 +100,7 @@ def _is(db: Database, job_id: int, wanted: str) -> Callable[[], Awaitable[bool]]
     return look
 
 
-async def test_what_it_finally_does_is_fenced_like_anything_else(db: Database) -> None:
-    deaf = Deaf()
+async def test_what_it_finally_does_is_fenced_like_anything_else(db: Database, deaf: Deaf) -> None:
     async with working(db, handler("deaf", deaf.swallow, timeout=SOON)) as bench:
         bench.worker.patience_s = 0.2
         deaf_id = await put(db, "deaf")
@@ -107,8 +113,7 @@ async def test_what_it_finally_does_is_fenced_like_anything_else(db: Database) -
         assert await state(db, deaf_id) == "running"
 
 
-async def test_a_drain_does_not_wait_for_it_and_hands_it_back(db: Database) -> None:
-    deaf = Deaf()
+async def test_a_drain_does_not_wait_for_it_and_hands_it_back(db: Database, deaf: Deaf) -> None:
     async with working(db, handler("deaf", deaf.swallow, timeout=SOON)) as bench:
         bench.worker.patience_s = 0.2
         deaf_id = await put(db, "deaf")

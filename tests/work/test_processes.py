@@ -11,6 +11,7 @@ import pytest
 
 from ingestd.errors import ConfigurationError
 from ingestd.events import JobFinished, JobRetrying, Notice
+from ingestd.jobs.decorator import JobFunction
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.lifespan import lifespan_of
 from ingestd.jobs.model import NewJob
@@ -166,9 +167,10 @@ async def test_a_segfault_keeps_the_stack_it_happened_in(db: Database) -> None:
     assert "in dies" in done["error"]["traceback"]
 
 
-async def test_a_child_that_needs_too_much_memory_is_told_of_its_limit(db: Database) -> None:
-    async with working(db, elsewhere.eats.spec):
-        done = await final(db, await put(db, "eats"))
+@pytest.mark.parametrize("how", [elsewhere.eats, elsewhere.maps])
+async def test_a_child_that_needs_too_much_memory_is_told_of_its_limit(db: Database, how: JobFunction[..., None]) -> None:
+    async with working(db, how.spec):
+        done = await final(db, await put(db, how.spec.kind))
     assert (done["error"]["class"], done["error"]["message"]) == ("MemoryLimit", "it needed more than its memory_limit of 150 MB")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ingestd.errors import StaleClaim
-from ingestd.events import JobFinished, JobRetrying, JobsSucceeded, StaleAck
+from ingestd.events import JobRetrying, JobsSucceeded, StaleAck
 from ingestd.jobs.backoff import Backoff
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import AwaitChildren, Discard, NewJob, Retry, Snooze
