@@ -25,7 +25,7 @@ MEMBERS = {"type", "title", "status", "detail", "instance", "correlation_id"}
         ("GET", "/api/v1/jobs/abc", {}, 404, "not-found"),
         ("GET", "/api/v1/jobs/99999999999999999999", {}, 404, "not-found"),
         ("PUT", "/api/v1/jobs", {}, 405, "method-not-allowed"),
-        ("POST", "/api/v1/jobs", {"data": io.BytesIO(b"x" * (1 << 20 | 1)), "headers": JSON}, 413, "body-too-large"),
+        ("POST", "/api/v1/jobs", {"data": io.BytesIO(b"x" * (2 << 20 | 1)), "headers": JSON}, 413, "body-too-large"),
         ("POST", "/api/v1/jobs", {"data": b"{", "headers": JSON}, 400, "bad-request"),
         ("POST", "/api/v1/jobs", {"data": b"kind=x"}, 400, "bad-request"),
         ("POST", "/api/v1/jobs", {"json": []}, 422, "invalid-input"),
