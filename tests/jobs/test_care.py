@@ -8,8 +8,10 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
+from ingestd.app import cleanup
 from ingestd.events import Bus, Event, IndexRebuilt, Notice
 from ingestd.jobs.care import LOCK, Care, Limits, is_bloated
+from ingestd.jobs.settings import RetentionSettings
 from ingestd.jobs.store import care as store
 from ingestd.postgres import locks
 from ingestd.postgres.pool import Database, connect
@@ -207,3 +209,12 @@ async def test_a_cleanup_is_enqueued_once_a_day_and_not_on_the_first_look(conn: 
     await conn.execute("update ingestd.care set at = now() - interval '25 hours'")
     await asyncio.gather(watched.care.poll(), watched.care.poll())
     assert await conn.fetchval(jobs) == 1
+
+
+async def test_a_cleanup_by_somebody_else_puts_off_the_daily_one(conn: asyncpg.Connection, db: Database) -> None:
+    watched = Watched(db)
+    await watched.care.poll()
+    await conn.execute("update ingestd.care set at = now() - interval '3 days'")
+    await cleanup.clean(conn, RetentionSettings())
+    await watched.care.poll()
+    assert await conn.fetchval("select count(*) from ingestd.job where kind = 'cleanup'") == 0

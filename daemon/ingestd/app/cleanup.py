@@ -14,6 +14,7 @@ from ingestd.errors import AlreadyRunning
 from ingestd.facts import Clear, Cleared, Keep
 from ingestd.jobs import facts as job_facts
 from ingestd.jobs.settings import RetentionSettings
+from ingestd.jobs.store.care import note_cleanup
 from ingestd.postgres import locks
 from ingestd.schedule import facts as schedule_facts
 from ingestd.work import facts as work_facts
@@ -46,7 +47,9 @@ async def clean(conn: asyncpg.Connection, retention: RetentionSettings, *, days:
     async with locks.alone(conn, LOCK) as mine:
         if not mine:
             raise AlreadyRunning("another cleanup is under way", hint="`ingestd jobs list --kind cleanup` shows those that nodes run")
-        return await _each_room(conn, keep, dry_run)
+        cleared = await _each_room(conn, keep, dry_run)
+        await note_cleanup(conn)
+        return cleared
 
 
 def what_is_kept(retention: RetentionSettings, now: Any, days: int | None = None) -> Keep:

@@ -39,7 +39,7 @@ class Limits:
         dead_times: a table is starved with so many times the dead rows that it should be vacuumed at …
         dead_least: … and at least so many …
         silent: … if nobody has vacuumed it for so long.
-        cleanup_every: a cleanup is enqueued if none was for so long.
+        cleanup_every: a cleanup is enqueued if nobody's was for so long; longer than a day, to leave it to a schedule that does.
     """
 
     least_bytes: int = 64 << 20
@@ -49,7 +49,7 @@ class Limits:
     dead_times: int = 10
     dead_least: int = 20_000
     silent: timedelta = timedelta(minutes=3)
-    cleanup_every: timedelta = timedelta(days=1)
+    cleanup_every: timedelta = timedelta(hours=26)
 
 
 class Care:

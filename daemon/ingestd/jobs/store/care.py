@@ -54,6 +54,8 @@ DAILY = """
 insert into ingestd.care as c (action, object) values ('cleanup', 'ingestd')
 on conflict (action, object) do update set at = now() where c.at < now() - $1::interval
 returning xmax <> 0"""
+CLEANED = """
+insert into ingestd.care (action, object) values ('cleanup', 'ingestd') on conflict (action, object) do update set at = now()"""
 SIZE = "select pg_relation_size($1::text::regclass)"
 REINDEX = "reindex index concurrently {name}"
 DROP_INDEX = "drop index concurrently if exists {name}"
@@ -107,6 +109,11 @@ async def take_turn(conn: asyncpg.Connection, action: str, name: str, every: tim
 async def cleanup_is_due(conn: asyncpg.Connection, every: timedelta) -> bool:
     """Whether nobody has cleaned up for so long, noting that it is done now; not on the first look ever."""
     return bool(await conn.fetchval(DAILY, every))
+
+
+async def note_cleanup(conn: asyncpg.Connection) -> None:
+    """Remember that somebody has cleaned up now."""
+    await conn.execute(CLEANED)
 
 
 async def drop_index(conn: asyncpg.Connection, name: str) -> None:
