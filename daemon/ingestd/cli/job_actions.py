@@ -24,7 +24,7 @@ from ingestd.jobs.filters import JobFilter
 from ingestd.settings import parse_duration, parse_priority
 
 Ids = Annotated[
-    list[int] | None, typer.Argument(min=1, max=2**63 - 1, metavar="[JOB_ID]...", help="Jobs; without any, the options say which.")
+    list[int] | None, typer.Argument(min=1, max=2**63 - 1, metavar="JOB_ID", help="Jobs; without any, the options say which.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell which jobs that would be.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -47,7 +47,7 @@ def _add_moving(jobs: typer.Typer) -> None:
     def retry(
         ctx: typer.Context, which: JobFilter, job_ids: Ids = None, at: At = "", wait: In = "", dry_run: DryRun = False, yes: Yes = False
     ) -> None:
-        """Bring failed or cancelled jobs back under their own ids, or let retrying ones run now."""
+        """Bring failed or cancelled jobs back, or hurry retrying ones."""
         shell: Shell = ctx.obj
         run_at = when(at, wait)
 
@@ -62,7 +62,7 @@ def _add_moving(jobs: typer.Typer) -> None:
     def again(
         ctx: typer.Context, which: JobFilter, job_ids: Ids = None, at: At = "", wait: In = "", dry_run: DryRun = False, yes: Yes = False
     ) -> None:
-        """Run finished jobs once more, as new jobs with the same arguments."""
+        """Run finished jobs once more, as new jobs."""
         shell: Shell = ctx.obj
         run_at = when(at, wait)
 
@@ -114,7 +114,7 @@ def _add_ending(jobs: typer.Typer) -> None:
     @jobs.command()
     @filtered
     def delete(ctx: typer.Context, which: JobFilter, job_ids: Ids = None, dry_run: DryRun = False, yes: Yes = False) -> None:
-        """Delete waiting jobs as if they had never been, or finished ones from history."""
+        """Delete jobs that wait, or finished ones from history."""
         shell: Shell = ctx.obj
 
         async def one(conn: asyncpg.Connection, job_id: int) -> tuple[dict[str, Any], str]:

@@ -48,7 +48,7 @@ def add_to(app: typer.Typer) -> None:
         which: JobFilter,
         limit: int = typer.Option(20, "--limit", metavar="N", min=1, max=1000, help="How many groups, 1 to 1000."),
     ) -> None:
-        """Jobs that failed for good, by what went wrong; `jobs retry|delete --error-group` takes a group."""
+        """Jobs that failed for good, by what went wrong."""
         shell: Shell = ctx.obj
         shell.run(_dead(shell, which, limit))
 
