@@ -77,6 +77,7 @@ async def test_claims_commits_and_acks_whose_answers_are_lost(remote: Site, prox
     await eventually(lambda: conn.fetchval("select count(*) > 0 from ingestd.history where kind = 'until_file'"))
     await eventually(lambda: proxy.losing)
     fail_lines(proxy, how)
+    await eventually(lambda: conn.fetchval("select count(*) = 2 from ingestd.history where id = any ($1)", first), timeout_s=60)
     proxy.lose_answers(to=b"{42424")
     fresh = await ledger.accept(conn, 30)
     plain = await conn.fetchval("select ingestd.enqueue('returns_on_file', $1)", {"path": str(go)})
