@@ -88,7 +88,9 @@ def test_a_pydantic_model_brings_its_own_schema_with_what_it_refers_to() -> None
     assert models(ship) == {"order": Order}
     assert problems(schema, {"order": {"number": 1, "lines": [{"sku": "x", "count": 2}]}}) == []
     assert problems(schema, {"order": {"number": 1, "lines": [{"sku": "x"}]}}) == ['missing "order.lines[0].count"']
-    assert problems(schema, {"order": {"number": 1, "lines": [{"sku": "x", "count": 0}]}}) == ['"order.lines[0].count" must be more than 0, not 0']
+    assert problems(schema, {"order": {"number": 1, "lines": [{"sku": "x", "count": 0}]}}) == [
+        '"order.lines[0].count" must be more than 0, not 0'
+    ]
 
 
 def test_a_handler_that_takes_anything_accepts_anything() -> None:
@@ -124,7 +126,7 @@ def fits(schema: dict[str, Any], value: Any) -> bool:
         "string": isinstance(value, str),
         "boolean": isinstance(value, bool),
         "number": isinstance(value, int | float) and not isinstance(value, bool),
-        "integer": isinstance(value, int) and not isinstance(value, bool) or isinstance(value, float) and value.is_integer(),
+        "integer": (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer()),
         "array": isinstance(value, list),
         "object": isinstance(value, dict),
         "null": value is None,
