@@ -207,7 +207,7 @@ async def test_a_processs_own_enqueues_are_told_to_it_unless_they_are_part_of_a_
     from ingestd.jobs.client import Client
 
     told: list[str] = []
-    client = Client(db, lambda: told.append("look"))
+    client = Client(db, lambda jobs: told.append(jobs[0].kind))
     await client.enqueue("k", allow_unknown=True)
     await client.enqueue("k", allow_unknown=True, unique_key="u")
     await client.enqueue_many("k", [{}, {}], allow_unknown=True)

@@ -36,10 +36,10 @@ class Client:
 
     Args:
         database: its URL, or open pools of this process.
-        on_enqueued: called after each enqueue that was not part of somebody's transaction.
+        on_enqueued: called with what was enqueued and committed, unless it was part of somebody's transaction.
     """
 
-    def __init__(self, database: str | Database, on_enqueued: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, database: str | Database, on_enqueued: Callable[[Sequence[NewJob]], None] = lambda _: None) -> None:
         self._own = isinstance(database, str)
         self._open = not self._own
         self._kinds: dict[str, PublishedKind] = {}
@@ -97,7 +97,7 @@ class Client:
                 done_id = await self._coalescer.enqueue(job if known is None else replaced(job, known.name))
             except NOT_OURS as error:
                 raise _worded(error) from error
-            self._on_enqueued()
+            self._on_enqueued([job])
             return Handle(done_id, self)
         (done,) = await self.enqueue_jobs([job], allow_unknown=allow_unknown, conn=conn)
         return done
@@ -119,7 +119,7 @@ class Client:
                     jobs = [await self._fitted(used, job) for job in jobs]
                 done = await enqueue_told(used, jobs)
         if conn is None:
-            self._on_enqueued()
+            self._on_enqueued(jobs)
         return [Handle(one.id, self, not one.existing, one.changed) for one in done]
 
     async def enqueue_many(
@@ -149,7 +149,7 @@ class Client:
                 like = replaced(like, (await self._published(used, kind, args)).name)
             ids = await enqueue_alike(used, like, args)
         if conn is None:
-            self._on_enqueued()
+            self._on_enqueued([like])
         return [Handle(job_id, self) for job_id in ids]
 
     async def fitted(self, jobs: Sequence[NewJob]) -> list[NewJob]:

@@ -96,6 +96,18 @@ class Claimer:
         self._sweep_at = 0.0
         self.poller.wake()
 
+    def expect(self, queue: str | None, priority: int | None) -> None:
+        """Something due now was enqueued in this process.
+
+        Args:
+            queue: None: whatever its kind's is, elsewhere.
+        """
+        for lane in self.lanes.values():
+            if lane.name == queue:
+                lane.cursor.know([-(priority or 0)])
+                lane.empty = False
+                self.poller.wake()
+
     def hear(self, payload: str) -> None:
         """A wake-up: `queue_id rank run_at` of what was enqueued, or less."""
         try:

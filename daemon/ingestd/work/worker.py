@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from ingestd.errors import ConfigurationError
 from ingestd.events import Bus, JobStarted, Notice
 from ingestd.jobs.client import Client, use_client
-from ingestd.jobs.model import Job
+from ingestd.jobs.model import Job, NewJob
 from ingestd.jobs.registry import Registry
 from ingestd.jobs.store import claim as claim_store
 from ingestd.postgres.pool import Database
@@ -65,8 +65,7 @@ class Worker:
         self._bus = bus
         self._registry = registry
         self._node = node
-        # Where nobody can listen, this process's own enqueues need not wait for the next look.
-        self._client = Client(db, self.wake if db.sessionless else lambda: None)
+        self._client = Client(db, self._expect)
         self._running: dict[int, Running] = {}
         self._slots: set[asyncio.Task[None]] = set()
         self._interrupted: set[asyncio.Task[None]] = set()
@@ -122,6 +121,14 @@ class Worker:
             return False
         self._interrupt(running, why)
         return True
+
+    def _expect(self, jobs: Sequence[NewJob]) -> None:
+        """Jobs that were enqueued here need no message from Postgres."""
+        for job in jobs:
+            if job.run_at is None and job.delay is None:
+                spec = self._registry.get(job.kind)
+                queue = job.queue or (spec.queue if spec else None)
+                self.claimer.expect(queue, job.priority if job.priority is not None or spec is None else spec.priority)
 
     def wake(self) -> None:
         """Look for jobs now."""
