@@ -45,7 +45,7 @@ def test_the_sql_that_is_printed_is_the_whole_migration(cli: Cli, empty: str) ->
 
 
 def test_any_command_works_on_an_empty_database(cli: Cli, empty: str) -> None:
-    assert cli("jobs", "list", "--json").json == {"items": []}
+    assert cli("jobs", "list", "--json").json == {"items": [], "next_before": None}
     assert fetchval(empty, "select count(*) from ingestd.migration") > 0
 
 

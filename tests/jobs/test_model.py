@@ -5,7 +5,10 @@ promoter and so on. After each, every job must be where the model has it, with t
 
 `INGESTD_TEST_MODEL_PROGRAMS` is how many programs are tried, 25 unless it says so (a thorough look: 2000), of
 `INGESTD_TEST_MODEL_STEPS` steps each, otherwise 60. A failure prints the shortest program that hypothesis found, and a line
-`@reproduce_failure(…)`: put above `class Programs`, that runs it again.
+`@reproduce_failure(…)`: put above `class Programs` in model_steps, that runs it again; so does a second run of the test.
+
+That the model would notice is shown by mutants: statements without one of their safeguards. The first of them are tried always, the others
+where more programs than usual are asked for.
 """
 
 from __future__ import annotations
@@ -13,15 +16,47 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import asyncpg
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from ingestd.jobs.store import rescue
+from ingestd.jobs.store import ack, claim, history, limits, promote, rescue
 from tests.jobs.model_steps import LONE_CRASHES, Lab, Programs
 
-PROGRAMS = int(os.environ.get("INGESTD_TEST_MODEL_PROGRAMS", "25"))
+USUAL = 25
+PROGRAMS = int(os.environ.get("INGESTD_TEST_MODEL_PROGRAMS", USUAL))
 STEPS = int(os.environ.get("INGESTD_TEST_MODEL_STEPS", "60"))
+FENCE = " and j.claim = r.claim"
+# Whose statement, its name, what is taken out of it, and what stands there then.
+MUTANTS = {
+    "a stale ack is accepted": (ack, "ACK", FENCE, ""),
+    "a stale plain ack is accepted": (ack, "ACK_PLAIN", FENCE, ""),
+    "a stale put-back is accepted": (ack, "PUT_BACK", FENCE, ""),
+    "a sweep takes what is blocked": (claim, "SWEEP", "parked = 0", "true"),
+    "a sweep takes suspects along": (claim, "SWEEP", "crashes = 0", "true"),
+    "a claim behind the cursor takes from limited queues": (
+        claim,
+        "CLAIM",
+        "not (select limited from ingestd.queue where id = $3)",
+        "true",
+    ),
+    "what runs is not counted": (limits, "ROOM", "j.claim is not null", "false"),
+    "a paused queue has room": (limits, "ROOM", "q.paused_at is null", "true"),
+    "what was started is not remembered": (limits, "SPEND", "e.at + q.period > to_timestamp(moment)", "false"),
+    "a release gives back what the node kept": (claim, "RELEASE_CLAIM", "not id = any ($3::bigint[])", "$3::bigint[] is not null"),
+    "a crash is not counted": (rescue, "RESCUE", "j.crashes + judged.crashed::int", "j.crashes"),
+    "a rescue spends an attempt": (rescue, "RESCUE", "attempt = greatest(j.attempt - 1, 0)", "attempt = j.attempt"),
+    "a quarantined job does not hold its strict key": (rescue, "QUARANTINE", "where key_strict on", "where false on"),
+    "a cancel ends what runs": (history, "END", "(claim is null or $4)", "$4 is not null"),
+    "a retried job has no attempt left": (history, "REVIVE", "greatest(max_attempts, attempt + 1)", "max_attempts"),
+    "a retried step does not wait for others": (history, "REVIVE", "p.state in ('blocked', 'open')", "false"),
+    "a held key goes on": (promote, "KEYS", "not exists (select from ingestd.key_hold k where k.key = w.key)", "true"),
+    "a strict job shares its key": (promote, "KEYS", "bool_or(c.key_strict) over (order by c.id)", "c.key_strict"),
+    "a retry holds up the jobs behind it": (promote, "REPARK", "not o.key_strict", "false"),
+    "a parent does not wait for its children": (promote, "CHILDREN", "c.parent_id = p.id", "false"),
+}
+TRIED = list(MUTANTS) if PROGRAMS > USUAL else list(MUTANTS)[:3]
 
 
 @pytest.fixture
@@ -32,19 +67,23 @@ def lab(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     made.close()
 
 
-def try_programs(lab: Lab, programs: int = PROGRAMS) -> None:
-    """Run random programs."""
-    machine = type("Programs", (Programs,), {"lab": lab})
-    how = settings(
-        max_examples=programs,
-        stateful_step_count=STEPS,
-        deadline=None,
-        print_blob=True,
-        report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
-    )
-    run_state_machine_as_test(machine, settings=how)
+def how(programs: int) -> settings:
+    """Settings to try so many programs."""
+    checks = list(HealthCheck)
+    return settings(max_examples=programs, stateful_step_count=STEPS, deadline=None, print_blob=True, report_multiple_bugs=False,
+                    suppress_health_check=checks)  # fmt: skip
 
 
 def test_whatever_happens_to_jobs_they_are_where_the_model_has_them(lab: Lab) -> None:
-    try_programs(lab)
+    run_state_machine_as_test(type("Programs", (Programs,), {"lab": lab}), settings=how(PROGRAMS))
+
+
+@pytest.mark.parametrize("mutant", TRIED)
+def test_the_model_notices_when(mutant: str, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, name, safeguard, instead = MUTANTS[mutant]
+    statement = getattr(module, name)
+    assert safeguard in statement
+    monkeypatch.setattr(module, name, statement.replace(safeguard, instead))
+    quick = settings(how(500), phases=[Phase.generate], derandomize=True, database=None, print_blob=False)
+    with pytest.raises((AssertionError, asyncpg.PostgresError)):
+        run_state_machine_as_test(type("Programs", (Programs,), {"lab": lab}), settings=quick)

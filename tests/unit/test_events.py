@@ -17,7 +17,15 @@ from ingestd import events, logging
 from ingestd.events import Bus, Event, JobFinished, LoadFinished, Notice
 
 KINDS = [found for found in vars(events).values() if isinstance(found, type) and issubclass(found, Event) and found is not Event]
-EXAMPLES: dict[Any, Any] = {int: 3, float: 1.5, str: "text", bool: True, tuple[str, ...]: ("[daemon] queues",), datetime: datetime.now(UTC)}
+EXAMPLES: dict[Any, Any] = {
+    int: 3,
+    float: 1.5,
+    str: "text",
+    bool: True,
+    tuple[str, ...]: ("[daemon] queues",),
+    tuple[int, ...]: (3, 4),
+    datetime: datetime.now(UTC),
+}
 
 
 @pytest.fixture(autouse=True)

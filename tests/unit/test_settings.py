@@ -291,7 +291,7 @@ two = { rollup = "nowhere" }
         'config.toml:7: "mode" in [imports.readings]: "upsrt" is not append, upsert or replace, did you mean "upsert"?',
         'config.toml:9: "timezone" in [schedules.nightly]: "Europe/Londn" is not a time zone, did you mean "Europe/London"?',
         'config.toml:13: "import" in [schedules.hourly]: there is no import "redings", did you mean "readings"?',
-        'config.toml:14: "after" in [workflows.w.steps.one]: there is no step "tow", did you mean "two"?',
+        'config.toml:15: "after" in [workflows.w.steps.one]: there is no step "tow", did you mean "two"?',
         'config.toml:16: "rollup" in [workflows.w.steps.two]: there is no rollup "nowhere"',
     ]
 

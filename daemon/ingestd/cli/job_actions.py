@@ -23,9 +23,7 @@ from ingestd.jobs.changes import changes_of
 from ingestd.jobs.filters import JobFilter
 from ingestd.settings import parse_duration, parse_priority
 
-Ids = Annotated[
-    list[int] | None, typer.Argument(min=1, max=2**63 - 1, metavar="JOB_ID", help="Jobs; without any, the options say which.")
-]
+Ids = Annotated[list[int] | None, typer.Argument(min=1, max=2**63 - 1, metavar="JOB_ID", help="Jobs; without any, the options say which.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell which jobs that would be.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 At = Annotated[str, typer.Option("--at", metavar="TIME", help="Not before: an ISO time, or a duration such as 10m.")]

@@ -12,6 +12,10 @@ from ingestd.settings import format_duration
 
 # One row a job: what holds it, with the facts behind it. The conditions stand in the order in which they would have to be lifted.
 WHY = f"""
+with live as materialized (
+    select kinds, queues, store from ingestd.node
+    where state = 'running' and 'work' = any (duties) and heartbeat_at > now() - interval '1 minute'
+)
 select j.id, j.kind, j.queue_id, j.key, q.name as queue, q.paused_at is not null as paused, q.paused_by, q.limited,
        q.global_concurrency, q.rate_count, q.rate_period, j.crashes > 0 as suspect, j.store is not null as stored,
        j.parked & {PARKED_CHILDREN} <> 0 as awaits_children, j.parked & {PARKED_DEPENDENCY} <> 0 as awaits_steps,
@@ -40,11 +44,6 @@ left join lateral (
     limit 1
 ) ahead on j.parked & {PARKED_KEY} <> 0
 where j.id = any ($1::bigint[]) and j.claim is null"""
-LIVE = """
-with live as materialized (
-    select kinds, queues, store from ingestd.node
-    where state = 'running' and 'work' = any (duties) and heartbeat_at > now() - interval '1 minute'
-)"""
 
 
 async def waiting_reason(conn: asyncpg.Connection, job_ids: Sequence[int]) -> dict[int, str]:
@@ -53,7 +52,7 @@ async def waiting_reason(conn: asyncpg.Connection, job_ids: Sequence[int]) -> di
     Returns:
         Job id -> reason; without those that run, have ended, or only wait for their time.
     """
-    rows = await conn.fetch(LIVE + WHY, list(job_ids))
+    rows = await conn.fetch(WHY, list(job_ids))
     rooms = {
         queue: await limits.room_of(conn, queue) for queue in {row["queue_id"] for row in rows if row["limited"] and not row["paused"]}
     }
