@@ -3,7 +3,7 @@
 A step is an enqueue, a claim of one of two nodes, an ack (also with a claim that is stale), a retry, a cancel, a death, a pass of the
 promoter and so on. After each, every job must be where the model has it, with the same state, attempts and crashes.
 
-`INGESTD_TEST_MODEL_PROGRAMS` is how many programs are tried, 25 unless it says so (a thorough look: 2000), of
+`INGESTD_TEST_MODEL_PROGRAMS` is how many programs are tried, 50 unless it says so (a thorough look: 2000), of
 `INGESTD_TEST_MODEL_STEPS` steps each, otherwise 60. A failure prints the shortest program that hypothesis found, and a line
 `@reproduce_failure(…)`: put above `class Programs` in model_steps, that runs it again; so does a second run of the test.
 
@@ -24,7 +24,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from ingestd.jobs.store import ack, claim, history, limits, promote, rescue
 from tests.jobs.model_steps import LONE_CRASHES, Lab, Programs
 
-USUAL = 25
+USUAL = 50
 PROGRAMS = int(os.environ.get("INGESTD_TEST_MODEL_PROGRAMS", USUAL))
 STEPS = int(os.environ.get("INGESTD_TEST_MODEL_STEPS", "60"))
 FENCE = " and j.claim = r.claim"
