@@ -31,7 +31,8 @@ async def test_events_are_counted(db: Database) -> None:
     made = Metrics(db, FactBook(), bus, "1.2.3")
     now = datetime.now(UTC)
     for event in (
-        events.JobsSucceeded("plain", (10, 20, 3_000)), events.JobFinished(1, "load", "succeeded", 1500), events.JobRetrying(2, "load", 1, 60, "x"),
+        events.JobsSucceeded("plain", (10, 20, 3_000)), events.JobFinished(1, "load", "succeeded", 1500),
+        events.JobRetrying(2, "load", 1, 60, "x"),
         events.StaleAck(3, "load"), events.JobsRescued("n", 4, "dead"), events.FileArrived("readings", "a.csv", 100, 1),
         events.LoadFinished(1, "readings", "a.csv", "partial", read=10, inserted=7, rejected=3),
         events.RollupRefreshed("daily", 1, 30, 250), events.SlotFired("nightly", now, 1), events.SlotMissed("nightly", now, "x"),
