@@ -68,6 +68,7 @@ def test_an_async_function_runs_on_the_loop_and_a_plain_one_in_a_thread() -> Non
         ({"aliases": "old"}, "aliases of job sync is a list"),
         ({"aliases": ("Old Name",)}, "not a name"),
         ({"priority": 1000}, "priority"),
+        ({"backoff": {"base": "1s"}}, r"backoff of job sync must be a Backoff: backoff=Backoff\("),
     ],
 )
 def test_an_option_that_makes_no_sense_is_refused_where_it_stands(options: dict[str, Any], told: str) -> None:

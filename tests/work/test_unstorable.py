@@ -10,6 +10,7 @@ import pytest
 
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import Discard, Done, NewJob, Retry, Snooze
+from ingestd.jobs.store.reads import show_job
 from ingestd.postgres.pool import Database
 from ingestd.work.context import Context
 from tests.support import eventually
@@ -34,6 +35,33 @@ async def half_a_character_in_result(ctx: Context) -> Done:
 
 async def number_beyond_json(ctx: Context) -> Done:
     return Done({"n": 10**200_000})
+
+
+async def number_beyond_a_double(ctx: Context) -> Done:
+    return Done({"n": 10**400, "kept": 10**30, "none": float("inf")})
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+async def mute(ctx: Context) -> None:
+    raise Mute
+
+
+class Nameless(type):
+    @property
+    def __name__(cls) -> str:
+        raise RuntimeError("no name")
+
+
+class Unspeakable(Exception, metaclass=Nameless):
+    pass
+
+
+async def unspeakable(ctx: Context) -> None:
+    raise Unspeakable
 
 
 async def circle(ctx: Context) -> Done:
@@ -62,6 +90,9 @@ async def nul_in_retry(ctx: Context) -> Retry:
         (half_a_character_in_reason, "failed"),
         (half_a_character_in_result, "succeeded"),
         (number_beyond_json, "succeeded"),
+        (number_beyond_a_double, "succeeded"),
+        (mute, "failed"),
+        (unspeakable, "failed"),
         (circle, "succeeded"),
         (strange_keys, "succeeded"),
         (beyond_the_calendar, "failed"),
@@ -86,3 +117,33 @@ async def test_an_ending_that_cannot_be_stored_as_it_is_keeps_no_other_job(
             return all(done.get(job_id) == "succeeded" for job_id in plain) and (waits if state is None else done.get(odd) == state)
 
         await eventually(settled, timeout_s=5)
+
+
+async def test_a_result_with_a_number_that_no_double_holds_can_be_read_again(db: Database) -> None:
+    async with working(db, handler("odd", number_beyond_a_double, max_attempts=1)):
+        async with db.services() as conn:
+            (odd,) = await enqueue(conn, [NewJob("odd")])
+
+        async def done() -> Any:
+            async with db.services() as look:
+                return await show_job(look, odd) if await look.fetchval("select true from ingestd.history where id = $1", odd) else None
+
+        shown = await eventually(done, timeout_s=20)
+    assert shown["result"] == {"n": None, "kept": 1e30, "none": None}
+
+
+@pytest.mark.parametrize("run", [mute, unspeakable])
+async def test_an_exception_that_cannot_be_told_spends_its_attempts_and_no_slot(db: Database, run: Callable[..., Awaitable[Any]]) -> None:
+    async def nothing(ctx: Context) -> None: ...
+
+    async with working(db, handler("odd", run, max_attempts=1), handler("plain", nothing), slots={"default": 2}):
+        async with db.services() as conn:
+            odd = await enqueue(conn, [NewJob("odd") for _ in range(6)])
+            (plain,) = await enqueue(conn, [NewJob("plain")])
+
+        async def ended() -> bool:
+            async with db.services() as look:
+                done = {row["id"]: row["state"] for row in await look.fetch("select id, state from ingestd.history")}
+            return done.get(plain) == "succeeded" and all(done.get(job_id) == "failed" for job_id in odd)
+
+        await eventually(ended, timeout_s=20)

@@ -96,6 +96,8 @@ def _check(spec: HandlerSpec) -> None:
     told = f"of job {spec.kind}"
     if not 1 <= spec.max_attempts <= MOST_ATTEMPTS:
         raise ValueError(f"max_attempts {told} must be 1 to {MOST_ATTEMPTS}: the first try counts")
+    if not isinstance(spec.backoff, Backoff):
+        raise ValueError(f'backoff {told} must be a Backoff: backoff=Backoff("1m", factor=2, cap="1h", jitter=0.1)')
     for name in ("timeout", "hard_timeout", "stuck_after"):
         value = getattr(spec, name)
         if value is not None and value <= timedelta():

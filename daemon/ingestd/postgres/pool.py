@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -61,13 +62,20 @@ def dump_json(value: object) -> str:
     """Encode for jsonb, dates and UUIDs included.
 
     NUL cannot be stored in jsonb, so it becomes U+FFFD; half a surrogate pair becomes a question mark. Integers beyond 64 bits
-    fall back to the stdlib encoder.
+    fall back to the stdlib encoder. What no double can hold becomes null, be it infinite or only too large: jsonb would take the
+    latter, and nobody could read the row again.
     """
     try:
         text = orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_NAIVE_UTC).decode()
     except TypeError:
-        text = storable(json.dumps(value, default=str, ensure_ascii=False))
+        given = json.dumps(value, default=str, ensure_ascii=False)
+        readable = json.loads(given, parse_int=_readable, parse_constant=lambda _: None)
+        text = storable(json.dumps(readable, ensure_ascii=False))
     return text.replace("\\u0000", "\\ufffd")
+
+
+def _readable(digits: str) -> int | None:
+    return int(digits) if len(digits.lstrip("-")) <= sys.float_info.max_10_exp else None
 
 
 def storable(text: str) -> str:

@@ -19,6 +19,7 @@ from ingestd.work.context import Context
 TRACEBACK_CHARS = 8000
 MESSAGE_CHARS = 2000
 HAND_BACK_DELAY = timedelta(seconds=1)
+UNFORESEEN_DELAY = timedelta(minutes=1)
 
 
 class Interrupted:
@@ -130,14 +131,27 @@ def give_back(job: Job) -> PutBack:
     return PutBack(job.id, job.claim, timedelta(), spent=False)
 
 
+def unforeseen(job: Job, error: Exception) -> Ending:
+    """Nobody could tell how the attempt ended: it has failed, and spent an attempt, or it would be tried for ever."""
+    message = f"its ending could not be told: {type(error).__name__}: {error}"[:MESSAGE_CHARS]
+    if job.attempt < job.max_attempts:
+        return Ending(PutBack(job.id, job.claim, UNFORESEEN_DELAY, spent=True), message)
+    described = {"class": type(error).__name__, "message": message}
+    return Ending(Result(job.id, job.claim, State.FAILED, reason=message, error=described), message)
+
+
 def describe(error: BaseException) -> dict[str, Any]:
-    """An exception as it is kept: class, message and traceback, each capped."""
-    lines = "".join(traceback.format_exception(error))
-    return {
-        "class": type(error).__name__,
-        "message": (str(error) or type(error).__name__)[:MESSAGE_CHARS],
-        "traceback": lines[-TRACEBACK_CHARS:],
-    }
+    """An exception as it is kept: class, message and traceback, each capped; never raises, whatever a handler raised."""
+    name = type(error).__name__
+    try:
+        message = str(error) or name
+    except Exception as second:  # noqa: BLE001 - its own __str__ may do anything
+        message = f"{name}, which cannot say more: its text raises {type(second).__name__}"
+    try:
+        lines = "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - so may its notes and its causes
+        lines = "".join(traceback.format_tb(error.__traceback__))
+    return {"class": name, "message": message[:MESSAGE_CHARS], "traceback": lines[-TRACEBACK_CHARS:]}
 
 
 def _succeeded(ctx: Context, result: Any) -> Ending:

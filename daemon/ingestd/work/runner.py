@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.work import endings
 from ingestd.work.context import Context
-from ingestd.work.endings import ArgumentsDoNotFit, Ending, Interrupted, describe, give_back
+from ingestd.work.endings import ArgumentsDoNotFit, Ending, Interrupted, describe, give_back, unforeseen
 from ingestd.work.executors import coroutine
 from ingestd.work.executors.protocol import Executor, Limits, read_models
 from ingestd.work.resources import ResourceKeeper
 
-__all__ = ["Ending", "Interrupted", "Places", "describe", "give_back", "run"]
+__all__ = ["Ending", "Interrupted", "Places", "describe", "give_back", "run", "unforeseen"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,6 +231,9 @@ class Worker:
             self._bus.emit(JobStarted(job.id, job.kind, job.attempt, job.correlation_id))
         try:
             ending = await runner.run(running.ctx, spec, running.interrupted, self._places)
+        except Exception as error:  # noqa: BLE001 - it never raises; were it wrong, each such job would take a slot of its queue with it
+            ending = runner.unforeseen(job, error)
+            self._bus.emit(Notice(f"job {job.id} ({job.kind}): {ending.reason}"))
         finally:
             if running.adrift:
                 self._adrift -= 1
