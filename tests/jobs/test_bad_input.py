@@ -123,6 +123,8 @@ async def test_options_that_make_no_sense_are_refused_by_python_and_sql(
         ({"key": 5}, "key must be a string"),
         ({"tags": [5]}, "a tag must be a string"),
         ({"max_attempts": "4"}, "max_attempts must be"),
+        ({"backoff": {"bse": "1s"}}, 'backoff: unknown "bse", did you mean "base"'),
+        ({"backoff": [1]}, "backoff: .* is no object such as"),
         ({"metadata": {"a": ["\0"]}}, "/metadata/a/0 holds a NUL"),
     ],
     ids=lambda value: str(value)[:40],
@@ -132,6 +134,15 @@ async def test_what_only_python_can_say_is_refused_too(
 ) -> None:
     with pytest.raises(InvalidInput, match=said):
         await client.enqueue("free", **options)
+    assert await count(conn) == 0
+
+
+@pytest.mark.parametrize("kind", [None, 5, b"free"])
+async def test_a_kind_that_is_no_text_is_refused(client: Client, conn: asyncpg.Connection, kind: Any) -> None:
+    with pytest.raises(InvalidInput, match="kind must be a string, not"):
+        await client.enqueue(kind)
+    with pytest.raises(InvalidInput, match="kind must be a string, not"):
+        await client.enqueue_many(kind, [{}])
     assert await count(conn) == 0
 
 

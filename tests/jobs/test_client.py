@@ -329,3 +329,9 @@ def test_forgetting_the_name_is_told() -> None:
     with pytest.raises(TypeError, match=r'write @job\("name"\)'):
         job(without_context)  # type: ignore[arg-type]
     assert isinstance(plain, JobFunction)
+
+
+async def test_a_wait_that_was_in_vain_says_for_which_job_and_how_long(client: Client) -> None:
+    handle = await client.enqueue("sync")
+    with pytest.raises(TimeoutError, match=f"job {handle.id} is not final after 0.05 s; it stays in the queue"):
+        await handle.result(timeout="50ms")

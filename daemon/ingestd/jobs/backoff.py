@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from ingestd.settings import parse_duration
+from ingestd.settings import did_you_mean, parse_duration
 
 Wait = float | str | timedelta
+
+_NAMES = ("base", "factor", "cap", "jitter", "base_s", "cap_s")
+_EXAMPLE = '{"base": "1m", "factor": 2, "cap": "1h", "jitter": 0.1}'
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -59,6 +62,22 @@ class Backoff:
     def to_json(self) -> dict[str, float]:
         """As a job's row keeps it."""
         return {"base_s": self.base_s, "factor": self.factor, "cap_s": self.cap_s, "jitter": self.jitter}
+
+
+def read_backoff(given: Backoff | Mapping[str, Any]) -> Backoff:
+    """The backoff that an enqueue asks for.
+
+    Raises:
+        ValueError: it makes no sense; says why.
+    """
+    if isinstance(given, Backoff):
+        return given
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{given!r:.100} is no object such as {_EXAMPLE}")
+    for name in given:
+        if name not in _NAMES:
+            raise ValueError(f'unknown "{name!s:.100}"{did_you_mean(str(name), _NAMES)}; write it like {_EXAMPLE}')
+    return Backoff(**given)
 
 
 def stored_backoff(row: Mapping[str, Any] | None, otherwise: Backoff) -> Backoff:

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from ingestd.errors import InvalidInput
-from ingestd.jobs.backoff import Backoff
+from ingestd.jobs.backoff import read_backoff
 from ingestd.jobs.model import NewJob
 
 MOST_ATTEMPTS = 32767
@@ -195,6 +195,6 @@ def _check_extras(job: NewJob) -> None:
             raise InvalidInput(f"{name} is longer than 100 years", pointer=f"/{name}")
     if job.backoff is not None:
         try:
-            Backoff(**job.backoff)
-        except (TypeError, ValueError) as error:
+            read_backoff(job.backoff)
+        except ValueError as error:
             raise InvalidInput(f"backoff: {error}", pointer="/backoff") from None

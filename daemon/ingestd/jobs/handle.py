@@ -60,8 +60,15 @@ class Handle:
             TimeoutError: it is not final yet.
             NotFound: there is no such job, or none that is committed.
         """
-        async with asyncio.timeout(seconds(timeout)):
-            row = await self.client.waiter.wait(self.id)
+        limit = seconds(timeout)
+        clock = asyncio.timeout(limit)
+        try:
+            async with clock:
+                row = await self.client.waiter.wait(self.id)
+        except TimeoutError:
+            if limit is None or not clock.expired():
+                raise
+            raise TimeoutError(f"job {self.id} is not final after {limit:g} s; it stays in the queue") from None
         return outcome(row)
 
 

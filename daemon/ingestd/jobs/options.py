@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypedDict, get_args
 
 from ingestd.errors import InvalidInput
-from ingestd.jobs.backoff import Backoff
+from ingestd.jobs.backoff import Backoff, read_backoff
 from ingestd.jobs.checks import BIGGEST_ID
 from ingestd.jobs.model import NewJob, UniqueMode, UniqueUntil
 from ingestd.settings import did_you_mean, parse_duration, parse_priority
@@ -67,6 +67,8 @@ def new_job(kind: str, args: Mapping[str, Any] | None, options: Mapping[str, Any
     Raises:
         InvalidInput: an option is unknown or makes no sense; says which, with a JSON pointer.
     """
+    if not isinstance(kind, str):
+        raise InvalidInput(f"kind must be a string, not {type(kind).__name__}", pointer="/kind")
     args = {} if args is None else args
     if not options:
         return NewJob(kind, args, triggered_by=triggered_by)
@@ -129,7 +131,7 @@ def _texts(value: Sequence[str]) -> tuple[str, ...]:
 
 
 def _backoff(value: Backoff | Mapping[str, Any]) -> dict[str, float]:
-    return (value if isinstance(value, Backoff) else Backoff(**value)).to_json()
+    return read_backoff(value).to_json()
 
 
 def _id(value: int | str) -> int:
