@@ -26,7 +26,10 @@ def add_to(app: typer.Typer) -> None:
 
     @nodes.command()
     def drain(ctx: typer.Context, node: str = typer.Argument(metavar="NODE", help="Its name, its id or the beginning of it.")) -> None:
-        """Ask a node to claim nothing more, finish its jobs and end with exit code 0, as by SIGTERM."""
+        """Ask a node to finish its jobs and end, as by SIGTERM.
+
+        It claims nothing more, and its process ends with exit code 0.
+        """
         shell: Shell = ctx.obj
         shell.run(_drain(shell, node))
 

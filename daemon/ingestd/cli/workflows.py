@@ -55,7 +55,10 @@ def add_to(app: typer.Typer) -> None:
         run: RunId,
         step: str = typer.Option("", "--step", metavar="STEP", help="Only this step and what did not succeed behind it."),
     ) -> None:
-        """Run again what did not succeed in a run that has ended; what succeeded is kept."""
+        """Run again what did not succeed in a run that has ended.
+
+        What succeeded is kept.
+        """
         shell: Shell = ctx.obj
         shell.run(_retry(shell, run, step))
 
@@ -65,7 +68,10 @@ def add_to(app: typer.Typer) -> None:
         run: RunId,
         undo: bool = typer.Option(False, "--undo", help="Also take back what has succeeded."),
     ) -> None:
-        """Cancel what has not ended of a run; what runs is asked to stop."""
+        """Cancel what has not ended of a run.
+
+        What runs is asked to stop.
+        """
         shell: Shell = ctx.obj
         shell.run(_cancel(shell, run, undo))
 
