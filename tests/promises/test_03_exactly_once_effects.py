@@ -24,6 +24,7 @@ JOBS, KILLING_S = (20_000, 60.0) if LONG else (3_000, 5.0)
 NODES = 3
 RESCUED_S = 5.0
 BATCH = 500
+HITS = 3
 HANDLERS = 'handlers = ["tests.daemon.jobs"]'
 HOLDS = "select exists (select from ingestd.job where node = $1 and claim is not null)"
 OPEN = "select count(*) from ingestd.job"
@@ -53,13 +54,14 @@ async def test_each_of_thousands_of_jobs_takes_effect_once_while_nodes_are_kille
     ids = await ledger.accept(conn, BATCH)
     killing, dice = Killing(), random.Random(20261122)
     end = time.monotonic() + KILLING_S
-    while time.monotonic() < end:
+    # On a slow machine nodes take long to come back: longer, until enough of them were hit at work.
+    while time.monotonic() < end or (killing.at_work < HITS and time.monotonic() < end + 60):
         # Fed as they get on, so that there is work for as long as there is killing.
-        if len(ids) < JOBS and await conn.fetchval(OPEN) < BATCH:
-            ids += await ledger.accept(conn, min(BATCH, JOBS - len(ids)))
+        if await conn.fetchval(OPEN) < BATCH and (len(ids) < JOBS or time.monotonic() > end):
+            ids += await ledger.accept(conn, BATCH)
         await asyncio.sleep(dice.uniform(0, 0.3))
         await kill_one(site, nodes, dice.randrange(NODES), killing)
-    ids += await ledger.accept(conn, JOBS - len(ids))
+    ids += await ledger.accept(conn, max(JOBS - len(ids), 0))
     await asyncio.gather(*killing.waits)
 
     async def even() -> bool:
@@ -73,11 +75,11 @@ async def test_each_of_thousands_of_jobs_takes_effect_once_while_nodes_are_kille
         f"{len(ids)} jobs, {killing.kills} kills ({killing.at_work} of nodes at work), slowest rescue {killing.slowest_s:.2f} s,"
         f" {crashed} jobs crashed, {workers} nodes worked\n"
     )
-    assert len(ids) == JOBS
+    assert len(ids) >= JOBS
     assert killing.slowest_s < RESCUED_S
     # Or the kills hit nothing and prove nothing.
-    assert killing.at_work >= 3
-    assert crashed >= 3
+    assert killing.at_work >= HITS
+    assert crashed >= HITS
     assert workers > NODES
     stale = sum(len(daemon.events("StaleAck")) for daemon in site.daemons)
     assert stale == 0, "whoever was killed says nothing, and whoever was not keeps its jobs"

@@ -15,7 +15,7 @@ from ingestd.work.store import nodes as read_nodes
 
 def add_to(app: typer.Typer) -> None:
     """Enter the commands."""
-    nodes = typer.Typer(help="Look at the nodes, let one finish and end.", no_args_is_help=True, rich_markup_mode=None)
+    nodes = typer.Typer(help="Look at nodes, let one finish and end.", no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(nodes, name="nodes")
 
     @nodes.command("list")
