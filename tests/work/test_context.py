@@ -196,7 +196,7 @@ async def test_the_check_of_a_job_that_nobody_told_to_end_does_nothing() -> None
         ctx.check()
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError(), BaseException("odd")])
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError(), BaseException("odd"), KeyboardInterrupt(), GeneratorExit()])
 async def test_whatever_a_handler_raises_ends_its_own_attempt_and_not_the_worker(db: Database, error: BaseException) -> None:
     async def odd(ctx: Context) -> None:
         raise error

@@ -54,17 +54,26 @@ async def run(ctx: Context, spec: HandlerSpec, interrupted: list[str], places: P
     except ArgumentsDoNotFit as error:
         return endings.unfit(ctx, str(error))
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if interrupted or (task is not None and task.cancelling()):
+        if interrupted:
             return endings.after_interruption(ctx, spec, interrupted)
-        # Nobody cancelled it: something that the handler waited for was.
+        # Nobody told it to end: something that it waited for was cancelled, or it cancelled its own task.
         return endings.after_error(ctx, spec, error)
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:  # noqa: BLE001 - the one place where a handler's exceptions end; sys.exit() ends an attempt, not the daemon
+    except BaseException as error:
+        # The one place where a handler's exceptions end: sys.exit() or a stray KeyboardInterrupt ends an attempt, not the daemon.
+        if isinstance(error, GeneratorExit) and not _on_a_loop():
+            # Not the handler's own: Python clears up a coroutine that was left behind, and nothing may be awaited any more.
+            raise
         if interrupted:
             return endings.after_interruption(ctx, spec, interrupted)
         return endings.after_error(ctx, spec, error)
+
+
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _run_with_extras(ctx: Context, spec: HandlerSpec, places: Places) -> Ending:
