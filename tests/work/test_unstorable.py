@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -145,5 +146,29 @@ async def test_an_exception_that_cannot_be_told_spends_its_attempts_and_no_slot(
             async with db.services() as look:
                 done = {row["id"]: row["state"] for row in await look.fetch("select id, state from ingestd.history")}
             return done.get(plain) == "succeeded" and all(done.get(job_id) == "failed" for job_id in odd)
+
+        await eventually(ended, timeout_s=20)
+
+
+async def test_a_handler_that_cancels_its_own_task_has_failed_and_is_not_tried_for_ever(db: Database) -> None:
+    async def gives_up(ctx: Context) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(60)
+
+    async def waits(ctx: Context) -> str:
+        await asyncio.sleep(0.05)
+        return "waited"
+
+    async with working(db, handler("odd", gives_up, max_attempts=1), handler("waits", waits, max_attempts=1), slots={"default": 1}):
+        async with db.services() as conn:
+            odd = await enqueue(conn, [NewJob("odd") for _ in range(3)])
+            (after,) = await enqueue(conn, [NewJob("waits")])
+
+        async def ended() -> bool:
+            async with db.services() as look:
+                done = {row["id"]: row["state"] for row in await look.fetch("select id, state from ingestd.history")}
+            return done.get(after) == "succeeded" and all(done.get(job_id) == "failed" for job_id in odd)
 
         await eventually(ended, timeout_s=20)
