@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
-from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ingestd.access.roles import Actor
@@ -24,113 +22,20 @@ from ingestd.jobs.store import ack, claim, history, limits, queues, reads, rescu
 from ingestd.jobs.store.ack import PutBack, Result
 from ingestd.jobs.store.claim import Claimant
 from ingestd.jobs.workflow import Step, Workflow, order_steps, start
-from ingestd.postgres.pool import connect
 from ingestd.settings import parse_priority
 from ingestd.work.cursor import LOW_FIRST_EVERY, Cursor
 from tests.jobs import model_kit
 from tests.jobs.limit_lab import REGISTER
+from tests.jobs.model_draws import LANES, OF_GIVEN, OF_JOBS, steps
 from tests.jobs.model_kit import Model, Queue, Spec
+from tests.jobs.model_lab import BROKEN, FORGET, HOURS_PASS, Lab, same
 
 LONE_CRASHES = 2
 ANN = Actor("ann", "operator", "api")
 STORES = (uuid.UUID(int=1), uuid.UUID(int=2))
 PERIOD = timedelta(minutes=90)
-LANES = {"default": 0, "imports": 2, "alerts": 1}
-FORGET = """
-delete from ingestd.job; delete from ingestd.history; delete from ingestd.unique_hold; delete from ingestd.key_hold;
-delete from ingestd.job_stat; delete from ingestd.queue_rate; delete from ingestd.workflow_run; delete from ingestd.node;
-delete from ingestd.audit; update ingestd.queue set paused_at = null, paused_by = null"""
-HOURS_PASS = """
-with jobs as (update ingestd.job set run_at = run_at - $1::interval, due_at = due_at - $1::interval),
-     periods as (update ingestd.unique_hold set expires_at = expires_at - $1::interval)
-update ingestd.queue_rate set at = array(select a - $1::interval from unnest(at) a)"""
-# What must be so whatever the model says.
-BROKEN = """
-select 'a job is in two places', id::text from ingestd.job where id in (select id from ingestd.history)
-union all select 'a job ended twice', id::text from ingestd.history group by id having count(*) > 1
-union all select 'a unique key is held by two jobs', unique_key from ingestd.job group by unique_key
-    having unique_key is not null and count(*) > 1
-union all select 'two jobs of a strict key may run', key from ingestd.job where key is not null and parked & 2 = 0
-    group by key having bool_or(key_strict) and count(*) > 1
-union all select 'a parent runs before its children are final', p.id::text from ingestd.job p
-    where p.parked & 4 <> 0 and p.claim is not null
-union all select 'a step runs before those it waits for', j.id::text from ingestd.job j join ingestd.workflow_step s on s.job_id = j.id
-    where s.state = 'blocked' and (j.claim is not null or j.parked & 1 = 0)
-union all select 'a claim without a node', id::text from ingestd.job
-    where claim is not null and node not in (select id from ingestd.node)"""
 
 T = TypeVar("T")
-picks = st.integers(0, 30)
-nodes = st.integers(0, 1)
-lanes = st.sampled_from(list(LANES))
-hours = st.sampled_from([0, 0, 1, 2])
-keys = st.sampled_from(["a", "a", "b"])
-stale = st.sampled_from([False, False, True])
-specs = st.one_of(
-    st.builds(Spec, lanes, st.sampled_from([-10, 0, 0, 5]), hours, st.integers(1, 3), store=st.sampled_from([None, None, 0, 1])),
-    st.builds(Spec, lanes, st.sampled_from([0, 5]), hours, key=keys, strict=st.booleans()),
-    st.builds(
-        Spec, lanes, delay=hours, unique_key=keys, mode=st.sampled_from(["skip", "replace", "reschedule"]),
-        until=st.sampled_from(["start", "finish"]), hold=st.sampled_from([0, 0, 2]), word=st.integers(0, 9),
-    ),
-)  # fmt: skip
-
-# How often each is done, and with what.
-STEPS: dict[str, tuple[int, dict[str, st.SearchStrategy[Any]]]] = {
-    "enqueue": (6, {"spec": specs, "copies": st.integers(1, 3)}),
-    "enqueue_child": (2, {"spec": specs, "number": picks}),
-    "start_workflow": (1, {"queue": lanes, "after": st.sampled_from(["skip", "run"]), "key": st.sampled_from([None, None, "a"])}),
-    "sweep": (8, {"node": nodes, "free": st.integers(1, 4), "answered": st.sampled_from([True, True, True, False])}),
-    "claim_behind_a_cursor": (3, {"node": nodes, "lane": nodes, "free": st.integers(1, 4), "low_first": st.booleans()}),
-    "claim_within_limits": (4, {"node": nodes, "lane": nodes, "free": st.integers(1, 4)}),
-    "claim_a_suspect": (5, {"node": nodes, "number": picks}),
-    "ack": (6, {"number": picks, "most": st.integers(1, 3), "stale": stale, "partial": st.booleans(),
-                "state": st.sampled_from(["succeeded", "failed", "failed", "cancelled"])}),
-    "ack_plain": (2, {"number": picks, "most": st.integers(1, 4), "stale": stale}),
-    "put_back": (5, {"number": picks, "most": st.integers(1, 3), "stale": stale, "after": hours,
-                     "how": st.sampled_from(["retry", "snooze", "await"])}),
-    "release_a_claim_whose_answer_was_lost": (2, {"keep": st.booleans()}),
-    "a_node_dies": (3, {"node": nodes, "number": st.sampled_from([0, 0, 1])}),
-    "cancel": (2, {"number": picks, "force": st.booleans()}),
-    "retry": (3, {"number": picks, "state": st.sampled_from(["failed", "cancelled", "retrying", "any"])}),
-    "run_again": (1, {"number": picks}),
-    "snooze": (1, {"number": picks, "after": hours}),
-    "edit": (1, {"number": picks, "queue": st.none() | lanes, "priority": st.none() | st.integers(-1, 1),
-                 "attempts": st.none() | st.integers(1, 5)}),
-    "delete": (1, {"number": picks}),
-    "skip_what_holds_a_key": (1, {"number": picks}),
-    "pause_or_resume": (1, {"queue": lanes, "pause": st.sampled_from([True, False, False])}),
-    "declare": (2, {"queue": lanes, "most": st.sampled_from([0, 0, 1, 2]), "rate": st.sampled_from([0, 0, 1, 3])}),
-    "promote": (7, {}),
-    "hours_pass": (3, {"passed": st.sampled_from([1, 2])}),
-}  # fmt: skip
-OF_JOBS = {"enqueue_child", "cancel", "retry", "run_again", "snooze", "edit", "delete"}
-OF_GIVEN = {"ack", "ack_plain", "put_back"}
-steps = st.sampled_from([name for name, (weight, _) in STEPS.items() for _ in range(weight)]).flatmap(
-    lambda name: st.tuples(st.just(name), st.fixed_dictionaries(STEPS[name][1]))
-)
-
-
-def same(real: dict[Any, Any], model: dict[Any, Any]) -> None:
-    """Only what differs is told of."""
-    wrong = {key: (real.get(key), model.get(key)) for key in real.keys() | model.keys() if real.get(key) != model.get(key)}
-    assert not wrong, f"(real, model): {wrong}"
-
-
-class Lab:
-    """A database, and a loop of its own that runs one coroutine at a time."""
-
-    def __init__(self, dsn: str) -> None:
-        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-        self.conn, self.other = self.run(connect(dsn)), self.run(connect(dsn))
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._runner.get_loop().run_until_complete(asyncio.wait_for(work, 60))
-
-    def close(self) -> None:
-        self.run(self.conn.close())
-        self.run(self.other.close())
-        self._runner.close()
 
 
 class Programs(RuleBasedStateMachine):
@@ -206,9 +111,10 @@ class Programs(RuleBasedStateMachine):
         return found[-1 - number % len(found)]
 
     def lane(self, number: int, *, limited: bool) -> str:
-        """A queue of this sort, if there is one."""
-        sort = [name for name, lane in self.model.queues.items() if lane.limited == limited]
-        return (sort or list(LANES))[number % len(sort or LANES)]
+        """A queue of this sort where something may be taken, if there is one."""
+        sort = [name for name, lane in self.model.queues.items() if lane.limited == limited] or list(LANES)
+        sort = [name for name in sort if self.model.claimable(name, number)] or sort
+        return sort[number % len(sort)]
 
     def told(self, work: Coroutine[Any, Any, T], allowed: bool) -> T | None:
         """What an action answers; it must be refused exactly where the model refuses it."""
