@@ -17,7 +17,7 @@ from ingestd.errors import ConfigurationError, InvalidInput
 from ingestd.jobs.backoff import Backoff
 from ingestd.jobs.decorator import declared_jobs
 from ingestd.jobs.enqueue import enqueue
-from ingestd.jobs.model import Discard, NewJob
+from ingestd.jobs.model import Discard, NewJob, Retry, Snooze
 from ingestd.jobs.store.reads import show_job
 from ingestd.postgres.pool import Database
 from ingestd.work.context import Context
@@ -205,6 +205,29 @@ async def test_whatever_a_handler_raises_ends_its_own_attempt_and_not_the_worker
         done = await final(db, await put(db, "odd"))
         assert (done["state"], done["error"]["class"]) == ("failed", type(error).__name__)
         assert (await final(db, await put(db, "nothing")))["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("error", [StopIteration(1), GeneratorExit(), KeyboardInterrupt()])
+async def test_whatever_a_thread_raises_ends_its_own_attempt_and_not_its_slot(db: Database, error: BaseException) -> None:
+    def odd(ctx: SyncContext) -> None:
+        raise error
+
+    async with working(db, handler("odd", odd, executor="thread", max_attempts=1), handler("nothing", nothing), slots={"default": 1}):
+        done = await final(db, await put(db, "odd"))
+        assert done["state"] == "failed"
+        assert type(error).__name__ in str(done["error"])
+        assert (await final(db, await put(db, "nothing")))["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("far", [Snooze("9999999d"), Retry("9999999d")])
+async def test_a_handler_cannot_put_its_job_behind_the_end_of_the_calendar(db: Database, far: Snooze | Retry) -> None:
+    async def odd(ctx: Context) -> Snooze | Retry:
+        return far
+
+    async with working(db, handler("odd", odd, max_attempts=2, backoff=Backoff(0.01))):
+        done = await final(db, await put(db, "odd"))
+    assert (done["state"], done["attempt"]) == ("failed", 2)
+    assert f"{type(far).__name__} for longer than 100 years" in str(done["error"])
 
 
 async def test_a_job_queued_under_an_old_name_is_run_and_keeps_that_name(db: Database) -> None:

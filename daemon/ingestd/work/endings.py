@@ -9,6 +9,7 @@ from typing import Any
 
 from ingestd.errors import StaleClaim
 from ingestd.jobs.backoff import stored_backoff
+from ingestd.jobs.checks import FARTHEST
 from ingestd.jobs.model import PARKED_CHILDREN, AwaitChildren, Discard, Done, Job, Outcome, Retry, Snooze, State
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store.ack import PutBack, Result
@@ -75,7 +76,8 @@ def after_return(ctx: Context, spec: HandlerSpec, value: Any) -> Ending:
         case Done(result):
             return _succeeded(ctx, result)
         case Retry(reason=reason):
-            return _again_or_failed(ctx, spec, outcome.delay, reason, {"class": "Retry", "message": reason})
+            delay = None if outcome.delay is None else _within_reach(outcome.delay, "Retry")
+            return _again_or_failed(ctx, spec, delay, reason, {"class": "Retry", "message": reason})
         case Snooze(until):
             return _put_back(ctx, _delay_until(until), "snoozed")
         case Discard(reason):
@@ -192,5 +194,12 @@ def _put_back(ctx: Context, delay: timedelta, reason: str) -> Ending:
 def _delay_until(until: datetime | timedelta | str) -> timedelta:
     if isinstance(until, datetime):
         moment = until if until.tzinfo else until.replace(tzinfo=UTC)
-        return max(moment - datetime.now(UTC), timedelta())
-    return parse_duration(until)
+        return _within_reach(max(moment - datetime.now(UTC), timedelta()), "Snooze")
+    return _within_reach(parse_duration(until), "Snooze")
+
+
+def _within_reach(delay: timedelta, outcome: str) -> timedelta:
+    # Postgres counts to the year 294276 and Python to 9999: one job behind that, and no list that it is in can be read.
+    if delay > FARTHEST:
+        raise ValueError(f"{outcome} for longer than 100 years")
+    return delay

@@ -89,8 +89,9 @@ class _Attempt:
         failure: BaseException | None = None
         try:
             value = self._spec.run(SyncContext(self._ctx, self._loop), **self._ctx.job.args)
-        except StopIteration as error:
-            failure = RuntimeError(f"the handler raised StopIteration: {error}")
+        except (StopIteration, GeneratorExit) as error:
+            # A future takes no StopIteration; GeneratorExit out of one would close the coroutine that waits, and its slot with it.
+            failure = RuntimeError(f"the handler raised {type(error).__name__}: {error}")
         except BaseException as error:  # noqa: BLE001 - told to the runner, SystemExit as well: only the handler wants to end
             failure = error
         self._ident = None
