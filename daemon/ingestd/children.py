@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import os
 import resource
 import signal
@@ -234,7 +235,7 @@ class Line:
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Write one message; the process ends if nobody reads any more."""
-        data = orjson.dumps(message, default=str) + b"\n"
+        data = _encoded(message) + b"\n"
         with self._lock:
             try:
                 while data:
@@ -248,6 +249,15 @@ class Line:
         if now - self._reported >= PROGRESS_EVERY_S:
             self._reported = now
             self.send({"progress": [None if fraction is None else round(fraction, 4), text]})
+
+
+def _encoded(message: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(message, default=str)
+    except TypeError:
+        # Half a surrogate pair, as in an error about a file's name, or an integer beyond 64 bits: the parent hears of it all the same.
+        readable = json.loads(json.dumps(message, default=str), parse_constant=lambda _: None)
+        return json.dumps(readable, ensure_ascii=False).encode("utf-8", "replace")
 
 
 async def open_stdin(limit: int) -> asyncio.StreamReader:

@@ -80,6 +80,8 @@ async def asks(ctx: Context, how: str) -> Any:
         return Discard("never")
     if how == "exit":
         sys.exit(3)
+    if how == "half a character":
+        raise FileNotFoundError("a\ud800b")
     raise ValueError("no luck")
 
 

@@ -102,7 +102,9 @@ async def test_a_plain_function_has_transactions_and_steps_without_await(db: Dat
     assert (done["state"], done["result"]) == ("succeeded", {"rows": 3})
 
 
-@pytest.mark.parametrize(("how", "error"), [("retry", "Retry"), ("raise", "ValueError"), ("exit", "SystemExit")])
+@pytest.mark.parametrize(
+    ("how", "error"), [("retry", "Retry"), ("raise", "ValueError"), ("exit", "SystemExit"), ("half a character", "FileNotFoundError")]
+)
 async def test_what_a_child_wants_or_raises_is_what_becomes_of_its_job(db: Database, how: str, error: str) -> None:
     async with working(db, elsewhere.asks.spec):
         done = await final(db, await put(db, "asks", {"how": how}))
