@@ -156,6 +156,19 @@ def test_whoever_stops_waiting_leaves_the_job_in_the_queue(cli: Cli, dsn: str, n
     assert fetchval(dsn, "select count(*) from ingestd.job") == 1
 
 
+def test_a_wait_outlives_the_loss_of_its_connection(cli: Cli, dsn: str) -> None:
+    process = cli.start("enqueue", "greet", "--wait", "--wait-timeout", "60s")
+    assert process.stderr is not None
+    assert "no daemon works" in process.stderr.readline()
+    (job_id,) = [job["id"] for job in cli("jobs", "list", "--json").json["items"]]
+    ours = "application_name = 'ingestd:cli' and datname = current_database()"
+    ended = fetchval(dsn, f"select count(pg_terminate_backend(pid)) from pg_stat_activity where {ours}")
+    assert ended >= 1
+    assert cli("jobs", "cancel", job_id).code == 0
+    ran = finish(process)
+    assert (ran.code, ran.out.startswith(f"job {job_id} cancelled")) == (1, True)
+
+
 @pytest.mark.parametrize("words", [["jobs", "list"], ["--help"]])
 def test_the_reader_of_the_output_may_go_away(cli: Cli, words: list[str]) -> None:
     read_end, write_end = os.pipe()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
@@ -12,7 +13,7 @@ import typer
 from ingestd.app.handlers import user_handlers
 from ingestd.cli.console import strings_for_ids
 from ingestd.cli.options import parse_moment, parse_object, parse_option
-from ingestd.cli.session import session
+from ingestd.cli.session import Session, session
 from ingestd.cli.shell import Shell, complain, printable
 from ingestd.errors import InvalidInput
 from ingestd.jobs.actions import enqueue_job
@@ -123,9 +124,9 @@ async def _enqueue(shell: Shell, job: NewJob, allow_unknown: bool, wait: bool, l
             shell.answer(said, f"job {done.id}{existing}")
             return 0
         try:
-            found = await _wait(opened.conn, done.id, limit_s)
+            found = await _wait(opened, done.id, limit_s)
         except TimeoutError:
-            found = await show_job(opened.conn, done.id) or {"id": done.id, "state": "unknown"}
+            found = await show_job(await opened.live(), done.id) or {"id": done.id, "state": "unknown"}
             shell.answer(strings_for_ids(found), f"job {done.id} is still {found['state']}")
             return STILL_OPEN
         except asyncio.CancelledError:
@@ -136,14 +137,17 @@ async def _enqueue(shell: Shell, job: NewJob, allow_unknown: bool, wait: bool, l
     return 0 if found["state"] == State.SUCCEEDED else FAILED
 
 
-async def _wait(conn: asyncpg.Connection, job_id: int, limit_s: float | None) -> dict[str, Any]:
-    waiter = Waiter(lambda ids: ended(conn, ids))
+async def _wait(opened: Session, job_id: int, limit_s: float | None) -> dict[str, Any]:
+    async def look(ids: Sequence[int]) -> list[asyncpg.Record]:
+        return await ended(await opened.live(), ids)
+
+    waiter = Waiter(look)
     try:
         async with asyncio.timeout(limit_s):
             await waiter.wait(job_id)
     finally:
         await waiter.close()
-    found = await show_job(conn, job_id)
+    found = await show_job(await opened.live(), job_id)
     assert found is not None
     return found
 

@@ -27,6 +27,16 @@ class Session:
     location: Location
     conn: asyncpg.Connection
 
+    async def live(self) -> asyncpg.Connection:
+        """The connection, or a new one where it was lost meanwhile.
+
+        Raises:
+            DatabaseUnreachable: Postgres does not answer.
+        """
+        if self.conn.is_closed():
+            self.conn = await connect(self.location.dsn, application_name="ingestd:cli", pooled=self.location.pooled)
+        return self.conn
+
     async def tell_if_nobody_works(self, shell: Shell) -> None:
         """What was enqueued waits while no daemon runs: say so, or it looks as if it were lost."""
         if not shell.quiet and not any(_works(node) for node in await nodes(self.conn)):
@@ -45,12 +55,12 @@ async def session(shell: Shell) -> AsyncIterator[Session]:
     """
     settings = shell.settings()
     async with locate(settings, shell.report) as location:
-        conn = await connect(location.dsn, application_name="ingestd:cli", pooled=location.pooled)
+        opened = Session(settings, location, await connect(location.dsn, application_name="ingestd:cli", pooled=location.pooled))
         try:
-            await migrate(conn)
-            yield Session(settings, location, conn)
+            await migrate(opened.conn)
+            yield opened
         finally:
-            await conn.close(timeout=5)
+            await opened.conn.close(timeout=5)
 
 
 def not_in_service(noun: str, name: str) -> NotFound:
