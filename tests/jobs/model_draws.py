@@ -19,7 +19,7 @@ keys = st.sampled_from(["a", "a", "b"])
 stale = st.sampled_from([False, False, True])
 specs = st.one_of(
     st.builds(Spec, lanes, st.sampled_from([-10, 0, 0, 5]), hours, st.integers(1, 3), store=st.sampled_from([None, None, 0, 1])),
-    st.builds(Spec, lanes, st.sampled_from([0, 5]), hours, key=keys, strict=st.booleans()),
+    st.builds(Spec, st.sampled_from(["imports", "imports", "alerts"]), st.sampled_from([0, 5]), hours, key=keys, strict=st.booleans()),
     st.builds(
         Spec, lanes, delay=hours, unique_key=keys, mode=st.sampled_from(["skip", "replace", "reschedule"]),
         until=st.sampled_from(["start", "finish"]), hold=st.sampled_from([0, 0, 2]), word=st.integers(0, 9),
