@@ -149,6 +149,7 @@ def test_check_warns_of_what_is_probably_not_meant_and_passes(bare: Cli, monkeyp
         ("x = 1", 'module "broken" declares no @job function'),
         ("from ingestd import job\n@job('Bad Name')\ndef f(ctx): ...", '"Bad Name" is not a name'),
         ("from ingestd import job\n@job('x')\ndef f(): ...", "a handler takes the context first"),
+        ("from ingestd import job\n@job('x')\ndef f(ctx): ...\n@job('y', aliases=['x'])\ndef g(ctx): ...", 'two handlers for kind "x"'),
         ("import sys\nsys.exit(3)", 'cannot import "broken": SystemExit'),
     ],
 )

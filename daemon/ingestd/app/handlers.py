@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def user_handlers(modules: Sequence[str], folder: Path) -> list[HandlerSpec]:
         folder: searched first, so that modules beside the configuration are found.
 
     Raises:
-        ConfigurationError: a module cannot be imported or declares no job.
+        ConfigurationError: a module cannot be imported or declares no job, or two jobs have one name.
     """
     if modules and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
@@ -161,6 +162,10 @@ def user_handlers(modules: Sequence[str], folder: Path) -> list[HandlerSpec]:
             problems.append(f'"handlers" in [daemon]: module "{name}" declares no @job function')
         # a job that two modules share is one job
         specs += [spec for spec in found if spec not in specs]
+    names = Counter(name for spec in specs for name in (spec.kind, *spec.aliases))
+    problems += [
+        f'"handlers" in [daemon]: two handlers for kind "{name}"; give one of them another name' for name in names if names[name] > 1
+    ]
     if problems:
         raise ConfigurationError(problems)
     return specs
