@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
+
+import asyncpg
 
 from ingestd.jobs.checks import checked
 from ingestd.jobs.enqueue import BATCH_BYTES, enqueue
 from ingestd.jobs.model import NewJob
-from ingestd.postgres.pool import OUTAGE, Database
+from ingestd.postgres.pool import OUTAGE, ConnectionLost, Database, reason
 
 MOST = 500
 
@@ -53,23 +56,32 @@ class Coalescer:
 
     async def _send(self) -> None:
         while self._waiting:
-            batch = self._next()
             try:
-                await self._insert(batch)
-            except OUTAGE as error:
-                # Perhaps it committed and only the answer was lost: to send it again could enqueue every job twice.
-                for one in batch:
+                # One connection for as long as somebody waits: lending it out and back costs as much as an enqueue.
+                async with self._db.services() as conn:
+                    while self._waiting and await self._send_batch(conn, self._next()):
+                        pass
+            except Exception as error:  # noqa: BLE001 - nobody lets us in; handed to all who wait
+                refused, self._waiting = self._waiting, []
+                for one in refused:
                     _fail(one, error)
-            except Exception as error:  # noqa: BLE001 - handed to the caller whose job it was
-                if len(batch) == 1:
-                    _fail(batch[0], error)
-                    continue
-                # One of them is at fault; it must not take the others with it.
-                for one in batch:
-                    try:
-                        await self._insert([one])
-                    except Exception as own:  # noqa: BLE001 - handed to the caller whose job it was
-                        _fail(one, own)
+
+    async def _send_batch(self, conn: asyncpg.Connection, batch: Sequence[Waiting]) -> bool:
+        """Insert a batch and answer its callers; returns whether the connection is still good."""
+        try:
+            await _insert(conn, batch)
+        except OUTAGE as error:
+            # Perhaps it committed and only the answer was lost: to send it again could enqueue every job twice.
+            for one in batch:
+                _fail(one, ConnectionLost(f"Postgres went away: {reason(error)}"))
+            return False
+        except Exception as error:  # noqa: BLE001 - handed to the caller whose job it was
+            if len(batch) == 1:
+                _fail(batch[0], error)
+                return True
+            # One of them is at fault; it must not take the others with it.
+            return all([await self._send_batch(conn, [one]) for one in batch])
+        return True
 
     def _next(self) -> list[Waiting]:
         size = 0
@@ -82,12 +94,14 @@ class Coalescer:
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         return batch
 
-    async def _insert(self, batch: Sequence[Waiting]) -> None:
-        async with self._db.services() as conn, conn.transaction():
-            ids = await enqueue(conn, [job for job, _, _ in batch], [args for _, args, _ in batch])
-        for (_, _, answer), job_id in zip(batch, ids, strict=True):
-            if not answer.done():
-                answer.set_result(job_id)
+
+async def _insert(conn: asyncpg.Connection, batch: Sequence[Waiting]) -> None:
+    # One job is one statement: a transaction around it would be three times the round trips.
+    async with conn.transaction() if len(batch) > 1 else nullcontext():
+        ids = await enqueue(conn, [job for job, _, _ in batch], [args for _, args, _ in batch])
+    for (_, _, answer), job_id in zip(batch, ids, strict=True):
+        if not answer.done():
+            answer.set_result(job_id)
 
 
 def _fail(waiting: Waiting, error: BaseException) -> None:
