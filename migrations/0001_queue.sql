@@ -493,6 +493,7 @@ declare
     holder bigint;
     position text;
     woken text[] := '{}';
+    keyed boolean := false;
 begin
     for one in
         select j.place, coalesce(k.name, v.kind) as kind, q.id as queue_id, coalesce(v.queue, k.queue, 'default') as queue,
@@ -576,13 +577,17 @@ begin
         existed[one.place] := holder is not null;
         ids[one.place] := coalesce(holder, ids[one.place]);
         if one.run_at <= now() and one.parked in (0, 2) then
-            if holder is null then
+            if one.parked = 2 then
+                keyed := true;
+            elsif holder is null then
                 woken := woken || format('%s %s %s', one.queue_id, one.rank, extract(epoch from one.run_at));
             elsif touched[one.place] and one.unique_mode = 'reschedule' then
                 woken := woken || position;
             end if;
         end if;
     end loop;
+    -- A keyed job needs a promoter first.
+    perform pg_notify('ingestd_job', 'keys') where keyed and exists (select from ingestd.node_idle);
     -- One message per queue and rank, however many jobs, and only where a node waits: NOTIFY takes a lock of the whole cluster at
     -- commit. It carries the oldest position, so that nodes lower their cursors.
     perform pg_notify('ingestd_job', lane || ' ' || min(moment)::text)

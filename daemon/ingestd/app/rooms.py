@@ -174,8 +174,12 @@ class Rooms:
         }
 
     def _on_job(self, payload: str) -> None:
-        self.worker.claimer.hear(payload)
-        self.promoter.wake()
+        place = payload.count(" ") == 2
+        if place or payload != "keys":
+            self.worker.claimer.hear(payload)
+        if not place:
+            # Only what says no more than its queue, or that it has a key, may have to be freed first.
+            self.promoter.wake()
 
     def _on_event(self, event: Event) -> None:
         # Rows have changed: the dirty log has something to say.

@@ -33,8 +33,9 @@ with new as (
 ), told as (
     -- Only where a node waits: NOTIFY takes a lock of the whole cluster at commit. The position lets nodes lower their cursors:
     -- a transaction that began long ago enqueues behind them. A keyed job needs a promoter first.
-    select pg_notify('ingestd_job', format('%s %s %s', queue_id, rank, extract(epoch from min(run_at))))
-    from made where parked in (0, {PARKED_KEY}) and run_at <= now() group by queue_id, rank
+    select pg_notify('ingestd_job', case when parked = 0 then format('%s %s %s', queue_id, rank, extract(epoch from min(run_at)))
+                                         else 'keys' end)
+    from made where parked in (0, {PARKED_KEY}) and run_at <= now() group by queue_id, rank, parked
     having exists (select from ingestd.node_idle i where made.queue_id = any (i.queues))
 )
 select (select array_agg(id) from made) as ids, (select count(*) from told) as told"""
