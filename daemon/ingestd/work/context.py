@@ -66,6 +66,7 @@ class Context:
 
     result: Any = None
     cancelled: bool = False
+    cut_off: int = 0
     resources: Mapping[str, Any] = NOTHING
     acked: ack_store.Result | None = None
     limit: timedelta | None = None

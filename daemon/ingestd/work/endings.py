@@ -20,6 +20,8 @@ from ingestd.work.context import Context
 TRACEBACK_CHARS = 8000
 MESSAGE_CHARS = 2000
 HAND_BACK_DELAY = timedelta(seconds=1)
+# A job that loses its connection more often than that, here and in a row, does so by itself.
+MOST_CUT_OFF = 5
 UNFORESEEN_DELAY = timedelta(minutes=1)
 
 
@@ -55,10 +57,12 @@ class Ending:
     Args:
         write: the fenced write, or None where the handler's own transaction did it already or nothing may be written.
         reason: a few words for the log.
+        cut_off: the job was handed back because its connection was lost.
     """
 
     write: Result | PutBack | None
     reason: str = ""
+    cut_off: bool = False
 
 
 # A first attempt that succeeded with nothing to say: nearly all of them.
@@ -112,9 +116,12 @@ def after_error(ctx: Context, spec: HandlerSpec, error: BaseException) -> Ending
         return Ending(None, str(ctx.acked.state))
     if isinstance(error, StaleClaim):
         return Ending(None, "its claim is gone")
-    if isinstance(error, NoneFree | ConnectionLost):
+    lost = isinstance(error, ConnectionLost)
+    if isinstance(error, NoneFree) or (lost and ctx.cut_off < MOST_CUT_OFF):
         # Not the job's failure: no attempt is spent.
-        return _put_back(ctx, HAND_BACK_DELAY, described["message"])
+        ending = _put_back(ctx, HAND_BACK_DELAY, described["message"])
+        ending.cut_off = lost
+        return ending
     return _again_or_failed(ctx, spec, None, described["message"], described)
 
 

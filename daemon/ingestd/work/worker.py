@@ -32,6 +32,7 @@ from ingestd.work.running import Running
 
 REPORT_EVERY_S = 1.0
 MISSING_LOOKS = 10
+MOST_CUT_OFF_KEPT = 1000
 RECONCILE_EVERY_S = 2.0
 CANCEL_GRACE_S = 3.0
 FORCED_GRACE_S = 0.5
@@ -79,6 +80,8 @@ class Worker:
         # Where a rescuer of this machine reads, after our death, which jobs had started.
         self.notes = Notes()
         self._reported = False
+        # How often in a row jobs were handed back because they had lost their connection.
+        self._cut_off: dict[int, int] = {}
         self._reconcile_at = 0.0
         # Asked once a second: it costs too much for every job.
         self._tell_starts = bus.wants(JobStarted)
@@ -224,6 +227,8 @@ class Worker:
         began = time.monotonic()
         running = Running(job, Context(job, self._db, self._node.id, self._bus), task, lane, began, began)
         running.ctx.on_progress = running.show
+        if self._cut_off:
+            running.ctx.cut_off = self._cut_off.get(job.id, 0)
         self._running[job.id] = running
         self.notes.cells[cell] = job.id
         lane.running += 1
@@ -250,11 +255,20 @@ class Worker:
             self.acker.done(job, running.ctx.started, running.ctx.elapsed_ms())
         else:
             self._end(running, ending)
+        if ending.cut_off or self._cut_off:
+            self._count_cut_off(job.id, ending)
         if job.crashes:
             self.claimer.suspect_ended(job.id)
         if lane.held < lane.low and not lane.empty:
             self.claimer.poller.wake()
         return running.adrift
+
+    def _count_cut_off(self, job_id: int, ending: runner.Ending) -> None:
+        times = self._cut_off.pop(job_id, 0)
+        if ending.cut_off:
+            self._cut_off[job_id] = times + 1
+            if len(self._cut_off) > MOST_CUT_OFF_KEPT:
+                del self._cut_off[next(iter(self._cut_off))]
 
     def _abandon(self, running: Running) -> None:
         """Hand back a job that does not end although it was told to: this process is about to, and its late writes are fenced."""
