@@ -1,7 +1,7 @@
 """Watches the main loop from another thread: how long it takes to answer, and what keeps it from answering.
 
 Nothing here needs the loop that it watches. Where C code holds the interpreter the watching thread stands still as well; it sees
-the blockage when it is over, before the loop has made its next turn.
+the blockage when it is over, and the stack only where it is then quicker than the loop.
 """
 
 from __future__ import annotations
