@@ -18,6 +18,7 @@ from tests.support import eventually
 HANDLERS = 'handlers = ["tests.daemon.jobs"]'
 CLAIMED = "select count(*) from ingestd.job where claim is not null"
 FINISHED = "select count(*) = $1 from ingestd.history"
+FIRST, FRESH = 424_242, 30
 SPENT = "select count(*) from ingestd.history where attempt > 1 or crashes > 0"
 
 
@@ -57,7 +58,7 @@ def fail_lines(proxy: Proxy, how: str) -> None:
 @pytest.mark.parametrize("how", ["cut", "half-open"])
 async def test_claims_commits_and_acks_whose_answers_are_lost(remote: Site, proxy: Proxy, conn: asyncpg.Connection, how: str) -> None:
     await ledger.open_ledger(conn)
-    await conn.execute("alter table ingestd.job alter column id restart with 424242")
+    await conn.execute(f"alter table ingestd.job alter column id restart with {FIRST}")
     daemon = await remote.start("--duties", "work")
     go = remote.folder / "go"
 
@@ -78,10 +79,13 @@ async def test_claims_commits_and_acks_whose_answers_are_lost(remote: Site, prox
     await eventually(lambda: proxy.losing)
     fail_lines(proxy, how)
     await eventually(lambda: conn.fetchval("select count(*) = 2 from ingestd.history where id = any ($1)", first), timeout_s=60)
-    proxy.lose_answers(to=b"{42424")
-    fresh = await ledger.accept(conn, 30)
+    # That one's id alone: the ack of the first may still be on its way a second time.
+    proxy.lose_answers(to=b"{%d}" % (FIRST + 2 + FRESH))
+    fresh = await ledger.accept(conn, FRESH)
     plain = await conn.fetchval("select ingestd.enqueue('returns_on_file', $1)", {"path": str(go)})
+    assert plain == FIRST + 2 + FRESH
     await eventually(lambda: conn.fetchval("select 1 from ingestd.history where id = $1", plain), timeout_s=60)
+    await eventually(lambda: proxy.losing)
     # A job's own connection is left to the kernel, which has no quarrel with the proxy: none may be in use when lines fall silent.
     done = "select count(*) = $2 from ingestd.history where id = any ($1)"
     await eventually(lambda: conn.fetchval(done, fresh, len(fresh)), timeout_s=60)
