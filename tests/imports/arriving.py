@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncpg
+
 from ingestd.access.roles import Actor
 from ingestd.events import Bus, Event, Notice
 from ingestd.files.spool import Store
@@ -28,7 +30,13 @@ from ingestd.postgres.pool import Database
 from ingestd.service import Poller
 from ingestd.work.node import NodeIdentity
 from ingestd.work.worker import Worker
+from tests.support import eventually
 
+LOADS = """
+select l.id, l.import, l.file_name, l.status, l.triggered_by, l.target, l.tags, j.id as job, j.kind, j.key, j.key_strict, j.store,
+       j.args, j.parked, j.parent_id, q.name as queue, a.path
+from ingestd.load l join ingestd.arrival a on a.id = l.arrival_id
+left join ingestd.job j on j.id = l.job_id left join ingestd.queue q on q.id = j.queue_id order by l.id"""
 OPERATOR = Actor("ana", "operator", "cli")
 MINUTE_NS = 60 * 10**9
 
@@ -134,3 +142,19 @@ def permissions_matter() -> Iterator[None]:
             yield
         finally:
             loop.set_default_executor(ThreadPoolExecutor())
+
+
+async def names(conn: asyncpg.Connection) -> list[str]:
+    """The files of all loads, in order."""
+    return [row["file_name"] for row in await conn.fetch(LOADS)]
+
+
+async def poll_until(inbox: Inbox, conn: asyncpg.Connection, wanted: list[str]) -> None:
+    """Watch until these files have arrived."""
+
+    async def arrived() -> bool:
+        await inbox.watch.poll()
+        assert await names(conn) == wanted
+        return True
+
+    await eventually(arrived)

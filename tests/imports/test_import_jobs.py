@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 import psutil
-import pytest
 
 from ingestd.events import LoadFinished
 from ingestd.imports.actions import import_file, retry_load, skip_load, trigger_import
@@ -16,14 +14,8 @@ from ingestd.imports.store import reads
 from ingestd.jobs.actions import retry_job
 from ingestd.jobs.store import history
 from ingestd.jobs.store.reads import show_job
-from ingestd.postgres.pool import Database
 from tests.imports.arriving import OPERATOR, Inbox
 from tests.support import eventually
-
-
-@pytest.fixture
-def inbox(db: Database, tmp_path: Path) -> Inbox:
-    return Inbox(db, tmp_path)
 
 
 async def ended(conn: asyncpg.Connection, job_id: int) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
 from ingestd import Client
 from ingestd.postgres.pool import OUTAGE
-from tests.daemon.harness import Daemon, Site, open_site
+from tests.daemon.harness import Daemon, Site
 from tests.faults import ledger
 from tests.faults.proxy import Proxy
 from tests.support import eventually
@@ -20,19 +19,6 @@ CLAIMED = "select count(*) from ingestd.job where claim is not null"
 FINISHED = "select count(*) = $1 from ingestd.history"
 FIRST, FRESH = 424_242, 30
 SPENT = "select count(*) from ingestd.history where attempt > 1 or crashes > 0"
-
-
-@pytest.fixture
-async def proxy(dsn: str) -> AsyncIterator[Proxy]:
-    async with Proxy(dsn) as between:
-        yield between
-
-
-@pytest.fixture
-async def remote(proxy: Proxy) -> AsyncIterator[Site]:
-    with open_site(proxy.dsn) as made:
-        made.configure(daemon=HANDLERS)
-        yield made
 
 
 async def once_each(conn: asyncpg.Connection, ids: list[int], plain: list[int], daemon: Daemon) -> None:

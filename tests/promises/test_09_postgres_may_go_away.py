@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -13,7 +12,7 @@ from ingestd.jobs.model import Job
 from ingestd.jobs.store import claim as claim_store
 from ingestd.postgres.pool import Database
 from tests.daemon import readings
-from tests.daemon.harness import Daemon, Site, open_site
+from tests.daemon.harness import Daemon, Site
 from tests.faults import ledger, processes
 from tests.faults.proxy import Proxy
 from tests.support import eventually
@@ -31,20 +30,6 @@ where datname = current_database() and application_name like 'ingestd:%:loader' 
 SPENT = """
 select kind, attempt, crashes, attempts[0] #>> '{error,traceback}' as error from ingestd.history
 where attempt > 1 or crashes > 0"""
-
-
-@pytest.fixture
-async def proxy(dsn: str) -> AsyncIterator[Proxy]:
-    async with Proxy(dsn) as between:
-        yield between
-
-
-@pytest.fixture
-async def remote(proxy: Proxy) -> AsyncIterator[Site]:
-    """A site whose daemon reaches Postgres through a line that can be cut."""
-    with open_site(proxy.dsn) as made:
-        made.configure(daemon=HANDLERS)
-        yield made
 
 
 async def accept(conn: asyncpg.Connection, count: int) -> list[int]:
