@@ -149,13 +149,19 @@ async def test_hostile_text_runs_nothing(site: Site, tab: Tab, conn: asyncpg.Con
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
 async def test_no_width_makes_the_page_scroll_sideways(site: Site, chromium: Any, conn: asyncpg.Connection, width: int) -> None:
-    """Also with long names and errors."""
+    """Also with long names and errors, and with the longest words about the age of what is shown."""
     (bad,) = await enqueue(conn, [NewJob("a_kind_with_a_very_long_name_that_has_no_spaces_in_it_at_all_and_goes_on")])
     await fail_job(conn, bad, "x" * 400)
     await new_load(conn, "readings", f"{'long' * 40}.csv", status="failed", reason="y" * 400, with_job=True)
     context = await chromium.new_context(viewport={"width": width, "height": 800})
     page = await context.new_page()
+    await page.clock.install()
     await page.goto(site.url)
+    assert await page.evaluate("document.documentElement.scrollWidth") <= width
+    await site.server.stop()
+    await page.clock.run_for(1000)
+    await page.clock.fast_forward("01:12:30")
+    await page.wait_for_selector("#live-text:has-text('Not answering · 72 min old')", timeout=10_000)
     assert await page.evaluate("document.documentElement.scrollWidth") <= width
     await context.close()
 
