@@ -2,6 +2,9 @@
 --   accounted_to  every slot up to here is a row in ingestd.slot
 --   next_due_at   the first slot behind it; null where there is none (removed, disabled, over)
 --   turn          grows whenever the schedule moves: whoever plans on an older turn changes nothing
+--   after         what must have succeeded first: [{"type", "name", "ok_within_s", "on_failure"}]
+--   skip_at       the one slot that a person wants passed over
+--   triggers      when it was last started by hand
 create table ingestd.schedule (
     name          text primary key check (name ~ '^[a-z][a-z0-9_]{0,62}$'),
     rule          text not null,
@@ -13,7 +16,13 @@ create table ingestd.schedule (
     overlap       text not null default 'skip' check (overlap in ('skip', 'queue', 'allow')),
     catch_up      text not null default 'latest' check (catch_up in ('none', 'latest', 'all')),
     max_catch_up  integer not null default 100 check (max_catch_up between 1 and 1000),
-    start_within  interval,
+    start_within  interval check (start_within > '0'),
+    finish_within interval check (finish_within > '0'),
+    target_runtime interval check (target_runtime > '0'),
+    jitter        interval not null default '0' check (jitter >= '0'),
+    starts_at     timestamptz,
+    ends_at       timestamptz,
+    after         jsonb not null default '[]',
     kind          text not null,
     args          jsonb not null default '{}',
     queue_id      integer not null,
@@ -29,6 +38,12 @@ create table ingestd.schedule (
     problem       text,
     paused_at     timestamptz,
     paused_by     text,
+    paused_until  timestamptz,
+    pause_reason  text,
+    skip_at       timestamptz,
+    skip_by       text,
+    skip_reason   text,
+    triggers      timestamptz[] not null default '{}',
     removed_at    timestamptz,
     applied_at    timestamptz not null default now()
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
@@ -36,10 +51,15 @@ create index schedule_due on ingestd.schedule (next_due_at) where next_due_at is
 comment on column ingestd.schedule.since is 'no slot is computed at or before this moment';
 
 -- One row a slot; missed ones of a long gap share a row (slots, first_due_at). The unique key is what fires a slot at most once.
+-- What a person starts apart from the rule is a row too, with triggered_by telling the door.
+--   start_by, finish_by   until when its job should have started, and ended
+--   check_at              when the watch of slots looks at it next; null once its job has ended and nothing is left to tell
+--   ended …               how its job ended, written here by the watch, so that statistics never look into history
+--   overdue               the deadline it broke
 create table ingestd.slot (
     schedule      text not null,
     due_at        timestamptz not null,
-    state         text not null check (state in ('fired', 'late', 'skipped', 'missed')),
+    state         text not null check (state in ('waiting', 'fired', 'late', 'skipped', 'missed')),
     reason        text,
     job_id        bigint,
     triggered_by  text not null default 'schedule',
@@ -47,9 +67,39 @@ create table ingestd.slot (
     recorded_at   timestamptz not null default now(),
     first_due_at  timestamptz,
     slots         integer not null default 1,
+    start_by      timestamptz,
+    finish_by     timestamptz,
+    target_runtime interval,
+    check_at      timestamptz,
+    ended         text check (ended in ('succeeded', 'partial', 'failed', 'cancelled', 'skipped')),
+    started_at    timestamptz,
+    ended_at      timestamptz,
+    duration_ms   bigint,
+    overdue       text check (overdue in ('start', 'finish')),
+    overdue_at    timestamptz,
+    slow_at       timestamptz,
     unique (schedule, due_at),
-    check ((job_id is null) = (state in ('skipped', 'missed')))
+    check ((job_id is null) = (state in ('waiting', 'skipped', 'missed')))
 ) partition by range (due_at);
+create index slot_check on ingestd.slot (check_at) where check_at is not null;
+create index slot_waiting on ingestd.slot (schedule, due_at) where state = 'waiting';
+create index slot_job on ingestd.slot (job_id) where job_id is not null;
+
+-- When slots were last looked after, by any node: a gap between two looks is downtime.
+create table ingestd.schedule_pulse (
+    one  boolean primary key default true check (one),
+    at   timestamptz not null default now()
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+
+-- A time in which nothing fired slots, and what that cost.
+create table ingestd.downtime (
+    id         bigint generated always as identity primary key,
+    began_at   timestamptz not null,
+    ended_at   timestamptz not null default now(),
+    schedules  integer not null default 0,
+    missed     bigint not null default 0,
+    late       bigint not null default 0
+);
 
 -- Makes the partition that a slot of the given time belongs to, if it is missing: needed when a schedule was
 -- down for longer than partitions reach back. Created alone and attached, as make_partitions does.

@@ -9,6 +9,7 @@ IngestdError                     70  500  our bug, unless a subclass says otherw
 ├── PortTaken                    73  500  the admin address is in use
 ├── AlreadyRunning               75  409  another process holds what this one needs
 ├── Conflict                     75  409  the object is in a state that forbids the action
+│   └── TooOften                 75  429  it was asked for too often; it says when to try again
 ├── Refused                      77  403  not permitted, or not readable
 ├── ConfigurationError           78  500  the configuration has problems; all of them are listed
 ├── JobFailed                     1  409  the job that was waited for failed
@@ -105,6 +106,21 @@ class Conflict(IngestdError):
     def __init__(self, message: str, *, current_state: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.current_state = current_state
+
+
+class TooOften(Conflict):
+    """The action was asked for too often.
+
+    Args:
+        message: what the limit is.
+        retry_after_s: in how many seconds it may be tried again.
+    """
+
+    http_status, slug, title = 429, "too-often", "Too many requests"
+
+    def __init__(self, message: str, *, retry_after_s: float, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class Refused(IngestdError):

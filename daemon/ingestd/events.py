@@ -198,6 +198,57 @@ class SlotMissed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SlotOverdue(Event):
+    """A slot's job did not start, or not end, by the time its schedule wants; told once of each.
+
+    Args:
+        deadline: `start` or `finish`.
+        reason: in words, such as "not finished within 2h".
+    """
+
+    schedule: str
+    due_at: datetime
+    deadline: str
+    job_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSlow(Event):
+    """A slot's job took or takes longer than its schedule's target_runtime; told once of each."""
+
+    schedule: str
+    due_at: datetime
+    job_id: int
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsStopped(Event):
+    """No node has looked after slots for a while, though some are due; told once by each node that sees it."""
+
+    since: datetime
+    overdue: int
+
+
+@dataclass(frozen=True, slots=True)
+class Downtime(Event):
+    """What a time in which nothing fired slots has cost; told once, when it is over.
+
+    Args:
+        schedules: how many lost or delayed slots.
+        missed: slots that will not run.
+        late: slots that are run after all.
+    """
+
+    began_at: datetime
+    ended_at: datetime
+    schedules: int
+    missed: int
+    late: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigurationApplied(Event):
     changed: tuple[str, ...]
     pending: tuple[str, ...]

@@ -120,6 +120,12 @@ def _finished(e: Any) -> tuple[str, str]:
     return "debug" if e.state == "succeeded" else "info", f"job {e.job_id} {e.kind} {e.state} in {e.duration_ms} ms"
 
 
+def _downtime(e: Any) -> tuple[str, str]:
+    cost = f"{e.missed} slots missed and {e.late} run late, of {e.schedules} schedules" if e.schedules else "no slot was due"
+    gap = f"{e.began_at:%Y-%m-%d %H:%M:%S} to {e.ended_at:%Y-%m-%d %H:%M:%S %Z}"
+    return "error" if e.missed else "warning", f"nothing fired slots from {gap}: {cost}"
+
+
 def _configuration(e: Any) -> tuple[str, str]:
     if e.pending:
         return "warning", f"configuration applied; these need a restart: {', '.join(e.pending)}"
@@ -155,6 +161,10 @@ _WORDS: dict[type[Event], Callable[[Any], tuple[str, str]]] = {
     events.RollupRefreshed: lambda e: ("debug", f"rollup {e.rollup} refreshed: {e.groups} groups in {e.duration_ms} ms"),
     events.SlotFired: lambda e: ("debug", f"schedule {e.schedule} fired its slot of {e.due_at:%Y-%m-%d %H:%M:%S %Z}"),
     events.SlotMissed: lambda e: ("warning", f"schedule {e.schedule} missed its slot of {e.due_at:%Y-%m-%d %H:%M:%S %Z}: {e.reason}"),
+    events.SlotOverdue: lambda e: ("warning", f"schedule {e.schedule}, slot of {e.due_at:%Y-%m-%d %H:%M:%S %Z}: {e.reason}"),
+    events.SlotSlow: lambda e: ("warning", f"job {e.job_id} of schedule {e.schedule} takes longer than its target of {e.target}"),
+    events.SlotsStopped: lambda e: ("error", f"no node has fired slots since {e.since:%Y-%m-%d %H:%M:%S %Z}; {e.overdue} schedules are due"),
+    events.Downtime: _downtime,
     events.ConfigurationApplied: _configuration,
     events.ConfigurationRefused: lambda e: ("error", "configuration refused, the old one stays: " + "; ".join(e.problems)),
     events.HorizonHeld: lambda e: ("warning", f"{e.who} has kept dead rows from being removed for {e.seconds:.0f} s; {e.hint}"),
