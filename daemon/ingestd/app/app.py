@@ -152,8 +152,17 @@ class App:
         await db.open()
         stack.push_async_callback(db.close)
         stack.push_async_callback(self._supervisor.stop_all)
-        self.rooms = rooms = Rooms(self._in_force, db, store, node, self.bus, self._options.folder, list(self._options.handlers))
-        rooms.loops = self._supervisor.states  # type: ignore[method-assign]
+        self.rooms = rooms = Rooms(
+            self._in_force,
+            db,
+            store,
+            node,
+            self.bus,
+            self._options.folder,
+            list(self._options.handlers),
+            self._supervisor.states,
+            self._drain_asked,
+        )
         stack.push_async_callback(rooms.listener.close)
         async with db.services() as conn:
             await configuration.apply(conn, settings, rooms.registry.specs(), self.bus)
@@ -195,7 +204,6 @@ class App:
         start(Poller("upkeep", self._upkeep, self.bus))
         start(Poller("horizon", rooms.horizon.poll, self.bus))
         start(rooms.promoter)
-        rooms.on_drain = self._drain_asked  # type: ignore[method-assign]
         start(rooms.autoscaler.poller)
         if "work" in duties:
             if not rooms.db.sessionless:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,8 @@ class Rooms:
         bus: where events are told.
         folder: searched for the user's handler modules.
         extra: further kinds of jobs, of the demo.
+        loops: the node's loops, as its supervisor knows them.
+        on_drain: called with a name when somebody asks this node to drain.
     """
 
     def __init__(
@@ -90,6 +92,8 @@ class Rooms:
         bus: Bus,
         folder: Path,
         extra: list[HandlerSpec],
+        loops: Callable[[], Mapping[str, LoopState]] = dict,
+        on_drain: Callable[[str], None] = lambda asker: None,
     ) -> None:
         settings = in_force.settings
         self.in_force = in_force
@@ -108,7 +112,7 @@ class Rooms:
             bus=bus,
             pooled=db.pooled,
         )
-        self.health = HealthRunner(db, self.facts, lambda: self.loops(), settings.daemon.state_dir)
+        self.health = HealthRunner(db, self.facts, loops, settings.daemon.state_dir)
         self.registry = Registry(
             [
                 *import_handlers.handlers(self._imports, store, self.loaders, self.watch),
@@ -150,18 +154,9 @@ class Rooms:
             stall_limit_s=settings.daemon.stall_limit.total_seconds(),
             blocked_after_s=settings.daemon.blocked_after.total_seconds(),
         )
-        self.autoscaler = Autoscaler(
-            db, node, bus, self.worker.claimer, self.registry.kinds, lambda: self.heartbeat.lag_ms, lambda asker: self.on_drain(asker)
-        )
+        self.autoscaler = Autoscaler(db, node, bus, self.worker.claimer, self.registry.kinds, lambda: self.heartbeat.lag_ms, on_drain)
         self._collect_facts()
         bus.subscribe(self._on_event)
-
-    def on_drain(self, asker: str) -> None:
-        """Somebody asked this node to drain; the app puts what obeys here."""
-
-    def loops(self) -> Mapping[str, LoopState]:
-        """The node's loops; the app puts its supervisor's answer here."""
-        return {}
 
     def _imports(self) -> Mapping[str, Any]:
         return self.in_force.settings.imports
