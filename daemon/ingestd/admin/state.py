@@ -62,6 +62,7 @@ class AdminState:
         workflows: names of the declared workflows.
         start_workflow: enqueues a run and records it in the audit log; returns the run's id.
         state_dir: whose disk is watched.
+        failures_in_a_row: from how many on something that runs is shown as unhealthy.
     """
 
     db: Database
@@ -77,6 +78,7 @@ class AdminState:
     imports: Callable[[], Mapping[str, Any]] = dict
     workflows: Callable[[], Mapping[str, Any]] = dict
     start_workflow: StartWorkflow | None = None
+    failures_in_a_row: Callable[[], int] = lambda: 3
     _reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENT_READS), init=False, repr=False)
 
     @asynccontextmanager

@@ -354,6 +354,7 @@ class App:
             imports=lambda: self.settings.imports,
             workflows=lambda: self._in_force.workflows,
             start_workflow=self.start_workflow,
+            failures_in_a_row=lambda: self.settings.daemon.failures_in_a_row,
         )
 
     async def start_workflow(self, conn: asyncpg.Connection, actor: Actor, name: str) -> int:

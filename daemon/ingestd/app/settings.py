@@ -97,6 +97,7 @@ class DaemonSettings(Section):
     blocked_after: Duration = Field(
         default=parse_duration("1s"), ge=parse_duration("100ms"), description="an event loop silent for so long has its stack logged"
     )
+    failures_in_a_row: int = Field(default=3, ge=1, le=1000, description="whatever failed so often in a row is shown as unhealthy")
 
 
 class DatabaseSettings(Section):
