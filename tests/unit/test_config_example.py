@@ -51,12 +51,8 @@ def shown(document: dict[str, Any], path: tuple[str, ...]) -> list[Any]:
     """The values the example has for a key, one for each object of its kind."""
     found = [document]
     for part in path:
-        found = [
-            value
-            for table in found
-            if isinstance(table, dict)
-            for value in (table.values() if part == "*" else [table[part]] if part in table else [])
-        ]
+        tables = [table for value in found for table in (value if isinstance(value, list) else [value]) if isinstance(table, dict)]
+        found = [value for table in tables for value in (table.values() if part == "*" else [table[part]] if part in table else [])]
     return found
 
 
@@ -64,7 +60,7 @@ def comments() -> dict[tuple[str, str], str]:
     """(section, key) -> what stands behind it."""
     found, section = {}, ""
     for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
-        header = re.match(r"^#?\[([\w.]+)\]$", line)
+        header = re.match(r"^#?\[{1,2}([\w.]+)\]{1,2}$", line)
         if header:
             section = header[1]
         elif match := KEY_LINE.match(line):

@@ -12,7 +12,6 @@ import asyncpg
 
 from ingestd.errors import ConfigurationError, InvalidInput
 from ingestd.schedule.firing import Firer
-from ingestd.schedule.rules import parse_rule
 from ingestd.schedule.settings import ScheduleSettings, ScheduleTarget
 from ingestd.schedule.store import declared as store
 from ingestd.schedule.store import firing
@@ -137,7 +136,8 @@ async def _settle(
 
 
 def _same_rule(row: asyncpg.Record, settings: ScheduleSettings) -> bool:
-    return (row["rule"], row["timezone"]) == (settings.rule, settings.timezone)
+    was = (row["rule"], row["timezone"], row["starts_at"], row["ends_at"])
+    return was == (settings.rule, settings.timezone, settings.starts_at, settings.ends_at)
 
 
 def _row(
@@ -154,7 +154,7 @@ def _row(
     since = old["since"] if goes_on and old is not None else max(now, accounted.get(name, now))
     accounted_to = accounted[name] if goes_on else since
     # Computed again even where nothing changed: a new release of the time zone data may have moved it.
-    following = parse_rule(settings.rule, settings.timezone).next_after(accounted_to) if settings.enabled else None
+    following = settings.parsed_rule().next_after(accounted_to) if settings.enabled else None
     urgency = job.priority if settings.priority is None else settings.priority
     target = settings.target
     return DeclaredRow(
@@ -178,4 +178,10 @@ def _row(
         since=since,
         accounted_to=accounted_to,
         next_due_at=following,
+        finish_within=settings.finish_within,
+        target_runtime=settings.target_runtime,
+        jitter=settings.jitter,
+        starts_at=settings.starts_at,
+        ends_at=settings.ends_at,
+        after=[dependency.stored() for dependency in settings.after],
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import islice
 from typing import NamedTuple, Protocol
 from zoneinfo import ZoneInfo
@@ -74,12 +74,48 @@ class AtRule:
         return next(self.after(moment), None)
 
 
-def parse_rule(text: str, timezone: str) -> Rule:
+@dataclass(frozen=True, slots=True)
+class BoundedRule:
+    """A rule that has no slots before a first moment, or none after a last one."""
+
+    inner: Rule
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone its slots are shown in."""
+        return self.inner.zone
+
+    def after(self, moment: datetime) -> Iterator[datetime]:
+        """The slots later than `moment` from its first moment to its last, both included."""
+        if self.starts_at is not None:
+            moment = max(moment, self.starts_at - _MICROSECOND)
+        for slot in self.inner.after(moment):
+            if self.ends_at is not None and slot > self.ends_at:
+                return
+            yield slot
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        """The first slot later than `moment` within its bounds, or None."""
+        return next(self.after(moment), None)
+
+
+def parse_rule(text: str, timezone: str, starts_at: datetime | None = None, ends_at: datetime | None = None) -> Rule:
     """Read a rule as the database keeps it: `cron 0 2 * * *`, `every 15m` or `at 2027-01-01T00:00:00+00:00`.
+
+    Args:
+        starts_at: no slot before it.
+        ends_at: no slot after it.
 
     Raises:
         ValueError: it is none of those, or there is no such time zone.
     """
+    rule = _parse_unbounded(text, timezone)
+    return rule if starts_at is None and ends_at is None else BoundedRule(rule, starts_at, ends_at)
+
+
+def _parse_unbounded(text: str, timezone: str) -> Rule:
     word, _, rest = text.partition(" ")
     if word == "cron":
         return parse(rest, timezone)
@@ -105,6 +141,18 @@ def in_zone(moment: datetime, zone: ZoneInfo) -> datetime:
     return resolve(zone, moment) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+def first_of(bound: date, timezone: str) -> datetime:
+    """The first instant of a moment or a whole day in a time zone, in UTC."""
+    return in_zone(bound if isinstance(bound, datetime) else datetime.combine(bound, time()), find_zone(timezone))
+
+
+def last_of(bound: date, timezone: str) -> datetime:
+    """The last instant of a moment or a whole day in a time zone, in UTC."""
+    if isinstance(bound, datetime):
+        return first_of(bound, timezone)
+    return first_of(bound + timedelta(days=1), timezone) - _MICROSECOND
+
+
 class Upcoming(NamedTuple):
     """A slot to come.
 
@@ -128,6 +176,8 @@ def upcoming(rule: Rule, start: datetime, count: int) -> list[Upcoming]:
 
 
 def _note(rule: Rule, previous: datetime, slot: datetime) -> str | None:
+    if isinstance(rule, BoundedRule):
+        rule = rule.inner
     if isinstance(rule, CronRule) and rule.time_of_day:
         return _note_time_of_day(rule, slot)
     return _note_real_time(rule.zone, previous, slot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from typing import Annotated, Any, Literal
@@ -9,16 +10,24 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from ingestd.schedule.cron import read_expression
-from ingestd.schedule.rules import at_text, every_text
+from ingestd.schedule.rules import EPOCH, Rule, at_text, every_text, first_of, last_of, parse_rule
 from ingestd.schedule.zones import parse_zone
 from ingestd.settings import Duration, Priority, Section, StrList, did_you_mean
 
 TargetType = Literal["job", "import", "rollup", "workflow", "command"]
 Overlap = Literal["skip", "queue", "allow"]
 CatchUp = Literal["none", "latest", "all"]
+DependencyType = Literal["import", "job", "workflow"]
+OnFailure = Literal["skip", "run", "wait"]
 COMMANDS = ("cleanup", "health")
 MOST_CATCH_UP = 1000
+MOST_DEPENDENCIES = 20
 _LONGEST_INTERVAL = timedelta(days=3660)
+_LONGEST_JITTER = timedelta(days=1)
+_YEARS = range(1970, 9000)
+# Targets that people know from elsewhere, and that nothing here could carry out.
+_TARGETS = "job, import, rollup, workflow or command"
+_NOT_YET = {"matview": "refreshes no materialized views", "report": "writes no reports", "backfill": "has no backfills to start"}
 
 
 def _read_moment(value: object) -> object:
@@ -30,6 +39,27 @@ def _read_moment(value: object) -> object:
         return datetime.fromisoformat(str(value).strip())
     except ValueError:
         raise ValueError(f'"{str(value)[:60]}" is not a moment: write it as 2027-01-01T02:00:00Z') from None
+
+
+def _read_bound(value: object) -> object:
+    if isinstance(value, date):
+        return value
+    try:
+        return date.fromisoformat(str(value).strip())
+    except ValueError:
+        return _read_moment(value)
+
+
+def _check_bound(value: date) -> date:
+    if value.year not in _YEARS:
+        raise ValueError(f'"{value.isoformat()}" is beyond the calendar of schedules: {_YEARS[0]} to {_YEARS[-1]}')
+    return value
+
+
+def _check_jitter(value: timedelta) -> timedelta:
+    if value > _LONGEST_JITTER:
+        raise ValueError("a jitter is a day at most")
+    return value
 
 
 def _check_interval(value: timedelta) -> timedelta:
@@ -44,6 +74,51 @@ def _check_limit(value: timedelta) -> timedelta:
     if value <= timedelta():
         raise ValueError("must be longer than 0s")
     return value
+
+
+def _read_dependencies(value: object) -> object:
+    """Keys of the entries, which a list would tell with the name of the list alone."""
+    for number, entry in enumerate(value, start=1) if isinstance(value, list) else ():
+        known = {info.alias or name for name, info in DependencySettings.model_fields.items()}
+        for key in entry if isinstance(entry, dict) else ():
+            if key not in known:
+                near = did_you_mean(str(key), known) or f": it takes {', '.join(sorted(known))}"
+                raise ValueError(f'entry {number}: unknown key "{key}"{near}')
+    return value
+
+
+Bound = Annotated[datetime | date, BeforeValidator(_read_bound), AfterValidator(_check_bound)]
+Limit = Annotated[Duration, AfterValidator(_check_limit)]
+
+
+class DependencySettings(Section):
+    """What must have succeeded before a slot runs."""
+
+    import_: str | None = Field(default=None, min_length=1, alias="import", description="an import")
+    job: str | None = Field(default=None, min_length=1, description="a kind of job")
+    workflow: str | None = Field(default=None, min_length=1, description="a workflow")
+    ok_within: Limit = Field(default=timedelta(hours=24), description="how old its success may be when the slot is due")
+    on_failure: OnFailure = Field(default="skip", description="without such a success: skip the slot | run all the same | wait for it")
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> DependencySettings:
+        named = [kind for kind, name in self._things().items() if name is not None]
+        if len(named) != 1:
+            raise ValueError(_not_one(named, "import, job or workflow", "what it waits for"))
+        return self
+
+    def _things(self) -> dict[DependencyType, str | None]:
+        return {"import": self.import_, "job": self.job, "workflow": self.workflow}
+
+    @property
+    def thing(self) -> tuple[DependencyType, str]:
+        """What must have succeeded: type and name."""
+        return next((kind, name) for kind, name in self._things().items() if name is not None)
+
+    def stored(self) -> dict[str, Any]:
+        """As the database keeps it."""
+        kind, name = self.thing
+        return {"type": kind, "name": name, "ok_within_s": self.ok_within.total_seconds(), "on_failure": self.on_failure}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,25 +145,45 @@ class ScheduleSettings(Section):
     every: Annotated[Duration, AfterValidator(_check_interval)] | None = Field(
         default=None, description="an interval; its slots are the multiples of it since 1970-01-01T00:00Z"
     )
-    at: Annotated[datetime, BeforeValidator(_read_moment)] | None = Field(
+    at: Annotated[datetime, BeforeValidator(_read_moment), AfterValidator(_check_bound)] | None = Field(
         default=None, description="one moment, once; without an offset it is read in the time zone"
     )
-    timezone: Annotated[str, AfterValidator(parse_zone)] = Field(default="UTC", description="IANA name; cron and at are read in it")
+    timezone: Annotated[str, AfterValidator(parse_zone)] = Field(
+        default="UTC", description="IANA name; cron, at, start and end are read in it"
+    )
+    start: Bound | None = Field(default=None, description="a date or moment: no slot before it")
+    end: Bound | None = Field(default=None, description="a date or moment: no slot after it; a date alone includes that day")
     job: str | None = Field(default=None, min_length=1, description="kind of job to enqueue")
     import_: str | None = Field(default=None, min_length=1, alias="import", description="import to scan")
     rollup: str | None = Field(default=None, min_length=1, description="rollup to refresh")
     workflow: str | None = Field(default=None, min_length=1, description="workflow to start")
     command: str | None = Field(default=None, description="cleanup or health")
     args: dict[str, Any] = Field(default_factory=dict, description="arguments of the job")
+    after: Annotated[list[DependencySettings], BeforeValidator(_read_dependencies)] = Field(
+        default_factory=list, max_length=MOST_DEPENDENCIES, description="what must have succeeded first"
+    )
+    jitter: Annotated[Duration, AfterValidator(_check_jitter)] = Field(
+        default=timedelta(), description="each job waits a share of this, fixed by the schedule's name and the slot's time"
+    )
     priority: Priority | None = Field(default=None, description="low, normal, high or -100..100; default: the target's")
     tags: StrList = Field(default_factory=list, description="put on every job it starts")
     enabled: bool = Field(default=True, description="false: no slots at all")
     overlap: Overlap = Field(default="skip", description="while its last job is open: skip | queue | allow")
     catch_up: CatchUp = Field(default="latest", description="slots missed while nothing ran: none | latest | all")
     max_catch_up: int = Field(default=100, ge=1, le=MOST_CATCH_UP, description='how many of them "all" runs, the newest')
-    start_within: Annotated[Duration, AfterValidator(_check_limit)] | None = Field(
-        default=None, description="a slot found later than that is missed"
+    start_within: Limit | None = Field(
+        default=None, description="a slot found later than that is missed; its job should have started by then"
     )
+    finish_within: Limit | None = Field(default=None, description="its job should have ended so long after the slot was due")
+    target_runtime: Limit | None = Field(default=None, description="a job that runs longer is told of as slow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_of_what_is_to_come(cls, keys: Any) -> Any:
+        for key, lack in _NOT_YET.items() if isinstance(keys, dict) else ():
+            if key in keys:
+                raise ValueError(f'"{key}" cannot be scheduled: this version {lack}; give it one of {_TARGETS}')
+        return keys
 
     @field_validator("command")
     @classmethod
@@ -112,8 +207,34 @@ class ScheduleSettings(Section):
             raise ValueError(_not_one(rules, "cron, every or at", "when it runs"))
         targets = self._targets()
         if len(targets) != 1:
-            raise ValueError(_not_one(list(targets), "job, import, rollup, workflow or command", "what it starts"))
+            raise ValueError(_not_one(list(targets), _TARGETS, "what it starts"))
+        self._check_bounds()
+        self._check_deadlines()
+        things = [dependency.thing for dependency in self.after]
+        for kind, name in things:
+            if things.count((kind, name)) > 1:
+                raise ValueError(f'"after" names {kind} "{name}" twice')
         return self
+
+    def _check_bounds(self) -> None:
+        if self.start is None and self.end is None:
+            return
+        if self.at is not None:
+            raise ValueError("start and end belong to cron or every: at is one moment")
+        if self.starts_at is not None and self.ends_at is not None and self.ends_at < self.starts_at:
+            raise ValueError("its end lies before its start")
+        if self.parsed_rule().next_after(EPOCH) is None:
+            raise ValueError(f"it has no slot {'between its start and its end' if self.start is not None else 'before its end'}")
+
+    def _check_deadlines(self) -> None:
+        if self.every is not None and self.jitter >= self.every:
+            raise ValueError("its jitter must be shorter than its interval")
+        for limit in ("start_within", "finish_within"):
+            allowed = getattr(self, limit)
+            if allowed is not None and self.jitter >= allowed:
+                raise ValueError(f"its jitter must be shorter than {limit}, which counts from the slot's time")
+        if self.start_within is not None and self.finish_within is not None and self.finish_within < self.start_within:
+            raise ValueError("finish_within must not be shorter than start_within: both count from the slot's time")
 
     def _targets(self) -> dict[TargetType, str]:
         named: dict[TargetType, str | None] = {
@@ -132,8 +253,22 @@ class ScheduleSettings(Section):
         return ScheduleTarget(kind, name, self.args)
 
     @property
+    def starts_at(self) -> datetime | None:
+        """The first moment at which it may have a slot."""
+        return None if self.start is None else first_of(self.start, self.timezone)
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """The last moment at which it may have a slot."""
+        return None if self.end is None else last_of(self.end, self.timezone)
+
+    def parsed_rule(self) -> Rule:
+        """Its rule within its start and end."""
+        return parse_rule(self.rule, self.timezone, self.starts_at, self.ends_at)
+
+    @property
     def rule(self) -> str:
-        """When, as the database keeps it and `rules.parse_rule` reads it; a schedule with another rule is another schedule."""
+        """When, as the database keeps it and `rules.parse_rule` reads it; with another rule, zone, start or end it is another schedule."""
         if self.cron is not None:
             return f"cron {self.cron}"
         if self.every is not None:
@@ -142,7 +277,7 @@ class ScheduleSettings(Section):
         return at_text(self.at, self.timezone)
 
 
-def _not_one(found: list[str], choices: str, purpose: str) -> str:
+def _not_one(found: Sequence[str], choices: str, purpose: str) -> str:
     if not found:
         return f"says nothing about {purpose}: give it one of {choices}"
     return f"{' and '.join(found)} exclude each other: give it one of {choices}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,42 +15,53 @@ from ingestd.schedule.store.firing import OPEN_JOB
 LOCK = "select pg_advisory_xact_lock(hashtextextended('ingestd:schedules', 0))"
 # All of them are held from here to the end of the transaction: a node that fires passes them by and finds a new turn later.
 HOLD_ALL = """
-select name, rule, timezone, enabled, owner, removed_at, since, accounted_to, next_due_at
+select name, rule, timezone, enabled, owner, removed_at, since, accounted_to, next_due_at, starts_at, ends_at
 from ingestd.schedule order by name for update"""
 QUEUES = "select name, id from ingestd.queue"
 
 # Rewrites a schedule only if something about it differs, so that applying the same configuration again is nothing.
+# The slot that somebody wants passed over belongs to the old rule: with a new one it is forgotten.
 SAVE = """
 with declared as (
     select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::text[], $8::text[],
                          $9::integer[], $10::interval[], $11::text[], $12::text[], $13::integer[], $14::smallint[], $15::smallint[],
-                         $16::text[], $17::text[], $18::timestamptz[], $19::timestamptz[], $20::timestamptz[])
+                         $16::text[], $17::text[], $18::timestamptz[], $19::timestamptz[], $20::timestamptz[],
+                         $21::text[], $22::interval[], $23::interval[], $24::interval[], $25::timestamptz[], $26::timestamptz[],
+                         $27::text[])
         as d(name, rule, timezone, spec, target, enabled, overlap, catch_up, max_catch_up, start_within, kind, args, queue_id, rank,
-             max_attempts, key, tags, since, accounted_to, next_due_at)
+             max_attempts, key, tags, since, accounted_to, next_due_at, owner, finish_within, target_runtime, jitter, starts_at, ends_at,
+             after)
 )
 insert into ingestd.schedule as s (name, rule, timezone, spec, target, owner, enabled, overlap, catch_up, max_catch_up, start_within,
-                                   kind, args, queue_id, rank, max_attempts, key, tags, since, accounted_to, next_due_at)
-select name, rule, timezone, spec::jsonb, target::jsonb, 'file', enabled, overlap, catch_up, max_catch_up, start_within, kind,
+                                   kind, args, queue_id, rank, max_attempts, key, tags, since, accounted_to, next_due_at,
+                                   finish_within, target_runtime, jitter, starts_at, ends_at, after)
+select name, rule, timezone, spec::jsonb, target::jsonb, owner, enabled, overlap, catch_up, max_catch_up, start_within, kind,
        args::jsonb, queue_id, rank, max_attempts, key, array(select jsonb_array_elements_text(d.tags::jsonb)), since, accounted_to,
-       next_due_at
+       next_due_at, finish_within, target_runtime, jitter, starts_at, ends_at, after::jsonb
 from declared d
 on conflict (name) do update
 set rule = excluded.rule, timezone = excluded.timezone, spec = excluded.spec, target = excluded.target, owner = excluded.owner,
     enabled = excluded.enabled, overlap = excluded.overlap, catch_up = excluded.catch_up, max_catch_up = excluded.max_catch_up,
     start_within = excluded.start_within, kind = excluded.kind, args = excluded.args, queue_id = excluded.queue_id,
     rank = excluded.rank, max_attempts = excluded.max_attempts, key = excluded.key, tags = excluded.tags, since = excluded.since,
-    accounted_to = excluded.accounted_to, next_due_at = excluded.next_due_at, removed_at = null, problem = null,
+    accounted_to = excluded.accounted_to, next_due_at = excluded.next_due_at, finish_within = excluded.finish_within,
+    target_runtime = excluded.target_runtime, jitter = excluded.jitter, starts_at = excluded.starts_at, ends_at = excluded.ends_at,
+    after = excluded.after, removed_at = null, problem = null,
+    skip_at = case when s.since = excluded.since then s.skip_at end,
+    skip_by = case when s.since = excluded.since then s.skip_by end,
+    skip_reason = case when s.since = excluded.since then s.skip_reason end,
     turn = s.turn + 1, applied_at = now()
 where (s.spec, s.target, s.rule, s.timezone, s.owner, s.enabled, s.kind, s.args, s.queue_id, s.rank, s.max_attempts, s.key, s.tags,
-       s.since, s.next_due_at, s.removed_at)
+       s.since, s.next_due_at, s.starts_at, s.ends_at, s.removed_at)
     is distinct from
       (excluded.spec, excluded.target, excluded.rule, excluded.timezone, excluded.owner, excluded.enabled, excluded.kind,
        excluded.args, excluded.queue_id, excluded.rank, excluded.max_attempts, excluded.key, excluded.tags, excluded.since,
-       excluded.next_due_at, null::timestamptz)
+       excluded.next_due_at, excluded.starts_at, excluded.ends_at, null::timestamptz)
 returning name"""
 
 REMOVE = """
-update ingestd.schedule set removed_at = now(), next_due_at = null, paused_at = null, paused_by = null, turn = turn + 1
+update ingestd.schedule set removed_at = now(), next_due_at = null, paused_at = null, paused_by = null, paused_until = null,
+    pause_reason = null, skip_at = null, skip_by = null, skip_reason = null, turn = turn + 1
 where name = any ($1) and removed_at is null"""
 
 HOLD_ONE = """
@@ -75,6 +86,9 @@ class DeclaredRow:
         target: what it starts, as people call it: `{"type", "name"}`.
         since: no slots at or before.
         accounted_to: slots up to here are rows.
+        owner: `file` or `api`.
+        jitter: the most that a job waits behind its slot.
+        after: what must have succeeded first, as `DependencySettings.stored` writes it.
     """
 
     name: str
@@ -97,6 +111,13 @@ class DeclaredRow:
     since: datetime
     accounted_to: datetime
     next_due_at: datetime | None
+    owner: str = "file"
+    finish_within: timedelta | None = None
+    target_runtime: timedelta | None = None
+    jitter: timedelta = timedelta()
+    starts_at: datetime | None = None
+    ends_at: datetime | None = None
+    after: Sequence[Mapping[str, Any]] = ()
 
 
 async def lock(conn: asyncpg.Connection) -> None:
@@ -138,6 +159,13 @@ async def save(conn: asyncpg.Connection, rows: Sequence[DeclaredRow]) -> set[str
         [row.since for row in rows],
         [row.accounted_to for row in rows],
         [row.next_due_at for row in rows],
+        [row.owner for row in rows],
+        [row.finish_within for row in rows],
+        [row.target_runtime for row in rows],
+        [row.jitter for row in rows],
+        [row.starts_at for row in rows],
+        [row.ends_at for row in rows],
+        [dump_json(list(row.after)) for row in rows],
     )
     return {row["name"] for row in found}
 
