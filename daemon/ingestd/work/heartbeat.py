@@ -91,6 +91,9 @@ class Heartbeat:
         self._ready = threading.Event()
         self._stop = threading.Event()
         self._again = threading.Event()
+        # Of the thread's own loop, which is cut short in its rest by setting the event.
+        self._own: asyncio.AbstractEventLoop | None = None
+        self._nudge = asyncio.Event()
         self._lost_at: float | None = None
         self._failures = 0
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -116,23 +119,32 @@ class Heartbeat:
     async def stop(self) -> None:
         """Write the end of the node and let go of its lock."""
         self._stop.set()
+        self._wake()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, ANSWER_S)
 
     def register_again(self) -> None:
         """Write the node's row again: its kinds or address have changed."""
         self._again.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._own is not None:
+            with suppress(RuntimeError):  # the thread has ended
+                self._own.call_soon_threadsafe(self._nudge.set)
 
     def _run(self) -> None:
         asyncio.run(self._live())
 
     async def _live(self) -> None:
+        self._own = asyncio.get_running_loop()
         looks = asyncio.create_task(self._keep_looking(), name="watch the main loop")
         while not self._stop.is_set():
             conn: asyncpg.Connection | None = None
             try:
                 settings = None if self._db.sessionless else KEEPALIVE
                 conn = await self._db.connect("heartbeat", settings=settings)
+                conn.add_termination_listener(lambda _: self._nudge.set())
                 if not self._db.sessionless:
                     await self._take_lock(conn)
                 await self._beat_until_stopped(conn)
@@ -150,8 +162,12 @@ class Heartbeat:
     async def _keep_looking(self) -> None:
         # Beside the beats: they may wait for Postgres just when the main loop is blocked.
         assert self._watch is not None
+        blocked = False
         while True:
             self._watch.look()
+            if self._watch.blocked is not blocked:
+                blocked = self._watch.blocked
+                self._nudge.set()
             await asyncio.sleep(LOOK_S)
 
     async def _take_lock(self, conn: asyncpg.Connection) -> None:
@@ -201,8 +217,14 @@ class Heartbeat:
     async def _rest(self, conn: asyncpg.Connection, over: Callable[[], bool], *, forever: bool = False) -> None:
         """Wait until the next beat is due, or longer, but not past the end, of the session too, or what `over` says."""
         deadline = time.monotonic() + BEAT_S
-        while not (self._stop.is_set() or over() or conn.is_closed()) and (forever or time.monotonic() < deadline):
-            await asyncio.sleep(BEAT_S / 20)
+        while not (self._stop.is_set() or over() or conn.is_closed()):
+            left = LOOK_S if forever else deadline - time.monotonic()
+            if left <= 0:
+                return
+            self._nudge.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._nudge.wait()
 
     def _again_or_blocked(self) -> bool:
         return self._again.is_set() or (self._watch is not None and self._watch.blocked)
