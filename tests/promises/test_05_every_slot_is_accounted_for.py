@@ -1,0 +1,165 @@
+"""Promise 5: each slot of each schedule is one row with its job or its reason, whatever dies, steps, is away or is changed meanwhile.
+
+`INGESTD_LONG_TESTS=1` kills for the full minute; `-s` prints the numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+
+import asyncpg
+import pytest
+
+from tests.daemon.harness import Daemon, Site
+from tests.faults import clocks, ledger, slots
+from tests.faults.clocks import Clock
+from tests.faults.slots import SECOND
+from tests.support import eventually
+
+LONG = os.environ.get("INGESTD_LONG_TESTS") == "1"
+KILLING_S = 60.0 if LONG else 15.0
+NODES, SCHEDULES = 3, 200
+WRONG_BY_S = 120.0
+HANDLERS = 'handlers = ["tests.daemon.jobs"]'
+# How far behind a schedule of every second may be once nobody disturbs it any more.
+LAG = timedelta(seconds=5)
+STATES = "select state, count(*) as n, max(fired_at - due_at) as latest from ingestd.slot group by state order by state"
+JOB_IDS = "select job_id from ingestd.slot where job_id is not null order by job_id"
+
+
+def every_second(count: int, *, start: int = 0) -> str:
+    """Schedules that are due each second, none of which waits for another."""
+    return "".join(
+        f'[schedules.s{number:03d}]\nevery = "1s"\njob = "{ledger.KIND}"\noverlap = "allow"\n' for number in range(start, start + count)
+    )
+
+
+def steps(count: int) -> dict[str, timedelta]:
+    return {f"s{number:03d}": SECOND for number in range(count)}
+
+
+@pytest.fixture
+def wrong_clock(site: Site) -> Iterator[Clock]:
+    """The clock of a machine that is two minutes ahead."""
+    yield Clock(site.folder / "clock", WRONG_BY_S)
+    clocks.forget([daemon.pid for daemon in site.daemons])
+
+
+async def tell(conn: asyncpg.Connection, what: str) -> None:
+    found = [f"{row['n']} {row['state']}" + (f" (latest by {row['latest']})" if row["latest"] else "") for row in await conn.fetch(STATES)]
+    sys.stdout.write(f"{what}: {', '.join(found)}\n")
+
+
+def clock_error_s(daemon: Daemon) -> float:
+    """By how much a daemon's clock was ahead of ours when it last said something; its log file's own time is the kernel's."""
+    last = json.loads(daemon.log().splitlines()[-1])
+    return datetime.fromisoformat(last["timestamp"]).timestamp() - daemon.log_file.stat().st_mtime
+
+
+async def keeps_up(conn: asyncpg.Connection) -> None:
+    await eventually(lambda: slots.up_to_date(conn, LAG), timeout_s=60, every_s=0.2)
+
+
+async def jobs_end_once(site: Site, conn: asyncpg.Connection) -> None:
+    """With nobody left who fires slots: every job that a slot has started leaves its one row."""
+    worker = await site.start("--duties", "work")
+    ids = [row["job_id"] for row in await conn.fetch(JOB_IDS)]
+
+    async def even() -> bool:
+        await ledger.assert_exactly_once(conn, ids)
+        return True
+
+    await eventually(even, timeout_s=300 if LONG else 90, every_s=0.5)
+    assert await worker.stop() == 0
+
+
+class Fleet:
+    """Three nodes, of which the last lives by a wrong clock; whichever is killed comes back.
+
+    Args:
+        site: where they run.
+        wrong_clock: the last one's.
+    """
+
+    def __init__(self, site: Site, wrong_clock: Clock) -> None:
+        self.kills = 0
+        self.of_wrong_clock: list[Daemon] = []
+        self._site = site
+        self._environments: list[Mapping[str, str]] = [{}, {}, wrong_clock.environment]
+        self._ready: dict[int, Daemon] = {}
+        self._starts: set[asyncio.Task[None]] = set()
+
+    async def start_all(self) -> None:
+        """Start them, one after the other."""
+        for number in range(NODES):
+            await self._start(number)
+
+    async def kill(self, number: int) -> None:
+        """Kill one, if it is up, and let it come back while others go on."""
+        victim = self._ready.pop(number, None)
+        if victim is None:
+            return
+        victim.kill()
+        self.kills += 1
+        self._starts.add(asyncio.create_task(self._start(number), name=f"start of node {number}"))
+
+    async def last_to_fire(self, conn: asyncpg.Connection) -> int | None:
+        """The one that has fired the newest slot, if it still lives."""
+        session = await slots.last_session(conn)
+        for number, daemon in self._ready.items():
+            if session is not None and str(await self._site.node_of(daemon)) in session:
+                return number
+        return None
+
+    async def all_up(self) -> None:
+        """Wait for those that are coming back."""
+        await asyncio.gather(*self._starts)
+
+    async def stop_all(self) -> None:
+        """End them in good order."""
+        for daemon in self._ready.values():
+            assert await daemon.stop() == 0
+
+    async def _start(self, number: int) -> None:
+        daemon = await self._site.start("--duties", "work,schedule", environment=self._environments[number])
+        self._ready[number] = daemon
+        if number == NODES - 1:
+            assert abs(clock_error_s(daemon) - WRONG_BY_S) < 30
+            self.of_wrong_clock.append(daemon)
+
+
+async def test_three_nodes_killed_at_random_of_which_one_has_a_wrong_clock_account_for_every_slot(
+    site: Site, conn: asyncpg.Connection, wrong_clock: Clock
+) -> None:
+    site.configure(every_second(SCHEDULES), daemon=HANDLERS)
+    await ledger.open_ledger(conn)
+    await slots.witness(conn)
+    fleet, dice = Fleet(site, wrong_clock), random.Random(20261122)
+    await fleet.start_all()
+    end = time.monotonic() + KILLING_S
+    # On a slow machine nodes take long to come back: longer, until enough of them have fired.
+    while time.monotonic() < end or (len(await slots.witnessed(conn)) <= NODES and time.monotonic() < end + 60):
+        # Half of the blows fall right behind a full second, when slots are being fired; half of them hit whoever does that.
+        await asyncio.sleep(dice.uniform(0, 1) if dice.random() < 0.5 else 1 - time.time() % 1 + dice.uniform(0, 0.08))
+        aimed = await fleet.last_to_fire(conn) if dice.random() < 0.5 else None
+        await fleet.kill(dice.randrange(NODES) if aimed is None else aimed)
+    await fleet.all_up()
+    await keeps_up(conn)
+    await fleet.stop_all()
+    await slots.assert_accounted_for(conn, await slots.in_service(conn, steps(SCHEDULES)))
+    wrong = [str(await site.node_of(daemon)) for daemon in fleet.of_wrong_clock]
+    recorded = await slots.witnessed(conn)
+    by_wrong_clock = sum(count for session, count in recorded.items() if any(node in session for node in wrong))
+    await tell(conn, f"{fleet.kills} kills, {len(recorded)} sessions fired, {by_wrong_clock} slots by the wrong clock")
+    # Or the kills and the wrong clock hit nothing and prove nothing.
+    assert len(recorded) > NODES
+    assert by_wrong_clock > 0
+    assert await conn.fetchval("select count(*) from ingestd.slot") >= KILLING_S * SCHEDULES
+    await jobs_end_once(site, conn)
