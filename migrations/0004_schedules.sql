@@ -55,7 +55,8 @@ comment on column ingestd.schedule.since is 'no slot is computed at or before th
 --   start_by, finish_by   until when its job should have started, and ended
 --   check_at              when the watch of slots looks at it next; null once its job has ended and nothing is left to tell
 --   ended …               how its job ended, written here by the watch, so that statistics never look into history
---   overdue               the deadline it broke
+--   overdue               the deadline it broke, the later one of two
+--   retried_at            when its job was brought back after its end; what it did before counts no more
 create table ingestd.slot (
     schedule      text not null,
     due_at        timestamptz not null,
@@ -78,12 +79,18 @@ create table ingestd.slot (
     overdue       text check (overdue in ('start', 'finish')),
     overdue_at    timestamptz,
     slow_at       timestamptz,
+    retried_at    timestamptz,
     unique (schedule, due_at),
     check ((job_id is null) = (state in ('waiting', 'skipped', 'missed')))
 ) partition by range (due_at);
 create index slot_check on ingestd.slot (check_at) where check_at is not null;
 create index slot_waiting on ingestd.slot (schedule, due_at) where state = 'waiting';
 create index slot_job on ingestd.slot (job_id) where job_id is not null;
+-- What facts count without reading the slots that went well.
+create index slot_odd on ingestd.slot (due_at) where state in ('late', 'missed');
+create index slot_failed on ingestd.slot (schedule, due_at) where ended = 'failed';
+-- The run behind a job that started a workflow, open or not.
+create index workflow_run_job on ingestd.workflow_run (job_id) where job_id is not null;
 
 -- When slots were last looked after, by any node: a gap between two looks is downtime.
 create table ingestd.schedule_pulse (
@@ -121,5 +128,42 @@ begin
 end $$;
 
 revoke execute on function ingestd.make_slot_partition(timestamptz) from public;
+
+-- A job that is retried leaves history under its own id, by whatever door, and its slot is open again. Deadlines of the past stay
+-- kept or broken as they were. An ack only inserts into history and never comes here.
+create function ingestd.watch_slots_again(jobs bigint[]) returns void
+language sql set search_path = pg_catalog as $$
+    update ingestd.slot
+    set check_at = now(), retried_at = now(), ended = null, started_at = null, ended_at = null, duration_ms = null, slow_at = null,
+        start_by = case when start_by > now() then start_by end, finish_by = case when finish_by > now() then finish_by end
+    where job_id = any (jobs)
+$$;
+
+create function ingestd.job_left_history() returns trigger
+language plpgsql set search_path = pg_catalog as $$
+declare
+    back bigint[] := array(select j.id from gone g join ingestd.job j on j.id = g.id);
+begin
+    if cardinality(back) > 0 then
+        perform ingestd.watch_slots_again(back);
+    end if;
+    return null;
+end $$;
+create trigger job_left_history after delete on ingestd.history
+    referencing old table as gone for each statement execute function ingestd.job_left_history();
+
+-- So does a retried run, whose job stays in history.
+create function ingestd.run_reopened() returns trigger
+language plpgsql set search_path = pg_catalog as $$
+begin
+    perform ingestd.watch_slots_again(array[new.job_id]);
+    return null;
+end $$;
+create trigger run_reopened after update of state on ingestd.workflow_run for each row
+    when (new.job_id is not null and old.state in ('succeeded', 'partial', 'failed', 'cancelled')
+          and new.state in ('waiting', 'running', 'compensating'))
+    execute function ingestd.run_reopened();
+
+revoke execute on function ingestd.watch_slots_again(bigint[]), ingestd.job_left_history(), ingestd.run_reopened() from public;
 
 select ingestd.make_partitions('ingestd.slot', 'month', 14);
