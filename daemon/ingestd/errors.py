@@ -9,6 +9,7 @@ IngestdError                     70  500  our bug, unless a subclass says otherw
 ├── PortTaken                    73  500  the admin address is in use
 ├── AlreadyRunning               75  409  another process holds what this one needs
 ├── Conflict                     75  409  the object is in a state that forbids the action
+│   ├── JobOpen                  75  409  a job that is open stands in the way; it says which
 │   └── TooOften                 75  429  it was asked for too often; it says when to try again
 ├── Refused                      77  403  not permitted, or not readable
 ├── ConfigurationError           78  500  the configuration has problems; all of them are listed
@@ -106,6 +107,20 @@ class Conflict(IngestdError):
     def __init__(self, message: str, *, current_state: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.current_state = current_state
+
+
+class JobOpen(Conflict):
+    """A job that is open stands in the way.
+
+    Args:
+        message: what is wrong.
+        job_id: the job.
+        current_state: the state the object is in now.
+    """
+
+    def __init__(self, message: str, *, job_id: int, current_state: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, current_state=current_state, hint=hint)
+        self.job_id = job_id
 
 
 class TooOften(Conflict):

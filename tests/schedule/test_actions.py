@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import pytest
 
 from ingestd.access.roles import Actor
 from ingestd.access.store import latest_audit
-from ingestd.errors import Conflict, InvalidInput, NotFound
+from ingestd.errors import Conflict, InvalidInput, NotFound, TooOften
 from ingestd.postgres.pool import connect
 from ingestd.schedule import facts
-from ingestd.schedule.actions import pause, resume, trigger
+from ingestd.schedule.actions import MOST_TRIGGERS, pause, resume, skip_next, trigger, unskip
 from ingestd.schedule.firing import Firer
 from ingestd.schedule.preview import next_slots
 from ingestd.schedule.store.reads import list_schedules, recent_slots, recent_slots_of
@@ -28,10 +29,46 @@ async def test_triggering_enqueues_the_target_now_and_is_audited(conn: asyncpg.C
     job_id = await trigger(conn, OPERATOR, "one", "prices were wrong")
     job = await conn.fetchrow("select * from ingestd.job where id = $1", job_id)
     assert (job["kind"], job["args"], job["rank"], job["tags"], job["notes"]) == ("tick", {"n": 1}, -7, ["t"], "prices were wrong")
-    assert (job["triggered_by"], job["correlation_id"], job["metadata"]) == ("cli", "corr-1", {"schedule": "one"})
+    assert (job["triggered_by"], job["correlation_id"], job["metadata"]["schedule"]) == ("cli", "corr-1", "one")
     (audit,) = await latest_audit(conn, "schedule", "one")
     assert (audit["action"], audit["detail"]) == ("trigger", {"job_id": job_id, "reason": "prices were wrong"})
-    assert await conn.fetchval("select count(*) from ingestd.slot") == 0
+
+
+async def test_what_was_started_by_hand_is_a_slot_of_its_own_with_its_deadlines(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"cron": "0 2 * * *", "start_within": "10m", "finish_within": "2h", "target_runtime": "1h"}})
+    job_id = await trigger(conn, OPERATOR, "one", "prices were wrong")
+    slot = await conn.fetchrow("select * from ingestd.slot")
+    assert (slot["schedule"], slot["state"], slot["triggered_by"], slot["job_id"]) == ("one", "fired", "cli", job_id)
+    assert slot["reason"] == "started by ada: prices were wrong"
+    assert (slot["start_by"] - slot["due_at"], slot["finish_by"] - slot["due_at"]) == (10 * MINUTE, 120 * MINUTE)
+    assert slot["target_runtime"] == 60 * MINUTE
+    assert slot["check_at"] is not None
+    job = await conn.fetchrow("select metadata from ingestd.job")
+    assert job["metadata"] == {"schedule": "one", "due_at": slot["due_at"].isoformat(), "catch_up": False}
+    assert datetime.fromisoformat(job["metadata"]["due_at"]) == slot["due_at"]
+
+
+async def test_a_slot_started_by_hand_in_a_month_without_a_partition_makes_it(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"cron": "0 2 * * *"}})
+    (month,) = await conn.fetchrow("select 'ingestd.slot_' || to_char(now() at time zone 'UTC', 'YYYYMM')")
+    await conn.execute(f"drop table {month}")
+    await trigger(conn, OPERATOR, "one")
+    assert await conn.fetchval("select count(*) from ingestd.slot") == 1
+
+
+async def test_a_schedule_is_started_by_hand_ten_times_a_minute_at_most(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"cron": "0 2 * * *", "overlap": "allow"}})
+    for _ in range(MOST_TRIGGERS):
+        await trigger(conn, OPERATOR, "one")
+    with pytest.raises(TooOften, match='"one" was started by hand 10 times within a minute') as caught:
+        await trigger(conn, OPERATOR, "one")
+    assert 0 < caught.value.retry_after_s <= 60
+    assert await conn.fetchval("select count(*) from ingestd.job") == MOST_TRIGGERS
+    assert len(await latest_audit(conn, "schedule", "one")) == MOST_TRIGGERS
+    await conn.execute("update ingestd.schedule set triggers[1] = triggers[1] - interval '1 minute'")
+    await trigger(conn, OPERATOR, "one")
+    assert await conn.fetchval("select cardinality(triggers) from ingestd.schedule") == MOST_TRIGGERS, "those of old are forgotten"
+    assert await conn.fetchval("select count(distinct due_at) from ingestd.slot") == MOST_TRIGGERS + 1
 
 
 async def test_under_skip_a_second_trigger_is_refused_naming_the_running_job(conn: asyncpg.Connection) -> None:
@@ -77,9 +114,9 @@ async def test_under_queue_triggers_wait_in_line(conn: asyncpg.Connection) -> No
 
 async def test_a_misspelt_schedule_gets_a_suggestion(conn: asyncpg.Connection) -> None:
     await declare(conn, {"nightly": {"cron": "0 2 * * *"}})
-    for attempt in (trigger(conn, OPERATOR, "nigthly"), pause(conn, OPERATOR, "nigthly"), resume(conn, OPERATOR, "nigthly")):
+    for act in (trigger, pause, resume, skip_next, unskip):
         with pytest.raises(NotFound, match='did you mean "nightly"'):
-            await attempt
+            await act(conn, OPERATOR, "nigthly")
     with pytest.raises(NotFound, match='did you mean "nightly"'):
         await next_slots(conn, "nigthly")
 
@@ -91,6 +128,80 @@ async def test_pausing_and_resuming_are_audited_once_each(conn: asyncpg.Connecti
     assert (shown["paused"], shown["paused_by"]) == (True, "ada")
     assert [await resume(conn, OPERATOR, "one"), await resume(conn, OPERATOR, "one")] == [True, False]
     assert [row["action"] for row in await latest_audit(conn, "schedule", "one")] == ["resume", "pause"]
+
+
+async def test_a_pause_until_a_moment_is_over_by_itself(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}})
+    assert await pause(conn, OPERATOR, "one", "stocktaking", until=datetime.fromisoformat("2090-01-31T06:00"))
+    (shown,) = await list_schedules(conn)
+    assert (shown["paused"], shown["paused_until"], shown["pause_reason"]) == (True, datetime(2090, 1, 31, 5, tzinfo=UTC), "stocktaking")
+    await conn.execute("update ingestd.schedule set paused_until = now()")
+    (shown,) = await list_schedules(conn)
+    assert (shown["paused"], shown["paused_until"], shown["pause_reason"], shown["paused_by"]) == (False, None, None, None)
+    assert not await resume(conn, OPERATOR, "one")
+    assert await pause(conn, OPERATOR, "one"), "the old pause is none"
+    (shown,) = await list_schedules(conn)
+    assert (shown["paused_until"], shown["pause_reason"]) == (None, None)
+
+
+async def test_pausing_again_changes_until_when_and_keeps_the_rest(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "1h"}})
+    assert await pause(conn, OPERATOR, "one", "migration", lasting=timedelta(hours=2))
+    (first,) = await list_schedules(conn)
+    until = first["paused_until"] + timedelta(hours=1)
+    assert [await pause(conn, OPERATOR, "one", until=until), await pause(conn, OPERATOR, "one", until=until)] == [True, False]
+    (shown,) = await list_schedules(conn)
+    assert (shown["paused_at"], shown["paused_until"], shown["pause_reason"]) == (first["paused_at"], until, "migration")
+    assert await pause(conn, Actor("bob", "operator", "api"), "one", "still migrating")
+    (shown,) = await list_schedules(conn)
+    assert (shown["paused_until"], shown["pause_reason"], shown["paused_by"]) == (None, "still migrating", "bob")
+    newest, *_, oldest = await latest_audit(conn, "schedule", "one")
+    assert newest["detail"] == {"reason": "still migrating", "until": None}
+    assert oldest["detail"] == {"reason": "migration", "until": first["paused_until"].isoformat()}
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"until": datetime(2001, 1, 1, tzinfo=UTC)}, "would be over already"),
+        ({"lasting": timedelta()}, "longer than 0s"),
+        ({"lasting": timedelta(days=3_000_000)}, "beyond the calendar"),
+        ({"until": datetime(2090, 1, 1, tzinfo=UTC), "lasting": MINUTE}, "not both"),
+    ],
+)
+async def test_a_pause_that_makes_no_sense_is_refused(conn: asyncpg.Connection, how: dict[str, Any], words: str) -> None:
+    await declare(conn, {"one": {"every": "1h"}})
+    with pytest.raises(InvalidInput, match=words):
+        await pause(conn, OPERATOR, "one", **how)
+    assert await latest_audit(conn, "schedule", "one") == []
+
+
+async def test_the_next_slot_is_passed_over_once_and_that_may_be_undone(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "1h"}})
+    (before,) = await list_schedules(conn)
+    due_at = await skip_next(conn, OPERATOR, "one", "stocktaking")
+    assert due_at == before["next_due_at"]
+    assert await skip_next(conn, OPERATOR, "one") == due_at
+    (shown,) = await list_schedules(conn)
+    assert (shown["skip_at"], shown["skip_by"], shown["skip_reason"]) == (due_at, "ada", "stocktaking")
+    assert [await unskip(conn, OPERATOR, "one"), await unskip(conn, OPERATOR, "one")] == [True, False]
+    (shown,) = await list_schedules(conn)
+    assert (shown["skip_at"], shown["skip_by"], shown["skip_reason"]) == (None, None, None)
+    assert [row["action"] for row in await latest_audit(conn, "schedule", "one")] == ["unskip", "skip_next"]
+
+
+async def test_behind_a_pause_the_first_slot_that_would_fire_is_passed_over(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"cron": "0 2 * * *"}})
+    await pause(conn, OPERATOR, "one", until=datetime(2090, 1, 31, 2, tzinfo=UTC))
+    assert await skip_next(conn, OPERATOR, "one") == datetime(2090, 1, 31, 2, tzinfo=UTC)
+
+
+async def test_where_no_slot_would_fire_none_can_be_skipped(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"off": {"every": "1h", "enabled": False}, "over": {"at": "2001-01-01T00:00:00Z"}, "held": {"every": "1h"}})
+    await pause(conn, OPERATOR, "held")
+    for name, words in (("off", "is disabled"), ("over", "is over"), ("held", "is paused until it is resumed")):
+        with pytest.raises(Conflict, match=words):
+            await skip_next(conn, OPERATOR, name)
 
 
 async def test_a_list_shows_rule_target_next_and_last(conn: asyncpg.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ import asyncpg
 import orjson
 from aiohttp import web
 
-from ingestd.errors import Conflict, DatabaseUnreachable, IngestdError, InvalidInput
+from ingestd.errors import Conflict, DatabaseUnreachable, IngestdError, InvalidInput, JobOpen, TooOften
 from ingestd.postgres.pool import OUTAGE
 
 CONTENT_TYPE = "application/problem+json"
@@ -94,19 +95,6 @@ class InvalidBody(InvalidInput):
         self.problems = list(problems)
 
 
-class JobOpen(Conflict):
-    """A job that is open stands in the way.
-
-    Args:
-        conflict: what the room raised.
-        job_id: the job.
-    """
-
-    def __init__(self, conflict: Conflict, job_id: str) -> None:
-        super().__init__(conflict.message, current_state=conflict.current_state, hint=conflict.hint)
-        self.job_id = job_id
-
-
 def problem_of(error: BaseException) -> Problem:
     """Word any exception for the outside; what we did not raise on purpose tells nothing about our insides."""
     if isinstance(error, web.HTTPException):
@@ -134,7 +122,9 @@ def _of_ours(error: IngestdError) -> Problem:
     if isinstance(error, Conflict) and error.current_state is not None:
         extra["current_state"] = error.current_state
     if isinstance(error, JobOpen):
-        extra["job_id"] = error.job_id
+        extra["job_id"] = str(error.job_id)
+    if isinstance(error, TooOften):
+        headers["Retry-After"] = str(max(math.ceil(error.retry_after_s), 1))
     if isinstance(error, InvalidBody):
         extra["errors"] = [{"pointer": pointer, "detail": text} for pointer, text in error.problems]
     elif isinstance(error, InvalidInput) and error.pointer:

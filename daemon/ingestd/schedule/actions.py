@@ -2,50 +2,79 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+from typing import Any
+
 import asyncpg
 
 from ingestd.access.roles import Actor
 from ingestd.access.store import record_audit
-from ingestd.errors import Conflict, NotFound
+from ingestd.errors import Conflict, InvalidInput, JobOpen, TooOften
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
-from ingestd.schedule.store import declared as store
-from ingestd.settings import did_you_mean
+from ingestd.schedule.rules import in_zone, parse_rule
+from ingestd.schedule.store import controls as store
+from ingestd.schedule.store.reads import no_such_schedule
+from ingestd.schedule.zones import find_zone
 
+MOST_TRIGGERS = 10
+TRIGGERS_WITHIN = timedelta(minutes=1)
 _DOORS = ("api", "cli", "page")
+_INSTANT = timedelta(microseconds=1)
 
 
 async def trigger(conn: asyncpg.Connection, actor: Actor, name: str, reason: str | None = None) -> int:
-    """Start a schedule's target now, apart from its slots; it may be paused or disabled.
+    """Start a schedule's target now, apart from its slots; it may be paused or disabled, and waits for nothing.
+
+    It becomes a slot of its own, due now.
 
     Args:
-        reason: kept with the job and in the audit log.
+        reason: kept with the job, with the slot and in the audit log.
 
     Returns:
         The job's id.
 
     Raises:
         NotFound: no such schedule.
-        Conflict: `overlap = "skip"`, and its last job is still open; names that job.
+        JobOpen: `overlap = "skip"`, and its last job is still open; names that job.
+        TooOften: it was triggered ten times within a minute.
     """
     async with conn.transaction():
-        schedule = await store.hold_one(conn, name)
-        if schedule is None:
-            raise await _unknown(conn, name)
+        schedule = await _hold(conn, name)
         busy = await store.open_job(conn, name) if schedule["overlap"] == "skip" else None
         if busy is not None:
-            raise Conflict(
+            raise JobOpen(
                 f'schedule "{name}" is still busy with job {busy}',
+                job_id=busy,
                 current_state="running",
                 hint='wait for the job, cancel it, or set overlap = "queue" or "allow"',
             )
-        (job_id,) = await enqueue(conn, [_job(actor, schedule, reason)])
-        await store.triggered(conn, name, job_id)
+        moment = await store.moment(conn)
+        lately = [at for at in schedule["triggers"] if at > moment - TRIGGERS_WITHIN]
+        _check_rate(name, lately, moment)
+        (job_id,) = await enqueue(conn, [_job(actor, schedule, moment, reason)])
+        told = f"started by {actor.name}" + (f": {reason}" if reason else "")
+        await store.triggered(conn, name, job_id, moment, told, _door(actor), [*lately, moment])
         await record_audit(conn, actor, "trigger", "schedule", name, {"job_id": job_id, "reason": reason})
     return job_id
 
 
-def _job(actor: Actor, schedule: asyncpg.Record, reason: str | None) -> NewJob:
+def _check_rate(name: str, lately: list[datetime], now: datetime) -> None:
+    if len(lately) < MOST_TRIGGERS:
+        return
+    wait = max((lately[-MOST_TRIGGERS] + TRIGGERS_WITHIN - now).total_seconds(), 0.0)
+    raise TooOften(
+        f'schedule "{name}" was started by hand {len(lately)} times within a minute, which is as often as it may be',
+        retry_after_s=wait,
+        hint=f"try again in {int(wait) + 1} s, or enqueue the job itself",
+    )
+
+
+def _door(actor: Actor) -> str:
+    return actor.via if actor.via in _DOORS else "api"
+
+
+def _job(actor: Actor, schedule: asyncpg.Record, moment: datetime, reason: str | None) -> NewJob:
     in_line = f"schedule:{schedule['name']}" if schedule["overlap"] == "queue" else None
     return NewJob(
         kind=schedule["kind"],
@@ -56,28 +85,61 @@ def _job(actor: Actor, schedule: asyncpg.Record, reason: str | None) -> NewJob:
         key=schedule["key"] or in_line,
         tags=tuple(schedule["tags"]),
         notes=reason,
-        metadata={"schedule": schedule["name"]},
+        metadata={"schedule": schedule["name"], "due_at": moment.isoformat(), "catch_up": False},
         correlation_id=actor.correlation_id,
-        triggered_by=actor.via if actor.via in _DOORS else "api",
+        triggered_by=_door(actor),
     )
 
 
-async def pause(conn: asyncpg.Connection, actor: Actor, name: str, reason: str | None = None) -> bool:
-    """Record a schedule's slots as skipped from now on; survives reloads.
+async def pause(
+    conn: asyncpg.Connection,
+    actor: Actor,
+    name: str,
+    reason: str | None = None,
+    *,
+    until: datetime | None = None,
+    lasting: timedelta | None = None,
+) -> bool:
+    """Record a schedule's slots as skipped from now on; survives reloads. Pausing again changes until when, and why.
+
+    Args:
+        reason: kept with the slots; None: what was said before, if it is paused already.
+        until: slots due before are skipped; without an offset it is read in the schedule's time zone.
+        lasting: the same, counted from now. Neither: until it is resumed.
 
     Returns:
-        False if it was paused already.
+        False if it was paused like that already.
 
     Raises:
         NotFound: no such schedule.
+        InvalidInput: `until` is over, or given together with `lasting`.
     """
     async with conn.transaction():
-        if await store.hold_one(conn, name) is None:
-            raise await _unknown(conn, name)
-        changed = await store.pause(conn, name, actor.name)
+        schedule = await _hold(conn, name)
+        end = _end_of_pause(schedule, until, lasting)
+        why = reason or (schedule["pause_reason"] if schedule["paused"] else None)
+        changed = not schedule["paused"] or (schedule["paused_until"], schedule["pause_reason"]) != (end, why)
         if changed:
-            await record_audit(conn, actor, "pause", "schedule", name, {"reason": reason})
+            await store.pause(conn, name, actor.name, end, why, again=schedule["paused"])
+            await record_audit(conn, actor, "pause", "schedule", name, {"reason": why, "until": _text(end)})
     return changed
+
+
+def _end_of_pause(schedule: asyncpg.Record, until: datetime | None, lasting: timedelta | None) -> datetime | None:
+    if until is not None and lasting is not None:
+        raise InvalidInput("give either until when or for how long, not both", pointer="until")
+    now: datetime = schedule["now"]
+    try:
+        if lasting is not None:
+            if lasting <= timedelta():
+                raise InvalidInput("a pause lasts longer than 0s", pointer="for")
+            return now + lasting
+        end = None if until is None else in_zone(until, find_zone(schedule["timezone"]))
+    except OverflowError:
+        raise InvalidInput("the end of the pause is beyond the calendar", pointer="until" if lasting is None else "for") from None
+    if end is not None and end <= now:
+        raise InvalidInput(f"the pause would be over already: it is {now:%Y-%m-%d %H:%M:%S} UTC now", pointer="until")
+    return end
 
 
 async def resume(conn: asyncpg.Connection, actor: Actor, name: str) -> bool:
@@ -90,13 +152,81 @@ async def resume(conn: asyncpg.Connection, actor: Actor, name: str) -> bool:
         NotFound: no such schedule.
     """
     async with conn.transaction():
-        if await store.hold_one(conn, name) is None:
-            raise await _unknown(conn, name)
-        changed = await store.resume(conn, name)
+        changed: bool = (await _hold(conn, name))["paused"]
         if changed:
+            await store.resume(conn, name)
             await record_audit(conn, actor, "resume", "schedule", name)
     return changed
 
 
-async def _unknown(conn: asyncpg.Connection, name: str) -> NotFound:
-    return NotFound(f'there is no schedule "{name}"{did_you_mean(name, await store.names(conn))}')
+async def skip_next(conn: asyncpg.Connection, actor: Actor, name: str, reason: str | None = None) -> datetime:
+    """Pass over a schedule's next slot, once; the ones behind it fire. Asking again changes nothing but the reason.
+
+    Args:
+        reason: kept with the slot; None: what was said before.
+
+    Returns:
+        When the slot is due that will be skipped; of a schedule paused for a while, the first one behind the pause.
+
+    Raises:
+        NotFound: no such schedule.
+        Conflict: it has no slot to come that would fire.
+    """
+    async with conn.transaction():
+        schedule = await _hold(conn, name)
+        due_at = _next_to_fire(schedule)
+        again = schedule["skip_at"] == due_at
+        why = reason or (schedule["skip_reason"] if again else None)
+        if not again or why != schedule["skip_reason"]:
+            await store.skip(conn, name, due_at, actor.name, why)
+            await record_audit(conn, actor, "skip_next", "schedule", name, {"due_at": _text(due_at), "reason": why})
+    return due_at
+
+
+def _next_to_fire(schedule: asyncpg.Record) -> datetime:
+    name = schedule["name"]
+    if not schedule["enabled"]:
+        raise Conflict(f'schedule "{name}" is disabled: it has no slots to skip', current_state="disabled")
+    if schedule["paused"] and schedule["paused_until"] is None:
+        raise Conflict(
+            f'schedule "{name}" is paused until it is resumed: all its slots are skipped',
+            current_state="paused",
+            hint="resume it first, or pause it until a moment",
+        )
+    start = schedule["now"] if not schedule["paused"] else schedule["paused_until"] - _INSTANT
+    try:
+        rule = parse_rule(schedule["rule"], schedule["timezone"], schedule["starts_at"], schedule["ends_at"])
+    except ValueError as error:
+        raise Conflict(f'the slots of schedule "{name}" cannot be computed: {error}', current_state="problem") from None
+    due_at = rule.next_after(start)
+    if due_at is None:
+        raise Conflict(f'schedule "{name}" is over: it has no slot to come', current_state="over")
+    return due_at
+
+
+async def unskip(conn: asyncpg.Connection, actor: Actor, name: str) -> bool:
+    """Let the slot fire that was to be passed over.
+
+    Returns:
+        False if none was.
+
+    Raises:
+        NotFound: no such schedule.
+    """
+    async with conn.transaction():
+        due_at: datetime | None = (await _hold(conn, name))["skip_at"]
+        if due_at is not None:
+            await store.skip(conn, name, None)
+            await record_audit(conn, actor, "unskip", "schedule", name, {"due_at": _text(due_at)})
+    return due_at is not None
+
+
+async def _hold(conn: asyncpg.Connection, name: str) -> Any:
+    held = await store.hold_one(conn, name)
+    if held is None:
+        raise await no_such_schedule(conn, name)
+    return held
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()

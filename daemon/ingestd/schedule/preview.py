@@ -6,11 +6,10 @@ from datetime import datetime
 
 import asyncpg
 
-from ingestd.errors import InvalidInput, NotFound
+from ingestd.errors import InvalidInput
 from ingestd.schedule.rules import Upcoming, in_zone, parse_rule, upcoming
-from ingestd.schedule.store import declared, reads
+from ingestd.schedule.store import reads
 from ingestd.schedule.zones import find_zone
-from ingestd.settings import did_you_mean
 
 MOST = 1000
 
@@ -30,10 +29,9 @@ async def next_slots(conn: asyncpg.Connection, name: str, count: int = 10, start
         raise InvalidInput(f"count must be 1 to {MOST}", pointer="count")
     found = await reads.stored_rule(conn, name)
     if found is None:
-        raise NotFound(f'there is no schedule "{name}"{did_you_mean(name, await declared.names(conn))}')
-    text, timezone, now = found
+        raise await reads.no_such_schedule(conn, name)
     try:
-        rule = parse_rule(text, timezone)
-        return upcoming(rule, now if start is None else in_zone(start, find_zone(timezone)), count)
+        rule = parse_rule(found["rule"], found["timezone"], found["starts_at"], found["ends_at"])
+        return upcoming(rule, found["now"] if start is None else in_zone(start, find_zone(found["timezone"])), count)
     except OverflowError:
         raise InvalidInput("start is beyond the calendar", pointer="from") from None

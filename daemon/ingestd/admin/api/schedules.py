@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -10,10 +9,9 @@ import asyncpg
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from ingestd.admin.problems import JobOpen
 from ingestd.admin.routes import Call, Route, answer
 from ingestd.admin.shapes import masked, with_text_ids
-from ingestd.errors import Conflict, NotFound
+from ingestd.errors import NotFound
 from ingestd.schedule.actions import pause as pause_schedule
 from ingestd.schedule.actions import resume as resume_schedule
 from ingestd.schedule.actions import trigger as trigger_schedule
@@ -68,13 +66,8 @@ async def slots(call: Call) -> web.Response:
 async def trigger(call: Call) -> web.Response:
     """Run a schedule's target now."""
     why = await call.body(Why)
-    try:
-        async with call.state.acting() as conn:
-            job_id = await trigger_schedule(conn, call.actor, call.name, why.reason)
-    except Conflict as conflict:
-        # The room names the job in words; a program wants it by itself.
-        named = re.search(r"\bjob (\d+)", conflict.message)
-        raise (JobOpen(conflict, named[1]) if named else conflict) from None
+    async with call.state.acting() as conn:
+        job_id = await trigger_schedule(conn, call.actor, call.name, why.reason)
     return answer({"job_id": str(job_id)}, 202, {"Location": f"/api/v1/jobs/{job_id}"})
 
 

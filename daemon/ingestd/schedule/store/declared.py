@@ -1,4 +1,4 @@
-"""The rows of declared schedules: written when a configuration is applied, held and changed by people's actions."""
+"""The rows of declared schedules: written when a configuration is applied."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import asyncpg
 
 from ingestd.postgres.pool import dump_json
-from ingestd.schedule.store.firing import OPEN_JOB
 
 LOCK = "select pg_advisory_xact_lock(hashtextextended('ingestd:schedules', 0))"
 # All of them are held from here to the end of the transaction: a node that fires passes them by and finds a new turn later.
@@ -64,17 +63,7 @@ update ingestd.schedule set removed_at = now(), next_due_at = null, paused_at = 
     pause_reason = null, skip_at = null, skip_by = null, skip_reason = null, turn = turn + 1
 where name = any ($1) and removed_at is null"""
 
-HOLD_ONE = """
-select s.name, s.overlap, s.kind, s.args, s.rank, s.max_attempts, s.key, s.tags, q.name as queue
-from ingestd.schedule s join ingestd.queue q on q.id = s.queue_id
-where s.name = $1 and s.removed_at is null for update of s"""
-# Apart from HOLD_ONE: a statement that waited for the row would still not see the job of the one it waited for.
-FIND_OPEN_JOB = f"select last_job_id from ingestd.schedule where name = $1 and {OPEN_JOB}"
 NAMES = "select name from ingestd.schedule where removed_at is null order by name"
-# A new turn: a node that has planned without knowing of this job must not fire beside it.
-TRIGGERED = "update ingestd.schedule set last_job_id = $2, turn = turn + 1 where name = $1"
-PAUSE = "update ingestd.schedule set paused_at = now(), paused_by = $2 where name = $1 and paused_at is null returning name"
-RESUME = "update ingestd.schedule set paused_at = null, paused_by = null where name = $1 and paused_at is not null returning name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,33 +164,6 @@ async def remove(conn: asyncpg.Connection, names: Sequence[str]) -> None:
     await conn.execute(REMOVE, list(names))
 
 
-async def hold_one(conn: asyncpg.Connection, name: str) -> asyncpg.Record | None:
-    """One schedule in service, held until the transaction ends, with the name of its queue."""
-    row: asyncpg.Record | None = await conn.fetchrow(HOLD_ONE, name)
-    return row
-
-
-async def open_job(conn: asyncpg.Connection, name: str) -> int | None:
-    """The schedule's last job, if it is still open; call it in the transaction that holds the schedule."""
-    job_id: int | None = await conn.fetchval(FIND_OPEN_JOB, name)
-    return job_id
-
-
 async def names(conn: asyncpg.Connection) -> list[str]:
     """Names of the schedules in service."""
     return [row["name"] for row in await conn.fetch(NAMES)]
-
-
-async def triggered(conn: asyncpg.Connection, name: str, job_id: int) -> None:
-    """Remember the job that was started by hand as the schedule's last."""
-    await conn.execute(TRIGGERED, name, job_id)
-
-
-async def pause(conn: asyncpg.Connection, name: str, by: str) -> bool:
-    """Let slots be skipped from now on; False if they are already."""
-    return await conn.fetchval(PAUSE, name, by) is not None
-
-
-async def resume(conn: asyncpg.Connection, name: str) -> bool:
-    """Let slots fire again; False if it was not paused."""
-    return await conn.fetchval(RESUME, name) is not None

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
 
-# The state of a slot's job, whether it is open or in history; `retrying` and its like as in the list of jobs.
-_JOB_STATE = """
+from ingestd.errors import NotFound
+from ingestd.schedule.store.declared import names
+from ingestd.settings import did_you_mean, format_duration
+
+# How a slot's job stands: what the watch of slots wrote into the row once it had ended; before that, where the job is now.
+# `retrying` and its like as in the list of jobs.
+_LIVE = """
 left join lateral (
     select case when j.claim is not null then 'running' when j.parked <> 0 then 'blocked'
                 when j.run_at > now() then case when j.attempt > 0 then 'retrying' else 'scheduled' end else 'available' end as state,
@@ -17,30 +23,50 @@ left join lateral (
     union all
     select h.state, h.partial, h.duration_ms from ingestd.history h where h.id = l.job_id
     limit 1
-) o on l.job_id is not null"""
+) o on l.job_id is not null and l.ended is null"""
+_JOB = """coalesce(o.state, case l.ended when 'partial' then 'succeeded' else l.ended end) as {0}job_state,
+       coalesce(o.partial, l.ended = 'partial') as {0}job_partial, coalesce(o.duration_ms, l.duration_ms) as {0}job_duration_ms"""
+_SLOT = """l.due_at, l.state, l.reason, l.job_id, l.triggered_by, l.fired_at, l.recorded_at, l.first_due_at, l.slots,
+       l.start_by, l.finish_by, l.ended, l.started_at, l.ended_at, l.overdue, l.overdue_at, l.slow_at"""
 
 LIST = f"""
-select s.name, s.rule, s.timezone, s.target, s.args, s.enabled, s.paused_at, s.paused_by, s.overlap, s.catch_up, s.start_within,
-       s.owner, s.since, s.next_due_at, s.problem, q.name as queue, s.kind,
-       l.due_at as last_due_at, l.state as last_state, l.reason as last_reason, l.job_id as last_job_id, o.state as last_job_state,
-       o.partial as last_job_partial, o.duration_ms as last_job_duration_ms
+select s.name, s.rule, s.timezone, s.starts_at as start, s.ends_at as "end", s.jitter, s.target, s.kind, s.args, q.name as queue,
+       -s.rank as priority, s.tags, s.enabled, s.overlap, s.catch_up, s.max_catch_up, s.start_within, s.finish_within, s.target_runtime,
+       s.after, s.owner, s.since, s.next_due_at, s.problem, s.spec,
+       p.held as paused, case when p.held then s.paused_at end as paused_at, case when p.held then s.paused_by end as paused_by,
+       case when p.held then s.paused_until end as paused_until, case when p.held then s.pause_reason end as pause_reason,
+       s.skip_at, s.skip_by, s.skip_reason,
+       l.due_at as last_due_at, l.state as last_state, l.reason as last_reason, l.job_id as last_job_id,
+       l.triggered_by as last_triggered_by, l.overdue as last_overdue, {_JOB.format("last_")}
 from ingestd.schedule s join ingestd.queue q on q.id = s.queue_id
-left join lateral (
-    select due_at, state, reason, job_id from ingestd.slot where schedule = s.name order by due_at desc limit 1
-) l on true
-{_JOB_STATE}
+cross join lateral (select s.paused_at is not null and (s.paused_until is null or s.paused_until > now()) as held) p
+left join lateral (select * from ingestd.slot where schedule = s.name order by due_at desc limit 1) l on true
+{_LIVE}
 where s.removed_at is null and ($1::text is null or s.name = $1)
 order by s.name"""
 
 RECENT = f"""
-select l.schedule, l.due_at, l.state, l.reason, l.job_id, l.triggered_by, l.fired_at, l.recorded_at, l.first_due_at, l.slots,
-       o.state as job_state, o.partial as job_partial, o.duration_ms as job_duration_ms
+select l.schedule, {_SLOT}, {_JOB.format("")}
 from unnest($1::text[]) as wanted(schedule)
 cross join lateral (select * from ingestd.slot where schedule = wanted.schedule order by due_at desc limit $2) l
-{_JOB_STATE}
+{_LIVE}
 order by l.schedule, l.due_at desc"""
 
-RULE = "select rule, timezone, now() as now from ingestd.schedule where name = $1 and removed_at is null"
+# A page: the newest slots before a moment, which no two slots of a schedule share.
+SLOTS = f"""
+select {_SLOT}, {_JOB.format("")}
+from (select * from ingestd.slot
+      where schedule = $1 and ($2::text[] is null or state = any ($2)) and ($3::timestamptz is null or due_at < $3)
+      order by due_at desc limit $4) l
+{_LIVE}
+order by l.due_at desc"""
+
+DOWNTIMES = """
+select id, began_at, ended_at, schedules, missed, late from ingestd.downtime
+where $1::bigint is null or id < $1 order by id desc limit $2"""
+
+RULE = """
+select rule, timezone, starts_at, ends_at, now() as now from ingestd.schedule where name = $1 and removed_at is null"""
 
 SUMMARY = """
 select s.name, s.next_due_at, s.enabled and s.paused_at is null as running, s.problem,
@@ -59,11 +85,34 @@ async def list_schedules(conn: asyncpg.Connection, name: str | None = None) -> l
     return [_shown(row) for row in await conn.fetch(LIST, name)]
 
 
+async def find_schedule(conn: asyncpg.Connection, name: str) -> dict[str, Any]:
+    """One schedule in service.
+
+    Raises:
+        NotFound: no such schedule.
+    """
+    found = await list_schedules(conn, name)
+    if not found:
+        raise await no_such_schedule(conn, name)
+    return found[0]
+
+
+async def no_such_schedule(conn: asyncpg.Connection, name: str) -> NotFound:
+    """The error for a schedule that is not in service, with the nearest name that is."""
+    return NotFound(f'there is no schedule "{name}"{did_you_mean(name, await names(conn))}')
+
+
 def _shown(row: asyncpg.Record) -> dict[str, Any]:
+    """As people write it in a configuration: durations in words, what it waits for by its kind of thing."""
     shown = dict(row)
     last = {key.removeprefix("last_"): shown.pop(key) for key in list(shown) if key.startswith("last_")}
     shown["last_slot"] = last if last["due_at"] is not None else None
-    shown["paused"] = shown["paused_at"] is not None
+    for key in ("jitter", "start_within", "finish_within", "target_runtime"):
+        shown[key] = format_duration(shown[key]) if shown[key] else None
+    shown["after"] = [
+        {one["type"]: one["name"], "ok_within": format_duration(timedelta(seconds=one["ok_within_s"])), "on_failure": one["on_failure"]}
+        for one in shown["after"]
+    ]
     return shown
 
 
@@ -81,10 +130,31 @@ async def recent_slots_of(conn: asyncpg.Connection, names: list[str], limit: int
     return found
 
 
-async def stored_rule(conn: asyncpg.Connection, name: str) -> tuple[str, str, datetime] | None:
-    """Rule and time zone of a schedule in service, and the database's clock."""
-    row = await conn.fetchrow(RULE, name)
-    return None if row is None else (row["rule"], row["timezone"], row["now"])
+async def list_slots(
+    conn: asyncpg.Connection, name: str, states: Sequence[str] | None = None, before: datetime | None = None, limit: int = 30
+) -> list[dict[str, Any]]:
+    """Slots of a schedule, newest first, each with the state of its job.
+
+    Args:
+        states: only slots in one of these; None: in any.
+        before: only slots due before; the last one's `due_at` for the next page.
+    """
+    return [dict(row) for row in await conn.fetch(SLOTS, name, None if states is None else list(states), before, limit)]
+
+
+async def list_downtimes(conn: asyncpg.Connection, before_id: int | None = None, limit: int = 30) -> list[dict[str, Any]]:
+    """Times in which nothing fired slots, newest first.
+
+    Args:
+        before_id: only those with a smaller number; the last one's for the next page.
+    """
+    return [dict(row) for row in await conn.fetch(DOWNTIMES, before_id, limit)]
+
+
+async def stored_rule(conn: asyncpg.Connection, name: str) -> asyncpg.Record | None:
+    """What the slots of a schedule in service are computed from, and the database's clock."""
+    row: asyncpg.Record | None = await conn.fetchrow(RULE, name)
+    return row
 
 
 async def summary(conn: asyncpg.Connection) -> list[asyncpg.Record]:
