@@ -82,6 +82,6 @@ class Promoter:
             if time.monotonic() >= self._look_for_lost_at:
                 await steps.close_lost(conn)
                 self._look_for_lost_at = time.monotonic() + LOST_EVERY_S
-            if await promote_once(conn):
+            if await promote.anything_waits(conn) and await promote_once(conn):
                 self._on_work()
         return EVERY_S

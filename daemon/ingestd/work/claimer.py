@@ -148,8 +148,9 @@ class Claimer:
 
     async def _look_everywhere(self, conn: asyncpg.Connection) -> float:
         await self._release_doubtful(conn)
+        something_waits = True
         if time.monotonic() >= self._sweep_at:
-            await self._sweep(conn)
+            something_waits = await self._sweep(conn)
         if self._more_suspects and self._suspect is None:
             await self._claim_suspect(conn)
         busy = False
@@ -164,7 +165,7 @@ class Claimer:
             self._look_again = list(LOOK_AGAIN_S)
             self._sweep_at = 0.0
             return 0.0
-        return 0.0 if busy else await self._until_next(conn)
+        return 0.0 if busy else await self._until_next(conn, something_waits)
 
     async def _claim(self, conn: asyncpg.Connection, lane: Lane, wanted: int) -> bool:
         jobs = await self._take(lambda who: store.claim(conn, who, lane.id, lane.name, wanted, lane.cursor.bounds()))
@@ -182,13 +183,15 @@ class Claimer:
         await self._hand_over(conn, taken.jobs)
         return bool(taken.jobs) and not lane.empty
 
-    async def _sweep(self, conn: asyncpg.Connection) -> None:
+    async def _sweep(self, conn: asyncpg.Connection) -> bool:
+        """Look at all queues from the front; returns whether anything is open there, due or not."""
         began = time.monotonic()
         await self._refresh_lanes(conn)
         hungry = [lane for lane in self.lanes.values() if lane.wanted]
-        if hungry:
-            for queue, rank in await store.ranks(conn, [lane.id for lane in hungry]):
-                self.lanes[queue].cursor.know([rank])
+        waiting = await store.ranks(conn, [lane.id for lane in hungry]) if hungry else []
+        for queue, rank in waiting:
+            self.lanes[queue].cursor.know([rank])
+        if waiting:
             free = {lane.id: min(lane.wanted, LIMIT) for lane in hungry if lane.turn is None}
             names = {lane.id: lane.name for lane in hungry}
             jobs = await self._take(lambda who: store.sweep(conn, who, free, names)) if free else []
@@ -202,6 +205,7 @@ class Claimer:
                 lane.empty = False
         again = sweep_again_in(time.monotonic() - began)
         self._sweep_at = time.monotonic() + (self._look_again.pop(0) if self._look_again else again)
+        return bool(waiting) or len(hungry) < sum(not lane.paused for lane in self.lanes.values())
 
     async def _claim_suspect(self, conn: asyncpg.Connection) -> None:
         """One after the other: after a kill there may be hundreds, nearly all of them innocent."""
@@ -263,8 +267,8 @@ class Claimer:
             if lane.name in by_queue:
                 lane.put(by_queue[lane.name], share=share)
 
-    async def _until_next(self, conn: asyncpg.Connection) -> float:
-        open_lanes = [lane.id for lane in self.lanes.values() if not lane.paused]
+    async def _until_next(self, conn: asyncpg.Connection, something_waits: bool) -> float:
+        open_lanes = [lane.id for lane in self.lanes.values() if not lane.paused and something_waits]
         due = await store.next_due_s(conn, open_lanes, self._kinds(), self._node.store) if open_lanes else None
         now = time.monotonic()
         wait = min(IDLE_S, max(self._sweep_at - now, SHORTEST_S))

@@ -13,6 +13,11 @@ import asyncpg
 
 from ingestd.jobs.model import PARKED_CHILDREN, PARKED_KEY
 
+# An idle node asks once a second, whether or not anything waits.
+ANYTHING_WAITS = """
+select exists (select from ingestd.job where parked <> 0)
+    or exists (select from ingestd.workflow_run where state in ('waiting', 'running', 'compensating'))"""
+
 # A workflow's job waits for its run, whose compensations are not there yet when the last step ends.
 CHILDREN = f"""
 update ingestd.job p set parked = parked & ~{PARKED_CHILDREN}::smallint, run_at = greatest(run_at, now())
@@ -77,6 +82,12 @@ returning j.id, j.queue_id"""
 NOTIFY = """
 select pg_notify('ingestd_job', q::text) from unnest($1::integer[]) q
 where exists (select from ingestd.node_idle i where q = any (i.queues))"""
+
+
+async def anything_waits(conn: asyncpg.Connection) -> bool:
+    """Whether any job is parked or any run is open."""
+    waits: bool = await conn.fetchval(ANYTHING_WAITS)
+    return waits
 
 
 async def unpark_parents(conn: asyncpg.Connection) -> list[asyncpg.Record]:
