@@ -27,6 +27,9 @@ LONG = os.environ.get("INGESTD_LONG_TESTS") == "1"
 KILLING_S = 60.0 if LONG else 15.0
 NODES, SCHEDULES = 3, 200
 WRONG_BY_S = 120.0
+# Ahead and behind, by more and by less than a schedule waits, and back.
+STEPS_S = (-WRONG_BY_S, 3600.0, -0.4, -3600.0, 0.7, 86_400.0, -86_400.0, 0.0)
+STEPPED = 50
 HANDLERS = 'handlers = ["tests.daemon.jobs"]'
 # How far behind a schedule of every second may be once nobody disturbs it any more.
 LAG = timedelta(seconds=5)
@@ -163,3 +166,28 @@ async def test_three_nodes_killed_at_random_of_which_one_has_a_wrong_clock_accou
     assert by_wrong_clock > 0
     assert await conn.fetchval("select count(*) from ingestd.slot") >= KILLING_S * SCHEDULES
     await jobs_end_once(site, conn)
+
+
+async def test_a_process_whose_clock_steps_back_and_forth_loses_and_doubles_nothing(
+    site: Site, conn: asyncpg.Connection, wrong_clock: Clock
+) -> None:
+    site.configure(every_second(STEPPED), daemon=HANDLERS)
+    await ledger.open_ledger(conn)
+    # Alone: nobody else fires what it does not.
+    daemon = await site.start("--duties", "work,schedule", environment=wrong_clock.environment)
+    for error_s in STEPS_S:
+        wrong_clock.step(error_s)
+        fired = await conn.fetchval("select max(due_at) from ingestd.slot")
+        await eventually(lambda before=fired: newer_slot(conn, before), timeout_s=40, saying=f"a slot after a step to {error_s:+} s")
+    await keeps_up(conn)
+    assert await daemon.stop() == 0
+    await slots.assert_accounted_for(conn, await slots.in_service(conn, steps(STEPPED)))
+    await tell(conn, f"{len(STEPS_S)} steps of the clock")
+    # Nothing was missed, and nothing waited for a timer that a step had put off.
+    assert [row["state"] for row in await conn.fetch(STATES)] == ["fired"]
+    assert await conn.fetchval("select max(fired_at - due_at) from ingestd.slot") < LAG
+    await jobs_end_once(site, conn)
+
+
+async def newer_slot(conn: asyncpg.Connection, before: datetime | None) -> bool:
+    return bool(await conn.fetchval("select exists (select from ingestd.slot where $1::timestamptz is null or due_at > $1)", before))
