@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import groupby
+from typing import Any
 
 import asyncpg
 
 from ingestd.events import Bus, Notice, SlotFired, SlotMissed
+from ingestd.schedule.dependencies import Dependency, Question, Successes, Verdict, judge, looked_at_later, questions, read_dependencies
 from ingestd.schedule.rules import Rule, parse_rule
-from ingestd.schedule.slots import Plan, PlannedSlot, Policy, plan
+from ingestd.schedule.slots import Plan, PlannedSlot, Policy, plan, share
 from ingestd.schedule.store import firing as store
 from ingestd.schedule.store.firing import RecordedSlot
 
@@ -37,11 +39,35 @@ class Pass:
     problems: Sequence[tuple[str, str]] = ()
 
 
-class Firer:
-    """Fires what is due, remembering parsed rules and months known to have a partition."""
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A schedule that is due, and what is to be recorded of it."""
 
-    def __init__(self) -> None:
-        self._rules: dict[tuple[str, str], Rule] = {}
+    name: str
+    turn: int
+    plan: Plan
+    jitter: timedelta
+    dependencies: tuple[Dependency, ...]
+
+    @property
+    def questions(self) -> set[Question]:
+        return {question for slot in self.plan.slots if slot.runs for question in questions(self.dependencies, slot.due_at)}
+
+    def decide(self, slots: Iterable[PlannedSlot]) -> _Planned:
+        return replace(self, plan=replace(self.plan, slots=tuple(slots)))
+
+
+class Firer:
+    """Fires what is due, remembering parsed rules and months known to have a partition.
+
+    Args:
+        successes: asked about what schedules depend on; without it a slot that depends on something is recorded as waiting, and
+            whoever can ask decides about it next.
+    """
+
+    def __init__(self, successes: Successes | None = None) -> None:
+        self._successes = successes
+        self._rules: dict[tuple[Any, ...], Rule] = {}
         self._months: set[tuple[int, int]] = set()
 
     async def fire(self, conn: asyncpg.Connection, names: Sequence[str] | None = None) -> Pass:
@@ -69,7 +95,7 @@ class Firer:
 
     async def _pass(self, conn: asyncpg.Connection, names: Sequence[str] | None, written_off: str | None) -> Pass:
         rows = await store.due(conn, SCHEDULES_A_PASS, names)
-        plans: list[tuple[str, int, Plan]] = []
+        planned: list[_Planned] = []
         problems: list[tuple[str, str]] = []
         looked_at = 0
         for row in rows:
@@ -82,17 +108,19 @@ class Firer:
                 await store.put_off(conn, row["name"], row["turn"], str(error), PUT_OFF)
                 continue
             looked_at += made.looked_at
-            if written_off is not None:
-                made = replace(made, slots=tuple(_miss(made, written_off)))
-            plans.append((row["name"], row["turn"], made))
-        recorded = await self._fire(conn, plans) if plans else []
-        finished = len(plans) + len(problems) == len(rows) < SCHEDULES_A_PASS
-        behind = any(made.next_due_at is not None and made.next_due_at <= rows[0]["now"] for _, _, made in plans)
+            planned.append(_Planned(row["name"], row["turn"], made, row["jitter"], read_dependencies(row["after"])))
+        if written_off is None:
+            planned = await self._judged(conn, planned)
+        else:
+            planned = [one.decide(_miss(one.plan, written_off)) for one in planned]
+        recorded = await self._fire(conn, planned) if planned else []
+        finished = len(planned) + len(problems) == len(rows) < SCHEDULES_A_PASS
+        behind = any(one.plan.next_due_at is not None and one.plan.next_due_at <= rows[0]["now"] for one in planned)
         # Nothing recorded in spite of plans: another node holds these schedules. Do not spin on them.
         return Pass(recorded, bool(recorded) and (behind or not finished), problems)
 
     def _plan(self, row: asyncpg.Record) -> Plan:
-        key = (row["rule"], row["timezone"])
+        key = (row["rule"], row["timezone"], row["starts_at"], row["ends_at"])
         rule = self._rules.get(key)
         if rule is None:
             if len(self._rules) >= _MOST_RULES:
@@ -101,12 +129,18 @@ class Firer:
         policy = Policy(row["catch_up"], row["max_catch_up"], row["start_within"])
         return plan(rule, row["accounted_to"], row["now"], policy, SLOTS_A_PASS)
 
-    async def _fire(self, conn: asyncpg.Connection, plans: Sequence[tuple[str, int, Plan]]) -> list[RecordedSlot]:
-        for _, _, made in plans:
-            for slot in made.slots:
+    async def _judged(self, conn: asyncpg.Connection, planned: Sequence[_Planned]) -> list[_Planned]:
+        """The plans, knowing what each slot depends on and how long its job waits; asks once for all of them."""
+        asked = {question for one in planned for question in one.questions}
+        succeeded = await self._successes(conn, asked) if asked and self._successes is not None else None
+        return [one.decide(_judge(one, succeeded)) for one in planned]
+
+    async def _fire(self, conn: asyncpg.Connection, planned: Sequence[_Planned]) -> list[RecordedSlot]:
+        for one in planned:
+            for slot in one.plan.slots:
                 await self._need_partition(conn, slot.due_at)
         try:
-            return await store.fire(conn, plans)
+            return await store.fire(conn, [(one.name, one.turn, one.plan) for one in planned])
         except asyncpg.CheckViolationError:
             self._months.clear()  # somebody dropped one: the next pass makes it again
             raise
@@ -116,6 +150,27 @@ class Firer:
         if month not in self._months:
             await store.make_partition(conn, due_at)
             self._months.add(month)
+
+
+def _judge(one: _Planned, succeeded: Set[Question] | None) -> Iterable[PlannedSlot]:
+    for slot in one.plan.slots:
+        if not slot.runs:
+            yield slot
+            continue
+        if not one.dependencies:
+            verdict = Verdict("run")
+        elif succeeded is None:
+            verdict = looked_at_later(one.dependencies)
+        else:
+            verdict = judge(one.dependencies, slot.due_at, succeeded)
+        match verdict.decision:
+            case "run":
+                reason = "; ".join(part for part in (slot.reason, verdict.reason) if part) or None
+                yield replace(slot, reason=reason, delay=share(one.name, slot.due_at, one.jitter))
+            case "skip":
+                yield replace(slot, state="skipped", reason=verdict.reason)
+            case "wait":
+                yield replace(slot, state="waiting", reason=verdict.reason)
 
 
 def _miss(made: Plan, reason: str) -> Iterable[PlannedSlot]:

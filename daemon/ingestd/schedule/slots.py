@@ -8,7 +8,8 @@ nothing ran, and the schedule's `catch_up` says what becomes of them. Whatever i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from itertools import groupby, islice
 from typing import Literal
 
@@ -45,15 +46,22 @@ class PlannedSlot:
         slots: how many.
         triggered_by: `schedule`, or `catch_up` for one that was found after downtime.
         in_line: it waits for its turn behind the slots before it, whatever `overlap` says of slots on time.
+        delay: its job waits so long after the slot's time.
     """
 
     due_at: datetime
-    state: Literal["fired", "late", "missed"]
+    state: Literal["fired", "late", "missed", "skipped", "waiting"]
     reason: str | None = None
     triggered_by: Literal["schedule", "catch_up"] = "schedule"
     first_due_at: datetime | None = None
     slots: int = 1
     in_line: bool = False
+    delay: timedelta = timedelta()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is to have a job."""
+        return self.state in ("fired", "late")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +110,12 @@ def _plan_part(due: list[datetime], following: datetime, after: datetime, now: d
     if not sure:
         raise ValueError("a plan must look at more slots than it may hold back")
     reason = _downtime(policy)
-    missed = [PlannedSlot(slot, "missed", _expired(slot, now, policy) or reason) for slot in sure]
+    missed = [PlannedSlot(slot, "missed", expired(slot, now, policy.start_within) or reason) for slot in sure]
     return Plan(tuple(_group(missed)), sure[-1], [*due, following][len(sure)], len(due))
 
 
 def _decide(due: list[datetime], now: datetime, policy: Policy) -> list[PlannedSlot]:
-    alive = [slot for slot in due if not _expired(slot, now, policy)]
+    alive = [slot for slot in due if not expired(slot, now, policy.start_within)]
     prompt = {slot for slot in alive if now - slot <= PROMPT}
     old = [slot for slot in alive if slot not in prompt]
     caught_up: set[datetime] = set()
@@ -120,20 +128,38 @@ def _decide(due: list[datetime], now: datetime, policy: Policy) -> list[PlannedS
         if slot in prompt:
             decided.append(PlannedSlot(slot, "fired"))
         elif slot in caught_up:
-            decided.append(PlannedSlot(slot, "late", _lateness(slot, now), "catch_up", in_line=policy.catch_up == "all"))
+            decided.append(
+                PlannedSlot(
+                    slot,
+                    "late",
+                    f"{lateness(slot, now)}: nothing was running when it came due",
+                    "catch_up",
+                    in_line=policy.catch_up == "all",
+                )
+            )
         else:
-            decided.append(PlannedSlot(slot, "missed", _expired(slot, now, policy) or _downtime(policy)))
+            decided.append(PlannedSlot(slot, "missed", expired(slot, now, policy.start_within) or _downtime(policy)))
     return decided
 
 
-def _expired(slot: datetime, now: datetime, policy: Policy) -> str | None:
-    if policy.start_within is None or now - slot <= policy.start_within:
+def share(name: str, due_at: datetime, jitter: timedelta) -> timedelta:
+    """How much of a schedule's jitter falls to one slot: the same on every node, spread evenly over schedules and slots."""
+    if not jitter:
+        return timedelta()
+    drawn = blake2b(f"{name} {due_at.astimezone(UTC).isoformat()}".encode(), digest_size=8).digest()
+    return jitter * (int.from_bytes(drawn) / 2**64)
+
+
+def lateness(slot: datetime, now: datetime) -> str:
+    """How late a slot is, in words."""
+    return f"{format_duration(timedelta(seconds=round((now - slot).total_seconds())))} late"
+
+
+def expired(slot: datetime, now: datetime, start_within: timedelta | None) -> str | None:
+    """Why a slot found now does not run any more, if it is too late for it."""
+    if start_within is None or now - slot <= start_within:
         return None
-    return f"could not start within {format_duration(policy.start_within)}"
-
-
-def _lateness(slot: datetime, now: datetime) -> str:
-    return f"{format_duration(timedelta(seconds=round((now - slot).total_seconds())))} late: nothing was running when it came due"
+    return f"could not start within {format_duration(start_within)}"
 
 
 def _downtime(policy: Policy) -> str:

@@ -15,7 +15,7 @@ NOW = "select now()"
 
 # The newest first: slots of this moment never wait behind the backlog of a schedule that was down for a month.
 DUE = """
-select name, rule, timezone, catch_up, max_catch_up, start_within, accounted_to, turn, now() as now
+select name, rule, timezone, starts_at, ends_at, catch_up, max_catch_up, start_within, jitter, after, accounted_to, turn, now() as now
 from ingestd.schedule
 where next_due_at <= now() and removed_at is null and enabled and ($2::text[] is null or name = any ($2))
 order by next_due_at desc limit $1"""
@@ -27,63 +27,93 @@ OPEN_JOB = """(exists (select from ingestd.job j where j.id = last_job_id)
 BUSY_RUN = """(select min(r.id) from ingestd.workflow_run r where r.workflow = w.args ->> 'workflow' and r.overlap = 'skip'
     and r.state in ('waiting', 'running', 'compensating'))"""
 
-# One statement, so that a slot's row, its job and the schedule's next moment are there together or not at all.
-# Many nodes may run it for the same slots: a schedule is held by one at a time (the others pass it by), a plan made on an
-# older turn finds nothing to hold, and the unique key of slot stands behind both.
-FIRE = f"""
-with plan as (
-    select * from unnest($1::text[], $2::bigint[], $3::timestamptz[], $4::timestamptz[]) as p(name, turn, accounted_to, next_due_at)
-), held as materialized (
-    select s.name, s.since, s.overlap, s.paused_at, s.last_job_id, s.kind, s.args, s.queue_id, s.rank, s.max_attempts, s.tags, s.key,
-           p.accounted_to, p.next_due_at
-    from plan p join ingestd.schedule s on s.name = p.name
-    where s.turn = p.turn and s.next_due_at <= now() and p.accounted_to <= now() and s.removed_at is null and s.enabled
-    order by s.name for update of s skip locked
-), wanted as (
-    select w.*, h.overlap, h.paused_at, h.last_job_id, h.kind, h.args, h.queue_id, h.rank, h.max_attempts, h.tags,
-           coalesce(h.key, case when h.overlap = 'queue' or (h.overlap = 'skip' and w.in_line) then 'schedule:' || h.name end) as key,
-           row_number() over (partition by w.schedule, w.state <> 'missed' order by w.due_at) as place
-    from unnest($5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::integer[], $12::boolean[])
-         as w(schedule, due_at, state, reason, triggered_by, first_due_at, slots, in_line)
-    join held h on h.name = w.schedule
-    where w.due_at <= now() and w.due_at > h.since
-), judged as materialized (
-    select w.*, case
-        when w.state = 'missed' then null
-        when w.paused_at is not null then 'paused'
-        when w.overlap = 'queue' or w.in_line then null
-        when w.overlap = 'skip' and {OPEN_JOB} then format('job %s of this schedule was still open', w.last_job_id)
-        when w.kind = 'workflow' and {BUSY_RUN} is not null
+# Why a person's word keeps a slot from running, in words.
+PAUSED = "'paused' || coalesce(' by ' || s.paused_by, '') || coalesce(': ' || s.pause_reason, '')"
+SKIPPED_ONCE = "'skipped once' || coalesce(' by ' || s.skip_by, '') || coalesce(': ' || s.skip_reason, '')"
+
+# What a schedule's job is made of, taken while the schedule is held.
+HELD = """s.name, s.overlap, s.last_job_id, s.kind, s.args, s.queue_id, s.rank, s.max_attempts, s.tags, s.key,
+           s.start_within, s.finish_within, s.target_runtime"""
+
+# Why a slot that nobody keeps from running cannot: asked about rows that have HELD's columns, `state`, `in_line` and `place`.
+IN_THE_WAY = f"""
+        when state not in ('fired', 'late') then null
+        when overlap = 'queue' or in_line then null
+        when overlap = 'skip' and {OPEN_JOB} then format('job %s of this schedule was still open', last_job_id)
+        when kind = 'workflow' and {BUSY_RUN} is not null
             then format('run %s of workflow %s was still open', {BUSY_RUN}, w.args ->> 'workflow')
-        when w.overlap = 'allow' then null
-        when w.place > 1 then 'the job of an earlier slot had only just been enqueued'
-        end as skipped_because
-    from wanted w
-), slots as (
-    insert into ingestd.slot (schedule, due_at, state, reason, job_id, triggered_by, fired_at, first_due_at, slots)
-    select schedule, due_at, case when skipped_because is null then state else 'skipped' end, coalesce(skipped_because, reason),
-           case when runs then nextval(pg_get_serial_sequence('ingestd.job', 'id')) end, triggered_by, case when runs then now() end,
-           first_due_at, slots
-    from (select j.*, j.state <> 'missed' and j.skipped_because is null as runs from judged j) decided
-    order by due_at
-    on conflict (schedule, due_at) do nothing
-    returning schedule, due_at, state, reason, job_id, triggered_by, first_due_at, slots
-), jobs as (
-    insert into ingestd.job (id, kind, queue_id, rank, parked, max_attempts, due_at, args, tags, key, triggered_by, correlation_id,
-                             metadata)
-    select s.job_id, j.kind, j.queue_id, j.rank, case when j.key is null then 0 else {PARKED_KEY} end, j.max_attempts, s.due_at,
-           j.args, j.tags, j.key, s.triggered_by, gen_random_uuid()::text,
+        when overlap = 'allow' then null
+        when place > 1 then 'the job of an earlier slot had only just been enqueued'"""
+
+# What a slot with a job is watched by, in the order of WATCHED_VALUES.
+WATCHED = "job_id, fired_at, start_by, finish_by, target_runtime, check_at"
+WATCHED_VALUES = """case when runs then nextval(pg_get_serial_sequence('ingestd.job', 'id')) end, case when runs then now() end,
+           case when runs then due_at + start_within end, case when runs then due_at + finish_within end,
+           case when runs then target_runtime end, case when runs then now() + interval '1 second' end"""
+
+# The jobs of `slots`, made as `judged` says, and the wake-up of those who can run them.
+JOBS = f"""
+    insert into ingestd.job (id, kind, queue_id, rank, parked, max_attempts, run_at, due_at, args, tags, key, triggered_by,
+                             correlation_id, metadata)
+    select s.job_id, j.kind, j.queue_id, j.rank, case when j.job_key is null then 0 else {PARKED_KEY} end, j.max_attempts,
+           greatest(s.due_at + j.delay, now()), s.due_at, j.args, j.tags, j.job_key, s.triggered_by, gen_random_uuid()::text,
            jsonb_build_object('schedule', s.schedule, 'due_at', s.due_at, 'catch_up', s.triggered_by = 'catch_up')
     from slots s join judged j on j.schedule = s.schedule and j.due_at = s.due_at
     where s.job_id is not null order by s.job_id
     returning queue_id, parked
 ), told as (
-    select pg_notify('ingestd_job', queue_id::text) from jobs where parked = 0 group by queue_id
+    select pg_notify('ingestd_job', queue_id::text) from jobs where parked = 0 group by queue_id"""
+
+# One statement, so that a slot's row, its job and the schedule's next moment are there together or not at all.
+# Many nodes may run it for the same slots: a schedule is held by one at a time (the others pass it by), a plan made on an
+# older turn finds nothing to hold, and the unique key of slot stands behind both.
+# A slot that was missed while its schedule was paused is not missed by anybody.
+FIRE = f"""
+with plan as (
+    select * from unnest($1::text[], $2::bigint[], $3::timestamptz[], $4::timestamptz[]) as p(name, turn, accounted_to, next_due_at)
+), held as materialized (
+    select {HELD}, s.since, s.paused_at, s.paused_until, s.skip_at, {PAUSED} as paused, {SKIPPED_ONCE} as skipped_once,
+           p.accounted_to, p.next_due_at
+    from plan p join ingestd.schedule s on s.name = p.name
+    where s.turn = p.turn and s.next_due_at <= now() and p.accounted_to <= now() and s.removed_at is null and s.enabled
+    order by s.name for update of s skip locked
+), wanted as (
+    select w.*, h.*, case
+        when h.paused_at <= case when w.state = 'missed' then w.due_at else now() end and w.due_at < coalesce(h.paused_until, 'infinity')
+            then h.paused
+        when w.due_at = h.skip_at then h.skipped_once
+        end as set_aside
+    from unnest($5::text[], $6::timestamptz[], $7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::integer[], $12::boolean[],
+                $13::interval[])
+         as w(schedule, due_at, state, reason, triggered_by, first_due_at, slots, in_line, delay)
+    join held h on h.name = w.schedule
+    where w.due_at <= now() and w.due_at > h.since
+), judged as materialized (
+    select w.*, coalesce(w.key, case when overlap = 'queue' or (overlap = 'skip' and in_line) then 'schedule:' || w.name end) as job_key,
+        case when set_aside is not null then set_aside {IN_THE_WAY}
+        end as skipped_because
+    from (select a.*, row_number() over (partition by schedule, set_aside is null and state in ('fired', 'late') order by due_at) as place
+          from wanted a) w
+), slots as (
+    insert into ingestd.slot (schedule, due_at, state, reason, triggered_by, first_due_at, slots, {WATCHED})
+    select schedule, due_at, case when skipped_because is null then state else 'skipped' end, coalesce(skipped_because, reason),
+           triggered_by, first_due_at, slots, {WATCHED_VALUES}
+    from (select j.*, j.state in ('fired', 'late') and j.skipped_because is null as runs from judged j) decided
+    order by due_at
+    on conflict (schedule, due_at) do nothing
+    returning schedule, due_at, state, reason, job_id, triggered_by, first_due_at, slots
+), jobs as ({JOBS}
 ), moved as (
     update ingestd.schedule s
     set accounted_to = h.accounted_to, next_due_at = h.next_due_at, turn = s.turn + 1, problem = null,
-        last_job_id = coalesce((select max(f.job_id) from slots f where f.schedule = s.name), s.last_job_id)
-    from held h where s.name = h.name
+        last_job_id = coalesce((select max(f.job_id) from slots f where f.schedule = s.name), s.last_job_id),
+        skip_at = case when h.past_skip then null else s.skip_at end, skip_by = case when h.past_skip then null else s.skip_by end,
+        skip_reason = case when h.past_skip then null else s.skip_reason end,
+        paused_at = case when h.past_pause then null else s.paused_at end,
+        paused_by = case when h.past_pause then null else s.paused_by end,
+        paused_until = case when h.past_pause then null else s.paused_until end,
+        pause_reason = case when h.past_pause then null else s.pause_reason end
+    from (select *, skip_at <= accounted_to as past_skip, paused_until <= accounted_to as past_pause from held) h where s.name = h.name
     returning s.name
 )
 select s.*, (select count(*) from told) as told from slots s order by s.due_at, s.schedule"""
@@ -151,8 +181,14 @@ async def fire(conn: asyncpg.Connection, plans: Sequence[tuple[str, int, Plan]])
         [slot.first_due_at for _, slot in slots],
         [slot.slots for _, slot in slots],
         [slot.in_line for _, slot in slots],
+        [slot.delay for _, slot in slots],
     )
-    return [RecordedSlot(**{key: value for key, value in row.items() if key != "told"}) for row in rows]
+    return [to_recorded(row) for row in rows]
+
+
+def to_recorded(row: asyncpg.Record) -> RecordedSlot:
+    """A row of a statement that records slots."""
+    return RecordedSlot(**{key: value for key, value in row.items() if key != "told"})
 
 
 async def put_off(conn: asyncpg.Connection, name: str, turn: int, problem: str, wait: timedelta) -> None:
