@@ -128,15 +128,31 @@ def read_moment(query: Mapping[str, str], name: str) -> datetime | None:
     Raises:
         UsageError: it is not one.
     """
+    moment = read_local(query, name)
+    try:
+        return None if moment is None else (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:
+        raise _no_moment(name) from None
+
+
+def read_local(query: Mapping[str, str], name: str) -> datetime | None:
+    """A moment among the query parameters as it was written; without a zone it has none.
+
+    Raises:
+        UsageError: it is not one.
+    """
     text = query.get(name)
     if text is None:
         return None
     try:
         # a "+" of an offset that was not encoded arrives as a space
-        moment = datetime.fromisoformat(text.strip().replace(" ", "+") if text.count(" ") == 1 and "T" in text else text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise UsageError(f'"{name}" must be a moment such as 2026-01-31T06:00:00Z') from None
+        return datetime.fromisoformat(text.strip().replace(" ", "+") if text.count(" ") == 1 and "T" in text else text)
+    except ValueError:
+        raise _no_moment(name) from None
+
+
+def _no_moment(name: str) -> UsageError:
+    return UsageError(f'"{name}" must be a moment such as 2026-01-31T06:00:00Z')
 
 
 def read_word(query: Mapping[str, str], name: str, known: Sequence[str]) -> str | None:
@@ -168,7 +184,8 @@ def _body_problem(model: type[BaseModel], item: Any) -> tuple[str, str]:
     pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in item["loc"])
     last = str(item["loc"][-1]) if item["loc"] else ""
     if item["type"] == "extra_forbidden":
-        return pointer, f'unknown member "{last}"{did_you_mean(last, model.model_fields)}'
+        known = [field.alias or name for name, field in model.model_fields.items()]
+        return pointer, f'unknown member "{last}"{did_you_mean(last, known)}'
     if item["type"] == "missing":
         return pointer, f'member "{last}" is missing'
     text = str(item["ctx"]["error"]) if item["type"] == "value_error" else item["msg"].replace("Input should", "must")

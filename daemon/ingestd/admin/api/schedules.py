@@ -1,21 +1,25 @@
-"""`/api/v1/schedules`."""
+"""`/api/v1/schedules`, and `/api/v1/downtimes`: times in which nothing fired them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-import asyncpg
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from ingestd.admin.routes import Call, Route, answer
-from ingestd.admin.shapes import masked, with_text_ids
-from ingestd.errors import NotFound
-from ingestd.schedule.actions import pause as pause_schedule
-from ingestd.schedule.actions import resume as resume_schedule
-from ingestd.schedule.actions import trigger as trigger_schedule
-from ingestd.schedule.store.reads import list_schedules, recent_slots
+from ingestd.admin.shapes import masked, page_of, read_cursor, read_local, with_text_ids, write_cursor
+from ingestd.errors import InvalidInput, UsageError
+from ingestd.schedule import actions
+from ingestd.schedule.preview import MOST, next_slots, read_slot_states
+from ingestd.schedule.store.reads import find_schedule, list_downtimes, list_schedules, list_slots
+from ingestd.settings import Duration
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+Reason = Annotated[str, Field(max_length=1000)]
 
 
 class Why(BaseModel):
@@ -23,23 +27,35 @@ class Why(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: Annotated[str, Field(max_length=1000)] | None = None
+    reason: Reason | None = None
+
+
+class PauseRequest(Why):
+    """The body of POST …/pause."""
+
+    until: datetime | None = None
+    for_: Duration | None = Field(default=None, alias="for")
 
 
 def shape(row: Mapping[str, Any]) -> dict[str, Any]:
-    """One schedule as the API shows it."""
-    shown = dict(row)
-    shown["args"] = masked(shown.get("args"))
-    if shown["last_slot"] is not None:
-        shown["last_slot"] = with_text_ids(shown["last_slot"], ("job_id",))
+    """One schedule as lists show it."""
+    shown = shape_whole(row)
+    del shown["spec"]
     return shown
 
 
-async def _find(conn: asyncpg.Connection, name: str) -> dict[str, Any]:
-    found = await list_schedules(conn, name)
-    if not found:
-        raise NotFound(f'there is no schedule "{name}"')
-    return shape(found[0])
+def shape_whole(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One schedule, and what its owner wrote."""
+    shown = dict(row)
+    shown["args"], shown["spec"] = masked(shown["args"]), masked(shown["spec"])
+    if shown["last_slot"] is not None:
+        shown["last_slot"] = shape_slot(shown["last_slot"])
+    return shown
+
+
+def shape_slot(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One slot."""
+    return with_text_ids(row, ("job_id",))
 
 
 async def index(call: Call) -> web.Response:
@@ -52,47 +68,95 @@ async def index(call: Call) -> web.Response:
 async def show(call: Call) -> web.Response:
     """One schedule."""
     async with call.state.reading() as conn:
-        return answer(await _find(conn, call.name))
+        return answer(shape_whole(await find_schedule(conn, call.name)))
+
+
+async def upcoming(call: Call) -> web.Response:
+    """The slots to come of a schedule."""
+    count, start = call.number("count", 10, 1, MOST), read_local(call.query, "from")
+    async with call.state.reading() as conn:
+        found = await next_slots(conn, call.name, count, start)
+    # With the offset of the schedule's own time zone, which is what the note is about.
+    items = [{"at": slot.at.isoformat(), "note": slot.note} for slot in found]
+    return answer({"items": items, "next_cursor": None})
 
 
 async def slots(call: Call) -> web.Response:
-    """The latest slots of a schedule, newest first."""
+    """The slots of a schedule, newest first."""
+    limit, mark = call.limit(30), read_cursor(call.query)
+    try:
+        states = read_slot_states(call.query.get("state"), "state")
+        before = None if mark is None else _EPOCH + mark * _MICROSECOND
+    except InvalidInput as error:
+        raise UsageError(error.message) from None
+    except OverflowError:
+        raise UsageError("the cursor is not valid; start again without it") from None
     async with call.state.reading() as conn:
-        await _find(conn, call.name)
-        found = await recent_slots(conn, call.name, call.limit(30))
-    return answer({"items": [with_text_ids(slot, ("job_id",)) for slot in found], "next_cursor": None})
+        await find_schedule(conn, call.name)
+        found = await list_slots(conn, call.name, states, before, limit + 1)
+    more, found = len(found) > limit, found[:limit]
+    cursor = write_cursor(call.query, (found[-1]["due_at"] - _EPOCH) // _MICROSECOND) if more else None
+    return answer({"items": [shape_slot(slot) for slot in found], "next_cursor": cursor})
 
 
 async def trigger(call: Call) -> web.Response:
     """Run a schedule's target now."""
     why = await call.body(Why)
     async with call.state.acting() as conn:
-        job_id = await trigger_schedule(conn, call.actor, call.name, why.reason)
+        job_id = await actions.trigger(conn, call.actor, call.name, why.reason)
     return answer({"job_id": str(job_id)}, 202, {"Location": f"/api/v1/jobs/{job_id}"})
 
 
 async def pause(call: Call) -> web.Response:
     """Skip a schedule's slots from now on."""
-    why = await call.body(Why)
+    body = await call.body(PauseRequest)
     async with call.state.acting() as conn:
-        await pause_schedule(conn, call.actor, call.name, why.reason)
-        return answer(await _find(conn, call.name))
+        await actions.pause(conn, call.actor, call.name, body.reason, until=body.until, lasting=body.for_)
+        return answer(shape_whole(await find_schedule(conn, call.name)))
 
 
 async def resume(call: Call) -> web.Response:
     """Let a schedule fire again."""
     async with call.state.acting() as conn:
-        await resume_schedule(conn, call.actor, call.name)
-        return answer(await _find(conn, call.name))
+        await actions.resume(conn, call.actor, call.name)
+        return answer(shape_whole(await find_schedule(conn, call.name)))
+
+
+async def skip_next(call: Call) -> web.Response:
+    """Pass over a schedule's next slot."""
+    why = await call.body(Why)
+    async with call.state.acting() as conn:
+        await actions.skip_next(conn, call.actor, call.name, why.reason)
+        return answer(shape_whole(await find_schedule(conn, call.name)))
+
+
+async def unskip(call: Call) -> web.Response:
+    """Let the slot fire that was to be passed over."""
+    async with call.state.acting() as conn:
+        await actions.unskip(conn, call.actor, call.name)
+        return answer(shape_whole(await find_schedule(conn, call.name)))
+
+
+async def downtimes(call: Call) -> web.Response:
+    """Times in which nothing fired slots, newest first."""
+    limit = call.limit(30)
+    async with call.state.reading() as conn:
+        found = await list_downtimes(conn, read_cursor(call.query), limit + 1)
+    return answer(page_of(found, limit, lambda row: with_text_ids(row, ("id",)), call.query))
 
 
 def routes() -> list[Route]:
     """This resource's routes."""
+    one = "/api/v1/schedules/{name}"
     return [
         Route("GET", "/api/v1/schedules", "read", index, "Schedules with their next and last slot"),
-        Route("GET", "/api/v1/schedules/{name}", "read", show, "One schedule"),
-        Route("GET", "/api/v1/schedules/{name}/slots", "read", slots, "Its latest slots", ("limit",)),
-        Route("POST", "/api/v1/schedules/{name}/trigger", "operate", trigger, "Run it now"),
-        Route("POST", "/api/v1/schedules/{name}/pause", "operate", pause, "Skip its slots from now on"),
-        Route("POST", "/api/v1/schedules/{name}/resume", "operate", resume, "Let it fire again"),
+        Route("GET", one, "read", show, "One schedule"),
+        Route("GET", f"{one}/next", "read", upcoming, "Its slots to come", ("count", "from")),
+        Route("GET", f"{one}/slots", "read", slots, "Its slots, newest first", ("state", "limit", "cursor")),
+        Route("POST", f"{one}/trigger", "operate", trigger, "Run it now"),
+        Route("POST", f"{one}/pause", "operate", pause, "Skip its slots from now on, or until a moment"),
+        Route("POST", f"{one}/resume", "operate", resume, "Let it fire again"),
+        Route("POST", f"{one}/skip-next", "operate", skip_next, "Skip its next slot, once"),
+        Route("DELETE", f"{one}/skip-next", "operate", unskip, "Let the slot fire after all that was to be skipped"),
+        Route("GET", "/api/v1/downtimes", "read", downtimes, "Times in which nothing fired slots", ("limit", "cursor")),
     ]
