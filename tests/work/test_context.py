@@ -309,3 +309,27 @@ async def test_a_discarded_transaction_fails_the_job_with_its_rows(db: Database)
         async with db.services() as conn:
             assert await conn.fetchval("select to_regclass('effect') is not null")
     assert (done["state"], done["reason"]) == ("failed", "no use")
+
+
+async def test_a_handler_that_commits_by_hand_in_its_transaction_is_told_so(db: Database) -> None:
+    async def meddles(ctx: Context) -> None:
+        async with ctx.transaction() as conn:
+            await conn.execute("commit")
+
+    async with working(db, handler("meddles", meddles, max_attempts=1)):
+        done = await final(db, await put(db, "meddles"))
+    assert (done["state"], done["error"]["class"]) == ("failed", "RuntimeError")
+    assert "ended the transaction itself" in done["error"]["message"]
+
+
+@pytest.mark.parametrize(("given", "says"), [("3", "ctx.count(failed=…) takes a whole number"), (None, "ctx.progress() takes a fraction")])
+async def test_a_count_or_progress_of_the_wrong_type_says_what_it_takes(db: Database, given: Any, says: str) -> None:
+    async def wrong(ctx: Context) -> None:
+        if given is None:
+            ctx.progress("half")  # type: ignore[arg-type]
+        ctx.count(failed=given)
+
+    async with working(db, handler("wrong", wrong, max_attempts=1)):
+        done = await final(db, await put(db, "wrong"))
+    assert done["error"]["class"] == "TypeError"
+    assert says in done["error"]["message"]

@@ -156,6 +156,10 @@ class Context:
                 self.backend = conn.get_server_pid()
                 async with conn.transaction():
                     yield conn
+                    if not conn.is_in_transaction():
+                        raise RuntimeError(
+                            "the handler ended the transaction itself: leaving ctx.transaction() commits, an error in it rolls back"
+                        )
                     reason, error = self._discarded or (None, None)
                     result = self.completion(State.SUCCEEDED if reason is None else State.FAILED, reason=reason, error=error)
                     if self.job.id not in await ack_store.ack(conn, [result]):
@@ -212,7 +216,14 @@ class Context:
         )
 
     def count(self, *, succeeded: int = 0, failed: int = 0, skipped: int = 0) -> None:
-        """Add to the job's item counts; a failed item makes the job `partial`."""
+        """Add to the job's item counts; a failed item makes the job `partial`.
+
+        Raises:
+            TypeError: a count is no whole number.
+        """
+        for name, number in (("succeeded", succeeded), ("failed", failed), ("skipped", skipped)):
+            if not isinstance(number, int):
+                raise TypeError(f"ctx.count({name}=…) takes a whole number, not {number!r}")
         counts = self._counts = self._counts or {"succeeded": 0, "failed": 0, "skipped": 0}
         for name, number in (("succeeded", succeeded), ("failed", failed), ("skipped", skipped)):
             counts[name] += number
@@ -257,7 +268,12 @@ class Context:
         Args:
             fraction: 0..1, or None where it is not known.
             text: a few words.
+
+        Raises:
+            TypeError: the fraction is no number, or the text no text.
         """
+        if not isinstance(fraction, int | float | None) or not isinstance(text, str):
+            raise TypeError(f"ctx.progress() takes a fraction from 0 to 1, or None, and a text, not {fraction!r} and {text!r}")
         self._shown = (None if fraction is None else min(max(fraction, 0.0), 1.0), text[:200])
         self.on_progress(*self._shown)
 

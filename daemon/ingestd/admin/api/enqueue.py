@@ -19,7 +19,7 @@ from ingestd.settings import Name, Priority
 class JobRequest(BaseModel):
     """The body of `POST /api/v1/jobs`; docs/enqueue.md says what each member does."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     kind: Annotated[str, Field(min_length=1, max_length=200)]
     args: dict[str, Any] | None = None
