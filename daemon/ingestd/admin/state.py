@@ -19,6 +19,7 @@ from ingestd.events import Bus
 from ingestd.facts import FactBook
 from ingestd.jobs.registry import Registry
 from ingestd.postgres.pool import Database
+from ingestd.schedule.definitions import Definitions
 from ingestd.service import LoopState
 
 READ_TIMEOUT_MS = 10_000
@@ -60,6 +61,7 @@ class AdminState:
         started: whether the start has been completed.
         imports: names of the declared imports.
         workflows: names of the declared workflows.
+        definitions: creates, edits and deletes schedules that are not the file's.
         start_workflow: enqueues a run and records it in the audit log; returns the run's id.
         state_dir: whose disk is watched.
         failures_in_a_row: from how many on something that runs is shown as unhealthy.
@@ -78,6 +80,7 @@ class AdminState:
     imports: Callable[[], Mapping[str, Any]] = dict
     workflows: Callable[[], Mapping[str, Any]] = dict
     start_workflow: StartWorkflow | None = None
+    definitions: Definitions | None = None
     failures_in_a_row: Callable[[], int] = lambda: 3
     _reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENT_READS), init=False, repr=False)
 

@@ -23,6 +23,7 @@ from ingestd.app.database import Location, database, locate
 from ingestd.app.rooms import InForce, Rooms
 from ingestd.app.settings import Settings
 from ingestd.app.supervisor import Supervisor
+from ingestd.app.upkeep import upkeep
 from ingestd.errors import ConfigurationError, NotFound, Refused
 from ingestd.events import (
     Bus,
@@ -39,10 +40,8 @@ from ingestd.events import (
 from ingestd.files.spool import Store
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.run_actions import start_run
-from ingestd.jobs.store.jobs import forget_holds
 from ingestd.jobs.store.partitions import make_partitions
 from ingestd.jobs.store.queues import publish_kinds
-from ingestd.jobs.store.statistics import compact
 from ingestd.postgres.migrate import migrate
 from ingestd.postgres.pool import Database, connect
 from ingestd.schedule.store.firing import make_partitions as make_slot_partitions
@@ -315,10 +314,7 @@ class App:
         """Partitions ahead of time, statistics folded, unique keys let go of; on whatever node comes first."""
         assert self.rooms is not None
         async with self.rooms.db.services() as conn:
-            await make_partitions(conn)
-            await make_slot_partitions(conn)
-            await compact(conn)
-            await forget_holds(conn)
+            await upkeep(conn)
         return UPKEEP_S
 
     def _on_event(self, event: Event) -> None:
@@ -354,6 +350,7 @@ class App:
             imports=lambda: self.settings.imports,
             workflows=lambda: self._in_force.workflows,
             start_workflow=self.start_workflow,
+            definitions=rooms.definitions,
             failures_in_a_row=lambda: self.settings.daemon.failures_in_a_row,
         )
 

@@ -6,18 +6,16 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from ingestd.app.definitions import compile_target
 from ingestd.app.settings import Settings
-from ingestd.app.targets import target_job
 from ingestd.app.workflows import unknown_undos
 from ingestd.errors import ConfigurationError
-from ingestd.events import Bus
+from ingestd.events import Bus, Notice
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store import queues as queue_store
 from ingestd.rollups import declare as rollup_declare
 from ingestd.schedule import declare as schedule_declare
-from ingestd.schedule.declare import CompiledTarget
 from ingestd.schedule.firing import announce
-from ingestd.schedule.settings import ScheduleTarget
 
 HOT = ("queues", "imports", "rollups", "schedules", "workflows", "retention", "logs")
 RESTART_ONLY = ("daemon", "database", "admin")
@@ -63,24 +61,12 @@ async def apply(conn: asyncpg.Connection, settings: Settings, specs: list[Handle
     strange = unknown_undos(settings.workflows, kinds) if settings.daemon.handlers else []
     if strange:
         raise ConfigurationError(strange)
-    defaults = {spec.kind: spec for spec in specs}
-
-    def compile_target(target: ScheduleTarget) -> CompiledTarget:
-        job = target_job(target.type, target.name, target.args)
-        spec = defaults.get(job.kind)
-        return CompiledTarget(
-            job.kind,
-            job.args,
-            queue=job.queue or (spec.queue if spec else "default"),
-            priority=spec.priority if spec else 0,
-            max_attempts=spec.max_attempts if spec else 4,
-            key=job.key,
-            tags=job.tags,
-        )
-
+    defaults = {name: (spec.queue, spec.priority, spec.max_attempts) for spec in specs for name in (spec.kind, *spec.aliases)}
     async with conn.transaction():
         for name, queue in settings.all_queues().items():
             await queue_store.declare_queue(conn, name, queue)
         await rollup_declare.apply(conn, settings.rollups)
-        applied = await schedule_declare.apply(conn, settings.schedules, compile_target)
+        applied = await schedule_declare.apply(conn, settings.schedules, lambda target: compile_target(target, defaults))
     announce(bus, applied.settled)
+    for name in applied.taken_over:
+        bus.emit(Notice(f'schedule "{name}" was made by API or command line; the configuration declares it: it is the file\'s from now on'))

@@ -1,4 +1,4 @@
-"""The job kinds that composition itself brings: cleanup, health, workflow, and the user's own."""
+"""The job kinds that composition itself brings: cleanup, health, maintenance, workflow, and the user's own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 
 from ingestd.app import cleanup
+from ingestd.app.upkeep import FORGOTTEN, upkeep
 from ingestd.errors import AlreadyRunning, ConfigurationError, Conflict, StaleClaim
 from ingestd.jobs.course import OPEN_RUN
 from ingestd.jobs.decorator import declared_jobs
@@ -34,7 +35,7 @@ def handlers(
     health: HealthReport,
     tidy: Sequence[Tidy],
 ) -> list[HandlerSpec]:
-    """The kinds `cleanup`, `health` and `workflow`.
+    """The kinds `cleanup`, `health`, `maintenance` and `workflow`.
 
     Args:
         retention: what is kept how long, asked at each run.
@@ -45,6 +46,7 @@ def handlers(
     return [
         HandlerSpec("cleanup", _Cleanup(retention, tidy).run, queue="maintenance", max_attempts=2),
         HandlerSpec("health", _Health(health).run, queue="maintenance", max_attempts=1),
+        HandlerSpec("maintenance", _maintain, queue="maintenance", max_attempts=2),
         HandlerSpec("workflow", _StartWorkflow(workflows).run, queue="maintenance"),
     ]
 
@@ -81,6 +83,12 @@ class _Health:
     async def run(self, ctx: Context) -> Mapping[str, Any]:
         """Run every health check and keep the report as the job's result."""
         return await self._health()
+
+
+async def _maintain(ctx: Context) -> dict[str, Any]:
+    """What nodes do each minute, at once and further back."""
+    async with ctx.db.services() as conn:
+        return {**await upkeep(conn, FORGOTTEN)}
 
 
 class _StartWorkflow:

@@ -12,6 +12,7 @@ import asyncpg
 from ingestd import __version__
 from ingestd.app import facts as app_facts
 from ingestd.app import handlers as app_handlers
+from ingestd.app.definitions import definitions
 from ingestd.app.settings import Settings
 from ingestd.app.targets import target_job
 from ingestd.events import Bus, Event, LoadFinished
@@ -50,6 +51,7 @@ from ingestd.work.watchdog import Watchdog
 from ingestd.work.worker import Worker
 
 JOB_CHANNEL = "ingestd_job"
+SCHEDULE_CHANNEL = "ingestd_schedule"
 
 
 @dataclass
@@ -138,9 +140,10 @@ class Rooms:
         self.care = Care(db, bus)
         self.rollups = Poller("rollups", Upkeep(db).poll, bus)
         self.scheduler = Scheduler(db, bus)
+        self.definitions = definitions(lambda: in_force.settings, bus, self.registry.specs)
         self.presence = Presence(settings.daemon.state_dir / "nodes")
         self.rescuer = Rescuer(db, node, self.presence, bus, lambda: self.heartbeat.sessions, settings.daemon.stall_limit.total_seconds())
-        self.listener = Listener(db, {JOB_CHANNEL: self._on_job})
+        self.listener = Listener(db, {JOB_CHANNEL: self._on_job, SCHEDULE_CHANNEL: lambda _: self.scheduler.wake()})
         self.heartbeat = Heartbeat(
             db,
             node,

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from ingestd.admin.settings import AdminSettings
+from ingestd.app.targets import no_such, unknown_names
 from ingestd.app.workflows import WorkflowSettings
 from ingestd.errors import ConfigurationError
 from ingestd.imports.settings import ImportSettings
@@ -206,15 +207,14 @@ def _cross_checks(settings: Settings, layers: Layers) -> list[str]:
     # An object that has a problem of its own is not in the settings, but it is there.
     known = {kind: _declared(layers, f"{kind}s") for kind in ("import", "rollup", "workflow")}
     for name, schedule in settings.schedules.items():
-        kind, wanted = schedule.target.type, schedule.target.name
-        if kind in known and wanted not in known[kind]:
-            refuse(("schedules", name, kind), _no_such(kind, f"schedules.{name}", wanted, known[kind]))
+        for key, problem in unknown_names(name, schedule, known):
+            refuse(("schedules", name, key), problem)
     for name, workflow in settings.workflows.items():
         for step_name, step in workflow.steps.items():
             runs, wanted = step.target
             if runs in known and wanted not in known[runs]:
                 where = f"workflows.{name}.steps.{step_name}"
-                refuse(("workflows", name, "steps", step_name, runs), _no_such(runs, where, wanted, known[runs]))
+                refuse(("workflows", name, "steps", step_name, runs), no_such(runs, runs, where, wanted, known[runs]))
         for fault in workflow.faults(name):
             refuse(("workflows", name, "steps", *fault.place), fault.problem)
     for problem in name_problems(settings.rollups):
@@ -237,10 +237,6 @@ def _check_queues(settings: Settings, layers: Layers, refuse: Callable[[tuple[st
 def _declared(layers: Layers, section: str) -> set[str]:
     named = layers.data.get(section)
     return set(named) if isinstance(named, dict) else set()
-
-
-def _no_such(kind: str, section: str, name: str, known: set[str]) -> str:
-    return f'"{kind}" in [{section}]: there is no {kind} "{name}"{did_you_mean(name, known)}'
 
 
 def warnings(settings: Settings, environ: Mapping[str, str] | None = None) -> list[str]:

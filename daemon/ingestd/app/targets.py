@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ingestd.errors import InvalidInput
 from ingestd.jobs.model import NewJob
 from ingestd.rollups.actions import refresh_job
-
-COMMANDS = ("cleanup", "health")
+from ingestd.schedule.settings import ScheduleSettings
+from ingestd.settings import did_you_mean
 
 
 def target_job(kind: str, name: str, args: Mapping[str, Any] | None = None) -> NewJob:
@@ -18,7 +18,7 @@ def target_job(kind: str, name: str, args: Mapping[str, Any] | None = None) -> N
     Args:
         kind: job, import, rollup, workflow or command.
         name: of the kind of job, the import, the rollup, the workflow, or the command.
-        args: of a job.
+        args: of a job or command.
 
     Raises:
         InvalidInput: there is no such kind of target.
@@ -33,5 +33,24 @@ def target_job(kind: str, name: str, args: Mapping[str, Any] | None = None) -> N
         case "workflow":
             return NewJob("workflow", {"workflow": name}, queue="maintenance")
         case "command":
-            return NewJob(name, {}, queue="maintenance")
+            return NewJob(name, dict(args or {}), queue="maintenance")
     raise InvalidInput(f'"{kind}" is not something a schedule or step can start')
+
+
+def unknown_names(name: str, schedule: ScheduleSettings, known: Mapping[str, Collection[str]]) -> Iterator[tuple[str, str]]:
+    """What a schedule starts or waits for that is not there: the key, and a line about it.
+
+    Args:
+        name: the schedule's.
+        known: names there are, by kind of thing; kinds of jobs are not looked at.
+    """
+    named: list[tuple[str, str, str]] = [(schedule.target.type, schedule.target.type, schedule.target.name)]
+    named += [("after", *dependency.thing) for dependency in schedule.after]
+    for key, kind, wanted in named:
+        if kind in known and wanted not in known[kind]:
+            yield key, no_such(kind, key, f"schedules.{name}", wanted, known[kind])
+
+
+def no_such(kind: str, key: str, section: str, name: str, known: Collection[str]) -> str:
+    """Say that something is named which nobody declares."""
+    return f'"{key}" in [{section}]: there is no {kind} "{name}"{did_you_mean(name, known)}'

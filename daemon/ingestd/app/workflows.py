@@ -29,7 +29,7 @@ class StepSettings(Section):
     job: str | None = Field(default=None, min_length=1, description="kind of job to run")
     import_: str | None = Field(default=None, min_length=1, alias="import", description="import to scan")
     rollup: str | None = Field(default=None, min_length=1, description="rollup to refresh")
-    command: Literal["cleanup", "health"] | None = None
+    command: Literal["cleanup", "health", "maintenance"] | None = None
     args: dict[str, Any] = Field(default_factory=dict)
     after: StrList = Field(default_factory=list, description="steps that must be final before")
     on_failure: OnFailure | None = Field(default=None, description="when one of those did not succeed, or it fails itself")

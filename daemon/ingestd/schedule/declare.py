@@ -52,12 +52,14 @@ class Applied:
 
     Args:
         settled: slots of old rules that were due just then, and are rows now.
+        taken_over: schedules made by API or command line that the configuration declares from now on.
     """
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     settled: tuple[RecordedSlot, ...] = ()
+    taken_over: tuple[str, ...] = ()
 
 
 async def apply(conn: asyncpg.Connection, schedules: Mapping[str, ScheduleSettings], compile_target: Compile) -> Applied:
@@ -65,6 +67,7 @@ async def apply(conn: asyncpg.Connection, schedules: Mapping[str, ScheduleSettin
 
     A schedule whose rule or time zone changed, that is new, enabled again or declared again, has no slots before now. All others
     keep their place. What the old rule still owed is settled first: run by its own policy, or missed if the schedule goes.
+    Schedules made by API or command line stay as they are, but for one whose name is among the declared: it is the file's now.
 
     Args:
         schedules: by name; those of the configuration that are not among them are removed.
@@ -77,24 +80,30 @@ async def apply(conn: asyncpg.Connection, schedules: Mapping[str, ScheduleSettin
         await store.lock(conn)
         held = await store.hold_all(conn)
         queues = await store.queue_ids(conn)
-        jobs = _compile_all(schedules, compile_target, queues)
-        settled, accounted = await _settle(conn, held, schedules)
+        jobs = compile_all(schedules, compile_target, queues)
+        settled, accounted = await settle(conn, held, schedules)
         now = await firing.now(conn)
         rows: list[DeclaredRow] = []
         for name, settings in schedules.items():
-            rows.append(_row(name, settings, jobs[name], queues, held.get(name), now, accounted))
+            rows.append(compose(name, settings, jobs[name], queues, held.get(name), now, accounted))
             if len(rows) % ROWS_A_TURN == 0:
                 await asyncio.sleep(0)  # thousands of rules take a second to compute; the daemon goes on meanwhile
         written = await store.save(conn, rows)
         in_service = {name for name, row in held.items() if row["removed_at"] is None}
         gone = sorted(name for name in in_service - set(schedules) if held[name]["owner"] == OWNER)
         await store.remove(conn, gone)
-    return Applied(tuple(sorted(written - in_service)), tuple(sorted(written & in_service)), tuple(gone), tuple(settled))
+        if written or gone:
+            await store.tell_changed(conn)
+    return Applied(
+        added=tuple(sorted(written - in_service)),
+        changed=tuple(sorted(written & in_service)),
+        removed=tuple(gone),
+        settled=tuple(settled),
+        taken_over=tuple(sorted(name for name in in_service & set(schedules) if held[name]["owner"] != OWNER)),
+    )
 
 
-def _compile_all(
-    schedules: Mapping[str, ScheduleSettings], compile_target: Compile, queues: Mapping[str, int]
-) -> dict[str, CompiledTarget]:
+def compile_all(schedules: Mapping[str, ScheduleSettings], compile_target: Compile, queues: Mapping[str, int]) -> dict[str, CompiledTarget]:
     jobs: dict[str, CompiledTarget] = {}
     problems: list[str] = []
     for name, settings in schedules.items():
@@ -113,12 +122,17 @@ def _compile_all(
     return jobs
 
 
-async def _settle(
-    conn: asyncpg.Connection, held: Mapping[str, asyncpg.Record], schedules: Mapping[str, ScheduleSettings]
+async def settle(
+    conn: asyncpg.Connection, held: Mapping[str, asyncpg.Record], schedules: Mapping[str, ScheduleSettings], owner: str = OWNER
 ) -> tuple[list[RecordedSlot], dict[str, datetime]]:
-    """Record what schedules owe that end or change here; returns that, and up to where each of all is accounted for."""
+    """Record what schedules owe that end or change here; returns that, and up to where each of all is accounted for.
+
+    Args:
+        held: as they are in the database, held by this transaction.
+        schedules: as they shall be; those of `owner` that are not among them go.
+    """
     live = {name: row for name, row in held.items() if row["removed_at"] is None and row["enabled"]}
-    gone = [name for name, row in live.items() if name not in schedules and row["owner"] == OWNER]
+    gone = [name for name, row in live.items() if name not in schedules and row["owner"] == owner]
     disabled = [name for name in live if name in schedules and not schedules[name].enabled]
     changed = [name for name, row in live.items() if name in schedules and schedules[name].enabled and not _same_rule(row, schedules[name])]
     firer = Firer()
@@ -140,7 +154,7 @@ def _same_rule(row: asyncpg.Record, settings: ScheduleSettings) -> bool:
     return was == (settings.rule, settings.timezone, settings.starts_at, settings.ends_at)
 
 
-def _row(
+def compose(
     name: str,
     settings: ScheduleSettings,
     job: CompiledTarget,
@@ -148,7 +162,16 @@ def _row(
     old: asyncpg.Record | None,
     now: datetime,
     accounted: Mapping[str, datetime],
+    owner: str = OWNER,
 ) -> DeclaredRow:
+    """The row of a schedule: one that keeps its rule goes on where it was, any other begins now.
+
+    Args:
+        job: its target, compiled.
+        old: its row until now, if there ever was one.
+        now: when the transaction began.
+        accounted: up to where it is accounted for, by name, as `settle` told.
+    """
     goes_on = old is not None and old["removed_at"] is None and old["enabled"] and settings.enabled and _same_rule(old, settings)
     # `now` is when the transaction began; a node that was waited for may have fired since: never look behind what it recorded.
     since = old["since"] if goes_on and old is not None else max(now, accounted.get(name, now))
@@ -178,6 +201,7 @@ def _row(
         since=since,
         accounted_to=accounted_to,
         next_due_at=following,
+        owner=owner,
         finish_within=settings.finish_within,
         target_runtime=settings.target_runtime,
         jitter=settings.jitter,

@@ -19,14 +19,17 @@ Overlap = Literal["skip", "queue", "allow"]
 CatchUp = Literal["none", "latest", "all"]
 DependencyType = Literal["import", "job", "workflow"]
 OnFailure = Literal["skip", "run", "wait"]
-COMMANDS = ("cleanup", "health")
+COMMANDS = ("cleanup", "health", "maintenance")
 MOST_CATCH_UP = 1000
 MOST_DEPENDENCIES = 20
+MOST_DAYS = 36500
 _LONGEST_INTERVAL = timedelta(days=3660)
 _LONGEST_JITTER = timedelta(days=1)
 _YEARS = range(1970, 9000)
 # Targets that people know from elsewhere, and that nothing here could carry out.
-_TARGETS = "job, import, rollup, workflow or command"
+RULES = ("cron", "every", "at")
+TARGETS = ("job", "import", "rollup", "workflow", "command")
+_ONE_TARGET = "job, import, rollup, workflow or command"
 _NOT_YET = {"matview": "refreshes no materialized views", "report": "writes no reports", "backfill": "has no backfills to start"}
 
 
@@ -157,8 +160,8 @@ class ScheduleSettings(Section):
     import_: str | None = Field(default=None, min_length=1, alias="import", description="import to scan")
     rollup: str | None = Field(default=None, min_length=1, description="rollup to refresh")
     workflow: str | None = Field(default=None, min_length=1, description="workflow to start")
-    command: str | None = Field(default=None, description="cleanup or health")
-    args: dict[str, Any] = Field(default_factory=dict, description="arguments of the job")
+    command: str | None = Field(default=None, description="cleanup, health or maintenance")
+    args: dict[str, Any] = Field(default_factory=dict, description="arguments of the job; of cleanup: days")
     after: Annotated[list[DependencySettings], BeforeValidator(_read_dependencies)] = Field(
         default_factory=list, max_length=MOST_DEPENDENCIES, description="what must have succeeded first"
     )
@@ -182,14 +185,14 @@ class ScheduleSettings(Section):
     def _none_of_what_is_to_come(cls, keys: Any) -> Any:
         for key, lack in _NOT_YET.items() if isinstance(keys, dict) else ():
             if key in keys:
-                raise ValueError(f'"{key}" cannot be scheduled: this version {lack}; give it one of {_TARGETS}')
+                raise ValueError(f'"{key}" cannot be scheduled: this version {lack}; give it one of {_ONE_TARGET}')
         return keys
 
     @field_validator("command")
     @classmethod
     def _known_command(cls, value: str | None) -> str | None:
         if value is not None and value not in COMMANDS:
-            raise ValueError(f'"{value}" is not a command: {" or ".join(COMMANDS)}{did_you_mean(value, COMMANDS)}')
+            raise ValueError(f'"{value}" is not a command: {", ".join(COMMANDS[:-1])} or {COMMANDS[-1]}{did_you_mean(value, COMMANDS)}')
         return value
 
     @field_validator("overlap", "catch_up", mode="before")
@@ -202,12 +205,13 @@ class ScheduleSettings(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> ScheduleSettings:
-        rules = [name for name in ("cron", "every", "at") if getattr(self, name) is not None]
+        rules = [name for name in RULES if getattr(self, name) is not None]
         if len(rules) != 1:
             raise ValueError(_not_one(rules, "cron, every or at", "when it runs"))
         targets = self._targets()
         if len(targets) != 1:
-            raise ValueError(_not_one(list(targets), _TARGETS, "what it starts"))
+            raise ValueError(_not_one(list(targets), _ONE_TARGET, "what it starts"))
+        self._check_args()
         self._check_bounds()
         self._check_deadlines()
         things = [dependency.thing for dependency in self.after]
@@ -215,6 +219,15 @@ class ScheduleSettings(Section):
             if things.count((kind, name)) > 1:
                 raise ValueError(f'"after" names {kind} "{name}" twice')
         return self
+
+    def _check_args(self) -> None:
+        if not self.args or self.job is not None:
+            return
+        if self.command != "cleanup":
+            raise ValueError("args are handed to a job, and this starts none of yours")
+        days = self.args.get("days")
+        if len(self.args) > 1 or type(days) is not int or not 1 <= days <= MOST_DAYS:
+            raise ValueError(f"args of cleanup are {{ days = N }}, 1 to {MOST_DAYS}")
 
     def _check_bounds(self) -> None:
         if self.start is None and self.end is None:

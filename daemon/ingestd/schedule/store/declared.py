@@ -16,6 +16,9 @@ LOCK = "select pg_advisory_xact_lock(hashtextextended('ingestd:schedules', 0))"
 HOLD_ALL = """
 select name, rule, timezone, enabled, owner, removed_at, since, accounted_to, next_due_at, starts_at, ends_at
 from ingestd.schedule order by name for update"""
+HOLD = """
+select name, rule, timezone, enabled, owner, removed_at, since, accounted_to, next_due_at, starts_at, ends_at, spec
+from ingestd.schedule where name = $1 for update"""
 QUEUES = "select name, id from ingestd.queue"
 
 # Rewrites a schedule only if something about it differs, so that applying the same configuration again is nothing.
@@ -63,6 +66,8 @@ update ingestd.schedule set removed_at = now(), next_due_at = null, paused_at = 
     pause_reason = null, skip_at = null, skip_by = null, skip_reason = null, turn = turn + 1
 where name = any ($1) and removed_at is null"""
 
+# Nodes wait for the next moment that they knew of; it may be sooner now.
+TELL_CHANGED = "select pg_notify('ingestd_schedule', '')"
 NAMES = "select name from ingestd.schedule where removed_at is null order by name"
 
 
@@ -117,6 +122,17 @@ async def lock(conn: asyncpg.Connection) -> None:
 async def hold_all(conn: asyncpg.Connection) -> dict[str, asyncpg.Record]:
     """All schedules ever declared, by name, held until the transaction ends."""
     return {row["name"]: row for row in await conn.fetch(HOLD_ALL)}
+
+
+async def hold(conn: asyncpg.Connection, name: str) -> asyncpg.Record | None:
+    """The schedule of that name, removed or not, held until the transaction ends."""
+    row: asyncpg.Record | None = await conn.fetchrow(HOLD, name)
+    return row
+
+
+async def tell_changed(conn: asyncpg.Connection) -> None:
+    """Let all nodes look at once, when the transaction has ended, what is due next."""
+    await conn.execute(TELL_CHANGED)
 
 
 async def queue_ids(conn: asyncpg.Connection) -> dict[str, int]:

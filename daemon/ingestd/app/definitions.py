@@ -1,0 +1,80 @@
+"""What the room of schedules asks of the others when a schedule is made while the daemon runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import asyncpg
+
+from ingestd.app.settings import Settings
+from ingestd.app.targets import target_job, unknown_names
+from ingestd.errors import InvalidInput
+from ingestd.events import Bus
+from ingestd.jobs.kinds import require_kind
+from ingestd.jobs.registry import HandlerSpec
+from ingestd.jobs.store import queues as queue_store
+from ingestd.schedule.declare import CompiledTarget
+from ingestd.schedule.definitions import Definitions
+from ingestd.schedule.firing import announce
+from ingestd.schedule.settings import ScheduleSettings, ScheduleTarget
+
+
+def definitions(settings: Callable[[], Settings], bus: Bus | None = None, specs: Callable[[], Sequence[HandlerSpec]] = list) -> Definitions:
+    """What creates, edits and deletes schedules, for a daemon or a command line.
+
+    Args:
+        settings: the configuration in force, asked at each use: its imports, rollups and workflows are those that can be named.
+        bus: told of slots that a changed schedule still owed.
+        specs: kinds whose code is at hand; published if no node has done so yet.
+    """
+    known = _Known(settings, specs)
+    return Definitions(known.compile, known.problems, lambda slots: None if bus is None else announce(bus, slots))
+
+
+class _Known:
+    def __init__(self, settings: Callable[[], Settings], specs: Callable[[], Sequence[HandlerSpec]]) -> None:
+        self._settings = settings
+        self._specs = specs
+
+    async def compile(self, conn: asyncpg.Connection, target: ScheduleTarget) -> CompiledTarget:
+        """The job of a target, with the defaults that nodes have published for its kind: a command line has no handlers."""
+        published = {row["name"]: row for row in await queue_store.kinds(conn)}
+        if target.type == "job":
+            kind = (await require_kind(conn, target.name)).name
+            target = ScheduleTarget("job", kind, target.args)
+        return compile_target(target, {name: (row["queue"], row["priority"], row["max_attempts"]) for name, row in published.items()})
+
+    async def problems(self, conn: asyncpg.Connection, name: str, schedule: ScheduleSettings) -> list[str]:
+        """What a schedule names that is not there, and arguments that do not fit its job."""
+        settings = self._settings()
+        there: dict[str, Collection[str]] = {"import": settings.imports, "rollup": settings.rollups, "workflow": settings.workflows}
+        found = [message for _, message in unknown_names(name, schedule, there)]
+        jobs = [("job", schedule.job)] if schedule.job else []
+        jobs += [("after", dependency.job) for dependency in schedule.after if dependency.job]
+        for key, kind in jobs:
+            found += await self._unfit(conn, f'"{key}" in [schedules.{name}]', kind, schedule.args if key == "job" else None)
+        return found
+
+    async def _unfit(self, conn: asyncpg.Connection, place: str, kind: str, args: Mapping[str, object] | None) -> list[str]:
+        if not await queue_store.kind_known(conn, kind):
+            await queue_store.publish_missing_kinds(conn, self._specs())
+        try:
+            published = await require_kind(conn, kind)
+            if args is not None:
+                published.check([args])
+        except InvalidInput as error:
+            return [f"{place}: {error.message}"]
+        return []
+
+
+def compile_target(target: ScheduleTarget, defaults: Mapping[str, tuple[str, int, int]]) -> CompiledTarget:
+    """The job of a target.
+
+    Args:
+        defaults: queue, priority and attempts of the kinds that are known.
+    """
+    job = target_job(target.type, target.name, target.args)
+    queue, priority, max_attempts = defaults.get(job.kind, ("default", 0, 4))
+    return CompiledTarget(
+        job.kind, job.args, queue=job.queue or queue, priority=priority, max_attempts=max_attempts, key=job.key, tags=job.tags
+    )
