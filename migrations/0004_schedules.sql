@@ -105,8 +105,15 @@ create table ingestd.downtime (
     ended_at   timestamptz not null default now(),
     schedules  integer not null default 0,
     missed     bigint not null default 0,
-    late       bigint not null default 0
+    late       bigint not null default 0,
+    counted_at timestamptz
 );
+comment on column ingestd.downtime.counted_at is 'null while slots that came due in it are still being recorded';
+create index downtime_ended on ingestd.downtime (ended_at);
+
+-- Whether something has succeeded lately is asked for every slot that depends on it.
+create index load_success on ingestd.load (import, finished_at) where status in ('succeeded', 'partial');
+create index workflow_run_success on ingestd.workflow_run (workflow, finished_at) where state in ('succeeded', 'partial');
 
 -- Makes the partition that a slot of the given time belongs to, if it is missing: needed when a schedule was
 -- down for longer than partitions reach back. Created alone and attached, as make_partitions does.

@@ -60,7 +60,9 @@ insert into ingestd.audit (at, actor, role, via, action, object_type, object_id)
 select now() - make_interval(days => d * 10), 'a', 'admin', 'cli', 'x', 'job', '1' from generate_series(0, 40) d;
 insert into ingestd.node (id, store, name, host, pid, version, state, duties, lock_key, ended_at)
 select gen_random_uuid(), gen_random_uuid(), 'n', 'h', 1, '1', 'stopped', '{}', 1, now() - make_interval(days => d)
-from generate_series(1, 20) d"""
+from generate_series(1, 20) d;
+insert into ingestd.downtime (began_at, ended_at)
+select now() - make_interval(days => d * 10, hours => 1), now() - make_interval(days => d * 10) from generate_series(0, 40) d"""
 ROWS = {
     "finished jobs": "select count(*) from ingestd.history_ok",
     "failed jobs": "select count(*) from ingestd.history_bad",
@@ -70,6 +72,7 @@ ROWS = {
     "audit log": "select count(*) from ingestd.audit",
     "ended nodes": "select count(*) from ingestd.node",
     "schedule slots": "select count(*) from ingestd.slot",
+    "downtimes": "select count(*) from ingestd.downtime",
 }
 
 

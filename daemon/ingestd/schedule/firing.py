@@ -178,12 +178,24 @@ def _miss(made: Plan, reason: str) -> Iterable[PlannedSlot]:
         yield replace(slot, state="missed", reason=reason if slot.state != "missed" else slot.reason, in_line=False)
 
 
-def announce(bus: Bus, recorded: Sequence[RecordedSlot], problems: Sequence[tuple[str, str]] = ()) -> None:
-    """Tell what was recorded, after its commit; missed slots in a row are told once."""
+def announce(
+    bus: Bus,
+    recorded: Sequence[RecordedSlot],
+    problems: Sequence[tuple[str, str]] = (),
+    downtimes: Sequence[tuple[datetime, datetime]] = (),
+) -> None:
+    """Tell what was recorded, after its commit; missed slots in a row are told once.
+
+    Args:
+        downtimes: beginnings and ends; slots missed in one are told with it.
+    """
     for slot in recorded:
         if slot.job_id is not None:
             bus.emit(SlotFired(slot.schedule, slot.due_at, slot.job_id))
-    missed = sorted((slot for slot in recorded if slot.state == "missed"), key=lambda slot: (slot.schedule, slot.due_at))
+    missed = sorted(
+        (slot for slot in recorded if slot.state == "missed" and not any(began < slot.due_at <= ended for began, ended in downtimes)),
+        key=lambda slot: (slot.schedule, slot.due_at),
+    )
     for (schedule, reason), run in groupby(missed, key=lambda slot: (slot.schedule, slot.reason)):
         members = list(run)
         count = sum(slot.slots for slot in members)

@@ -6,15 +6,21 @@ steps, or a timer that is lost, costs a second of lateness and never a slot.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 
-from ingestd.events import Bus
+from ingestd.events import Bus, Downtime
 from ingestd.postgres.pool import Database
+from ingestd.schedule.dependencies import Successes
 from ingestd.schedule.firing import Firer, announce
+from ingestd.schedule.store import downtime
 from ingestd.schedule.store import firing as store
+from ingestd.schedule.store.firing import RecordedSlot
+from ingestd.schedule.waiting import look_again
 from ingestd.service import LoopState, Poller
 
 EVERY_S = 15.0
@@ -22,6 +28,11 @@ EVERY_S = 15.0
 HELD_S = 0.25
 # A clock set back while the timer runs has it ring too late by that much; the loop's own rest is measured by the monotonic one.
 TIMER_GRACE_S = 0.5
+# While a slot waits for a success, which nothing tells of.
+WAITING_S = 2.0
+# A gap between two passes, whichever nodes did them, that is downtime; and how often a pass leaves word of itself.
+GAP = timedelta(seconds=60)
+BEAT = timedelta(seconds=5)
 _TIMER = "next_slot"
 
 
@@ -31,14 +42,16 @@ class Scheduler:
     Args:
         db: its service connections.
         bus: where fired and missed slots are told.
+        successes: asked about what schedules depend on.
     """
 
     name = "slots"
 
-    def __init__(self, db: Database, bus: Bus) -> None:
+    def __init__(self, db: Database, bus: Bus, successes: Successes | None = None) -> None:
         self._db = db
         self._bus = bus
-        self._firer = Firer()
+        self._successes = successes
+        self._firer = Firer(successes)
         self._poller = Poller(self.name, self.poll, bus)
         self._timer = AsyncIOScheduler(timezone=UTC)
 
@@ -64,19 +77,34 @@ class Scheduler:
             self._timer.shutdown(wait=False)
 
     async def poll(self) -> float:
-        """One pass: fire what is due, set the timer to the next moment."""
+        """One pass: fire what is due, end what has waited, set the timer to the next moment."""
         async with self._db.services() as conn:
+            uncounted = await downtime.note(conn, GAP)
             done = await self._firer.fire(conn)
-            announce(self._bus, done.recorded, done.problems)
+            await _tell(conn, self._bus, done.recorded, done.problems)
+            ended, waiting = await self._look_again(conn)
+            await _tell(conn, self._bus, ended)
+            # Last: a scheduler that fails in each pass is as good as none.
+            await downtime.beat(conn, BEAT)
             if done.more:
                 return 0.0
+            if uncounted:
+                await self._count_downtime(conn)
             seconds = await store.next_in(conn)
+        rest = WAITING_S if waiting else EVERY_S
         if seconds is None:
-            return EVERY_S
+            return rest
         if seconds <= 0:
             return HELD_S
         self._set_timer(seconds)
-        return min(EVERY_S, seconds + TIMER_GRACE_S)
+        return min(rest, seconds + TIMER_GRACE_S)
+
+    async def _look_again(self, conn: asyncpg.Connection) -> tuple[list[RecordedSlot], bool]:
+        return await look_again(conn, self._successes) if self._successes is not None else ([], False)
+
+    async def _count_downtime(self, conn: asyncpg.Connection) -> None:
+        for row in await downtime.count(conn):
+            self._bus.emit(Downtime(row["began_at"], row["ended_at"], row["schedules"], row["missed"], row["late"]))
 
     def _set_timer(self, seconds: float) -> None:
         if not self._timer.running:
@@ -95,10 +123,20 @@ class Scheduler:
         self._poller.wake()
 
 
-async def fire_once(db: Database, bus: Bus) -> int:
-    """Fire everything that is due now, without a loop; returns how many jobs that enqueued."""
-    firer = Firer()
+async def _tell(conn: asyncpg.Connection, bus: Bus, recorded: Sequence[RecordedSlot], problems: Sequence[tuple[str, str]] = ()) -> None:
+    missed = [slot.due_at for slot in recorded if slot.state == "missed"]
+    announce(bus, recorded, problems, await downtime.spans(conn, min(missed)) if missed else ())
+
+
+async def fire_once(db: Database, bus: Bus, successes: Successes | None = None) -> int:
+    """Fire everything that is due now, without a loop; returns how many jobs that enqueued.
+
+    Whoever fires now and then has no downtime in between: each missed slot is told.
+    """
+    firer = Firer(successes)
     async with db.services() as conn:
         recorded = await firer.fire_all(conn)
+        if successes is not None:
+            recorded += (await look_again(conn, successes))[0]
     announce(bus, recorded)
     return sum(slot.job_id is not None for slot in recorded)

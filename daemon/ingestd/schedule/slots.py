@@ -128,15 +128,8 @@ def _decide(due: list[datetime], now: datetime, policy: Policy) -> list[PlannedS
         if slot in prompt:
             decided.append(PlannedSlot(slot, "fired"))
         elif slot in caught_up:
-            decided.append(
-                PlannedSlot(
-                    slot,
-                    "late",
-                    f"{lateness(slot, now)}: nothing was running when it came due",
-                    "catch_up",
-                    in_line=policy.catch_up == "all",
-                )
-            )
+            reason = f"{lateness(slot, now)}: nothing was running when it came due"
+            decided.append(PlannedSlot(slot, "late", reason, "catch_up", in_line=policy.catch_up == "all"))
         else:
             decided.append(PlannedSlot(slot, "missed", expired(slot, now, policy.start_within) or _downtime(policy)))
     return decided

@@ -31,6 +31,8 @@ BUSY_RUN = """(select min(r.id) from ingestd.workflow_run r where r.workflow = w
 PAUSED = "'paused' || coalesce(' by ' || s.paused_by, '') || coalesce(': ' || s.pause_reason, '')"
 SKIPPED_ONCE = "'skipped once' || coalesce(' by ' || s.skip_by, '') || coalesce(': ' || s.skip_reason, '')"
 
+PAUSED_NOW = f"case when s.paused_at is not null and (s.paused_until is null or s.paused_until > now()) then {PAUSED} end"
+
 # What a schedule's job is made of, taken while the schedule is held.
 HELD = """s.name, s.overlap, s.last_job_id, s.kind, s.args, s.queue_id, s.rank, s.max_attempts, s.tags, s.key,
            s.start_within, s.finish_within, s.target_runtime"""

@@ -8,13 +8,13 @@ from datetime import datetime, timedelta
 
 import asyncpg
 
-from ingestd.schedule.store.firing import HELD, IN_THE_WAY, JOBS, PAUSED, WATCHED, WATCHED_VALUES, RecordedSlot, to_recorded
+from ingestd.schedule.store.firing import HELD, IN_THE_WAY, JOBS, PAUSED_NOW, WATCHED, WATCHED_VALUES, RecordedSlot, to_recorded
 
 # `newer`: a slot of the rule has been recorded since. What a person starts by hand takes nobody's place.
 WAITING = f"""
 select l.schedule, l.due_at, l.triggered_by, s.turn, s.after, s.start_within, s.jitter, now() as now,
        s.removed_at is null and s.name is not null as in_service, s.enabled,
-       case when s.paused_at is not null and (s.paused_until is null or s.paused_until > now()) then {PAUSED} end as paused,
+       {PAUSED_NOW} as paused,
        (select min(n.due_at) from ingestd.slot n
         where n.schedule = l.schedule and n.due_at > l.due_at and n.triggered_by in ('schedule', 'catch_up')) as newer
 from ingestd.slot l left join ingestd.schedule s on s.name = l.schedule
@@ -28,7 +28,7 @@ with wanted as (
     select * from unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::text[], $5::text[], $6::interval[])
         as w(schedule, due_at, turn, state, reason, delay)
 ), held as materialized (
-    select {HELD}, s.turn, case when s.paused_at is not null and (s.paused_until is null or s.paused_until > now()) then {PAUSED} end as paused
+    select {HELD}, s.turn, {PAUSED_NOW} as paused
     from ingestd.schedule s where s.name = any ($1) order by s.name for update of s skip locked
 ), judged as materialized (
     select w.*, coalesce(w.key, case when overlap = 'queue' then 'schedule:' || w.name end) as job_key,
