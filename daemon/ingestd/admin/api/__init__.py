@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ingestd.admin.api import bulk, enqueue, imports, jobs, loads, nodes, queues, rollups, schedules, stats, workflows
+from ingestd.admin.api import bulk, enqueue, imports, jobs, loads, nodes, queues, records, rollups, schedules, stats, workflows
 from ingestd.admin.api import health as health_api
 from ingestd.admin.routes import Route
 from ingestd.health.checks import HealthRunner
@@ -23,5 +23,6 @@ def all_routes(health: HealthRunner, metrics: Metrics) -> list[Route]:
         *rollups.routes(),
         *schedules.routes(),
         *workflows.routes(),
+        *records.routes(),
         *stats.routes(),
     ]

@@ -1,0 +1,92 @@
+"""`/api/v1/{schedules|imports|workflows|kinds}/{name}/history|statistics|last|status`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from ingestd.admin import records
+from ingestd.admin.records import KEPT, Kept, Subject
+from ingestd.admin.routes import Call, Handler, Route, answer
+from ingestd.admin.shapes import masked, page_of, read_cursor
+from ingestd.jobs.records import DAYS, MOST_DAYS, Run, RunFilter
+
+HISTORY_FILTERS = ("state", "triggered_by", "limit", "cursor")
+
+
+def shape(run: Mapping[str, Any]) -> dict[str, Any]:
+    """One run as the API shows it."""
+    return dict(masked(run))
+
+
+def _row(run: Run) -> dict[str, Any]:
+    return {"id": run.position, "shown": run.shown()}
+
+
+def _subject(call: Call, what: Kept) -> Subject:
+    declared = {"import": call.state.imports, "workflow": call.state.workflows}.get(what, dict)()
+    return Subject(what, call.name, declared)
+
+
+def _handlers(what: Kept) -> dict[str, Handler]:
+    async def history(call: Call) -> web.Response:
+        limit = call.limit()
+        which = RunFilter(records.read_states(call.query.get("state")), call.query.get("triggered_by"), read_cursor(call.query))
+        async with call.state.reading() as conn:
+            found = await records.history(conn, _subject(call, what), which, limit + 1)
+        return answer(page_of([_row(run) for run in found], limit, lambda row: shape(row["shown"]), call.query))
+
+    async def statistics(call: Call) -> web.Response:
+        days = call.number("days", DAYS, 1, MOST_DAYS)
+        async with call.state.reading() as conn:
+            return answer(await records.totals(conn, _subject(call, what), days, call.query.get("timezone")))
+
+    async def last(call: Call) -> web.Response:
+        async with call.state.reading() as conn:
+            return answer(shape(await records.last(conn, _subject(call, what))))
+
+    async def status(call: Call) -> web.Response:
+        async with call.state.reading() as conn:
+            return answer(shape(await records.status(conn, _subject(call, what), call.state.failures_in_a_row())))
+
+    return {"history": history, "statistics": statistics, "last": last, "status": status}
+
+
+_SUMMARIES: Mapping[Kept, Mapping[str, str]] = {
+    "schedule": {
+        "history": "Its slots and what became of their jobs, newest first",
+        "statistics": "Its slots of the last days: success rate, durations, a timeline",
+        "last": "Its newest slot, its newest success and failure",
+        "status": "Whether it is on, runs, is healthy, and when it is next",
+    },
+    "import": {
+        "history": "Its loads, newest first",
+        "statistics": "Its loads of the last days: success rate, durations, records, a timeline",
+        "last": "Its newest load, its newest success and failure",
+        "status": "Whether it loads now, is healthy, and when it is next scanned by a schedule",
+    },
+    "workflow": {
+        "history": "Its runs, newest first",
+        "statistics": "Its runs of the last days: success rate, durations, a timeline",
+        "last": "Its newest run, its newest success and failure",
+        "status": "Whether it runs now, is healthy, and when a schedule starts it next",
+    },
+    "kind": {
+        "history": "Its jobs, open and finished, newest first",
+        "statistics": "Its jobs of the last days: success rate, durations, a timeline",
+        "last": "Its newest job, its newest success and failure",
+        "status": "Whether jobs of it run now, whether it is healthy, and when a schedule starts one next",
+    },
+}
+_QUERIES = {"history": HISTORY_FILTERS, "statistics": ("days", "timezone")}
+
+
+def routes() -> list[Route]:
+    """These resources' routes."""
+    return [
+        Route("GET", f"/api/v1/{what}s/{{name}}/{word}", "read", handler, _SUMMARIES[what][word], _QUERIES.get(word, ()))
+        for what in KEPT
+        for word, handler in _handlers(what).items()
+    ]
