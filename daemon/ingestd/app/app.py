@@ -203,6 +203,7 @@ class App:
         start(Poller("upkeep", self._upkeep, self.bus))
         start(Poller("horizon", rooms.horizon.poll, self.bus))
         start(rooms.promoter)
+        start(rooms.slot_watch)
         start(rooms.autoscaler.poller)
         if "work" in duties:
             if not rooms.db.sessionless:

@@ -40,6 +40,7 @@ from ingestd.rollups.upkeep import Upkeep
 from ingestd.schedule import facts as schedule_facts
 from ingestd.schedule.scheduler import Scheduler
 from ingestd.schedule.store import firing as slot_store
+from ingestd.schedule.watch import SlotWatch
 from ingestd.service import LoopState, Poller
 from ingestd.work import facts as work_facts
 from ingestd.work.autoscale import Autoscaler
@@ -140,6 +141,7 @@ class Rooms:
         self.care = Care(db, bus)
         self.rollups = Poller("rollups", Upkeep(db).poll, bus)
         self.scheduler = Scheduler(db, bus)
+        self.slot_watch = SlotWatch(db, bus)
         self.definitions = definitions(lambda: in_force.settings, bus, self.registry.specs)
         self.presence = Presence(settings.daemon.state_dir / "nodes")
         self.rescuer = Rescuer(db, node, self.presence, bus, lambda: self.heartbeat.sessions, settings.daemon.stall_limit.total_seconds())

@@ -1,0 +1,142 @@
+"""The watch of slots, a loop apart from the scheduler and on every node: whether jobs of slots start and end in time, how they
+ended, and whether anybody fires slots at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from ingestd.events import Bus, Notice, SlotOverdue, SlotSlow, SlotsStopped
+from ingestd.postgres.pool import OUTAGE, Database
+from ingestd.schedule.deadlines import Finding, WatchedSlot, judge
+from ingestd.schedule.store import watch as store
+from ingestd.schedule.store.watch import Glance
+from ingestd.service import LoopState, Poller
+from ingestd.settings import format_duration
+
+EVERY_S = 5.0
+# Deadlines are watched to half a second: what falls due together is looked at together.
+REST_S = 0.5
+SLOTS_A_LOOK = 500
+PUT_OFF = timedelta(minutes=5)
+# Four passes of a scheduler.
+SILENCE = timedelta(seconds=60)
+# A node that has only just begun, or got its database back, gives schedulers the time to do their first pass.
+SURE_AFTER_S = 20.0
+_TROUBLES_KEPT = 100
+
+
+class SlotWatch:
+    """Looks at slots whose job is open, on any number of nodes at once.
+
+    Args:
+        db: its service connections.
+        bus: where broken deadlines are told.
+    """
+
+    name = "slot_watch"
+
+    def __init__(self, db: Database, bus: Bus) -> None:
+        self.stopped_since: datetime | None = None
+        self._db = db
+        self._bus = bus
+        self._poller = Poller(self.name, self.poll, bus)
+        self._suspected_at: float | None = None
+        self._troubles: dict[tuple[str, datetime], tuple[str, float]] = {}
+
+    @property
+    def state(self) -> LoopState:
+        """What is known about the loop from outside."""
+        return self._poller.state
+
+    @property
+    def troubles(self) -> list[str]:
+        """Slots that cannot be judged, and why; each is tried again every few minutes."""
+        recent = time.monotonic() - 2 * PUT_OFF.total_seconds()
+        return [f"{schedule}: {error}" for (schedule, _), (error, at) in self._troubles.items() if at > recent]
+
+    def wake(self) -> None:
+        """Look now."""
+        self._poller.wake()
+
+    def stop(self) -> None:
+        """End after the pass under way; idempotent."""
+        self._poller.stop()
+
+    async def run(self) -> None:
+        """Watch until `stop` is called."""
+        await self._poller.run()
+
+    async def poll(self) -> float:
+        """One look at whatever is due for one."""
+        async with self._db.services() as conn:
+            glance = await store.glance(conn, SILENCE)
+            self._notice_silence(glance)
+            if glance.check_in is None or glance.check_in > EVERY_S:
+                return EVERY_S
+            if glance.check_in > 0:
+                return max(glance.check_in, REST_S)
+            findings = await self._look(conn)
+        self._tell(findings)
+        return 0.0 if len(findings) == SLOTS_A_LOOK else REST_S
+
+    async def _look(self, conn: asyncpg.Connection) -> list[Finding]:
+        try:
+            async with conn.transaction():
+                return await self._judge(conn, *await store.hold(conn, SLOTS_A_LOOK))
+        except OUTAGE:
+            raise
+        except Exception:  # noqa: BLE001 - whichever slot it was is found by looking at each alone
+            return await self._look_at_each(conn)
+
+    async def _look_at_each(self, conn: asyncpg.Connection) -> list[Finding]:
+        findings: list[Finding] = []
+        for schedule, due_at in await store.due(conn, SLOTS_A_LOOK):
+            try:
+                async with conn.transaction():
+                    findings += await self._judge(conn, *await store.hold_one(conn, schedule, due_at))
+            except OUTAGE:
+                raise
+            except Exception as error:  # noqa: BLE001 - one slot that cannot be judged must not keep the others from it
+                await store.put_off(conn, schedule, due_at, PUT_OFF)
+                self._note_trouble(schedule, due_at, f"{type(error).__name__}: {error}")
+        return findings
+
+    async def _judge(self, conn: asyncpg.Connection, now: datetime | None, slots: Sequence[WatchedSlot]) -> list[Finding]:
+        if now is None:
+            return []
+        jobs = await store.jobs_of(conn, slots, now)
+        findings = [judge(slot, jobs.get(slot.job_id), now) for slot in slots]
+        await store.write(conn, findings)
+        return findings
+
+    def _note_trouble(self, schedule: str, due_at: datetime, error: str) -> None:
+        if (schedule, due_at) not in self._troubles:
+            message = f"the slot of {due_at:%Y-%m-%d %H:%M:%S %Z} of schedule {schedule} cannot be watched: {error}"
+            self._bus.emit(Notice(message, "error", {"schedule": schedule}))
+        if len(self._troubles) >= _TROUBLES_KEPT:
+            self._troubles.pop(next(iter(self._troubles)))
+        self._troubles[schedule, due_at] = (error, time.monotonic())
+
+    def _tell(self, findings: Sequence[Finding]) -> None:
+        """After the commit, by the one node that has written it."""
+        for found in findings:
+            slot = found.slot
+            self._troubles.pop((slot.schedule, slot.due_at), None)
+            for deadline, reason in found.broke:
+                self._bus.emit(SlotOverdue(slot.schedule, slot.due_at, deadline, slot.job_id, reason))
+            if found.turned_slow and slot.target_runtime is not None:
+                self._bus.emit(SlotSlow(slot.schedule, slot.due_at, slot.job_id, format_duration(slot.target_runtime)))
+
+    def _notice_silence(self, glance: Glance) -> None:
+        if glance.silent_since is None:
+            self.stopped_since = self._suspected_at = None
+            return
+        self._suspected_at = self._suspected_at or time.monotonic()
+        if self.stopped_since is None and time.monotonic() - self._suspected_at >= SURE_AFTER_S:
+            self.stopped_since = glance.silent_since
+            self._bus.emit(SlotsStopped(glance.silent_since, glance.overdue))
