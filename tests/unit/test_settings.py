@@ -260,6 +260,22 @@ def test_an_object_with_a_mistake_of_its_own_is_still_known_to_those_that_name_i
         ('[daemon]\nqueues = ["defualt"]', 'there is no queue "defualt", did you mean "default"?'),
         ("[database]\npool_max = 14\n[queues.imports]\nconcurrency = 9", "these queues need at least 30 connections"),
         ("[queues.default]\nconcurrency = -1", '"concurrency" in [queues.default]: must be 0 or more'),
+        (
+            '[schedules.s]\nevery = "1h"\njob = "x"\nafter = [{ import = "redings" }]\n[imports.readings]\nsource = "upload"\ntable = "t"',
+            'config.toml:4: "after" in [schedules.s]: there is no import "redings", did you mean "readings"?',
+        ),
+        (
+            '[schedules.s]\nevery = "1h"\njob = "x"\n[[schedules.s.after]]\nworkflow = "market"',
+            '"after" in [schedules.s]: there is no workflow "market"',
+        ),
+        (
+            '[schedules.s]\nevery = "1h"\njob = "x"\n[[schedules.s.after]]\njob = "y"\nok_withn = "1h"',
+            '"after" in [schedules.s]: entry 1: unknown key "ok_withn", did you mean "ok_within"?',
+        ),
+        (
+            '[schedules.s]\nevery = "1h"\nmatview = "m"',
+            'config.toml:1: [schedules.s]: "matview" cannot be scheduled: this version refreshes no',
+        ),
         ("[workflows.w]\nsteps = {}", "[workflows.w.steps]: must not be empty"),
         ("[workflows.w.steps]\na = {}", "[workflows.w.steps.a]: a step names nothing to run"),
         ('[workflows.w.steps]\na = { job = "x", rollup = "y" }', "a step names job and rollup"),

@@ -7,6 +7,7 @@ import typer
 from ingestd.app.settings import Settings, warnings
 from ingestd.cli.shell import Shell, complain
 from ingestd.errors import ConfigurationError
+from ingestd.schedule.settings import COMMANDS
 from ingestd.settings import did_you_mean
 
 
@@ -37,9 +38,10 @@ def _check(shell: Shell) -> None:
 
 def _unknown_kinds(shell: Shell, settings: Settings) -> list[str]:
     """Jobs that are declared to run although this node cannot run them; another one may."""
-    wanted = {f"schedules.{name}": one.job for name, one in settings.schedules.items() if one.job}
+    wanted = [("job", f"schedules.{name}", one.job) for name, one in settings.schedules.items() if one.job]
+    wanted += [("after", f"schedules.{name}", other.job) for name, one in settings.schedules.items() for other in one.after if other.job]
     for name, workflow in settings.workflows.items():
-        wanted |= {f"workflows.{name}.steps.{step_name}": step.job for step_name, step in workflow.steps.items() if step.job}
+        wanted += [("job", f"workflows.{name}.steps.{step_name}", step.job) for step_name, step in workflow.steps.items() if step.job]
     if not wanted and not settings.daemon.handlers:
         return []
     from ingestd.app.handlers import user_handlers
@@ -50,7 +52,8 @@ def _unknown_kinds(shell: Shell, settings: Settings) -> list[str]:
     if undos and settings.daemon.handlers:
         raise ConfigurationError(undos)
     return undos + [
-        f'"job" in [{where}]: none of [daemon] handlers declares the kind "{kind}"{did_you_mean(kind, kinds)}'
-        for where, kind in wanted.items()
-        if kind not in kinds
+        f'"{key}" in [{where}]: none of [daemon] handlers declares the kind "{kind}"{did_you_mean(kind, kinds)}'
+        for key, where, kind in wanted
+        # a command can be waited for as well
+        if kind not in kinds and not (key == "after" and kind in COMMANDS)
     ]
