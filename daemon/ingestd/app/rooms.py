@@ -14,6 +14,7 @@ from ingestd.app import facts as app_facts
 from ingestd.app import handlers as app_handlers
 from ingestd.app.definitions import definitions
 from ingestd.app.settings import Settings
+from ingestd.app.successes import successes
 from ingestd.app.targets import target_job
 from ingestd.events import Bus, Event, LoadFinished
 from ingestd.facts import FactBook
@@ -140,7 +141,7 @@ class Rooms:
         self.horizon = Horizon(db, bus)
         self.care = Care(db, bus)
         self.rollups = Poller("rollups", Upkeep(db).poll, bus)
-        self.scheduler = Scheduler(db, bus)
+        self.scheduler = Scheduler(db, bus, successes)
         self.slot_watch = SlotWatch(db, bus)
         self.definitions = definitions(lambda: in_force.settings, bus, self.registry.specs)
         self.presence = Presence(settings.daemon.state_dir / "nodes")
