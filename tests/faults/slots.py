@@ -14,13 +14,12 @@ SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 RAN, DID_NOT_RUN = ("fired", "late"), ("skipped", "missed")
 
-SERVICE = "select name, since, accounted_to, removed_at, clock_timestamp() as now from ingestd.schedule order by name"
+SERVICE = "select name, since, accounted_to, removed_at, enabled, clock_timestamp() as now from ingestd.schedule order by name"
 SLOTS = "select schedule, due_at, first_due_at, slots, state, reason, job_id, triggered_by from ingestd.slot order by due_at, schedule"
+# What a job keeps of its slot; its own due_at is that of its next attempt.
 JOBS = """
-select id, metadata ->> 'schedule' as schedule, due_at, final from (
-    select id, metadata, due_at, triggered_by, false as final from ingestd.job
-    union all
-    select id, metadata, due_at, triggered_by, true from ingestd.history) j
+select id, metadata ->> 'schedule' as schedule, (metadata ->> 'due_at')::timestamptz as due_at
+from (select id, metadata, triggered_by from ingestd.job union all select id, metadata, triggered_by from ingestd.history) j
 where triggered_by in ('schedule', 'catch_up')"""
 # Which node recorded which slot: a daemon's name for its sessions has its node's id in it.
 WITNESS = """

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import asyncpg
 import pytest
@@ -20,32 +18,14 @@ import pytest
 from tests.daemon.harness import Daemon, Site
 from tests.faults import clocks, ledger, slots
 from tests.faults.clocks import Clock
-from tests.faults.slots import SECOND
-from tests.support import eventually
+from tests.promises.firing import DUTIES, HANDLERS, LAG, LONG, STATES, every_second, fires, keeps_up, steps, tell, work_off
 
-LONG = os.environ.get("INGESTD_LONG_TESTS") == "1"
 KILLING_S = 60.0 if LONG else 15.0
 NODES, SCHEDULES = 3, 200
 WRONG_BY_S = 120.0
 # Ahead and behind, by more and by less than a schedule waits, and back.
 STEPS_S = (-WRONG_BY_S, 3600.0, -0.4, -3600.0, 0.7, 86_400.0, -86_400.0, 0.0)
 STEPPED = 50
-HANDLERS = 'handlers = ["tests.daemon.jobs"]'
-# How far behind a schedule of every second may be once nobody disturbs it any more.
-LAG = timedelta(seconds=5)
-STATES = "select state, count(*) as n, max(fired_at - due_at) as latest from ingestd.slot group by state order by state"
-JOB_IDS = "select job_id from ingestd.slot where job_id is not null order by job_id"
-
-
-def every_second(count: int, *, start: int = 0) -> str:
-    """Schedules that are due each second, none of which waits for another."""
-    return "".join(
-        f'[schedules.s{number:03d}]\nevery = "1s"\njob = "{ledger.KIND}"\noverlap = "allow"\n' for number in range(start, start + count)
-    )
-
-
-def steps(count: int) -> dict[str, timedelta]:
-    return {f"s{number:03d}": SECOND for number in range(count)}
 
 
 @pytest.fixture
@@ -55,32 +35,10 @@ def wrong_clock(site: Site) -> Iterator[Clock]:
     clocks.forget([daemon.pid for daemon in site.daemons])
 
 
-async def tell(conn: asyncpg.Connection, what: str) -> None:
-    found = [f"{row['n']} {row['state']}" + (f" (latest by {row['latest']})" if row["latest"] else "") for row in await conn.fetch(STATES)]
-    sys.stdout.write(f"{what}: {', '.join(found)}\n")
-
-
 def clock_error_s(daemon: Daemon) -> float:
     """By how much a daemon's clock was ahead of ours when it last said something; its log file's own time is the kernel's."""
     last = json.loads(daemon.log().splitlines()[-1])
     return datetime.fromisoformat(last["timestamp"]).timestamp() - daemon.log_file.stat().st_mtime
-
-
-async def keeps_up(conn: asyncpg.Connection) -> None:
-    await eventually(lambda: slots.up_to_date(conn, LAG), timeout_s=60, every_s=0.2)
-
-
-async def jobs_end_once(site: Site, conn: asyncpg.Connection) -> None:
-    """With nobody left who fires slots: every job that a slot has started leaves its one row."""
-    worker = await site.start("--duties", "work")
-    ids = [row["job_id"] for row in await conn.fetch(JOB_IDS)]
-
-    async def even() -> bool:
-        await ledger.assert_exactly_once(conn, ids)
-        return True
-
-    await eventually(even, timeout_s=300 if LONG else 90, every_s=0.5)
-    assert await worker.stop() == 0
 
 
 class Fleet:
@@ -131,7 +89,7 @@ class Fleet:
             assert await daemon.stop() == 0
 
     async def _start(self, number: int) -> None:
-        daemon = await self._site.start("--duties", "work,schedule", environment=self._environments[number])
+        daemon = await self._site.start(*DUTIES, environment=self._environments[number])
         self._ready[number] = daemon
         if number == NODES - 1:
             assert abs(clock_error_s(daemon) - WRONG_BY_S) < 30
@@ -165,7 +123,7 @@ async def test_three_nodes_killed_at_random_of_which_one_has_a_wrong_clock_accou
     assert len(recorded) > NODES
     assert by_wrong_clock > 0
     assert await conn.fetchval("select count(*) from ingestd.slot") >= KILLING_S * SCHEDULES
-    await jobs_end_once(site, conn)
+    await work_off(site, conn)
 
 
 async def test_a_process_whose_clock_steps_back_and_forth_loses_and_doubles_nothing(
@@ -174,11 +132,10 @@ async def test_a_process_whose_clock_steps_back_and_forth_loses_and_doubles_noth
     site.configure(every_second(STEPPED), daemon=HANDLERS)
     await ledger.open_ledger(conn)
     # Alone: nobody else fires what it does not.
-    daemon = await site.start("--duties", "work,schedule", environment=wrong_clock.environment)
+    daemon = await site.start(*DUTIES, environment=wrong_clock.environment)
     for error_s in STEPS_S:
         wrong_clock.step(error_s)
-        fired = await conn.fetchval("select max(due_at) from ingestd.slot")
-        await eventually(lambda before=fired: newer_slot(conn, before), timeout_s=40, saying=f"a slot after a step to {error_s:+} s")
+        await fires(site)
     await keeps_up(conn)
     assert await daemon.stop() == 0
     await slots.assert_accounted_for(conn, await slots.in_service(conn, steps(STEPPED)))
@@ -186,8 +143,4 @@ async def test_a_process_whose_clock_steps_back_and_forth_loses_and_doubles_noth
     # Nothing was missed, and nothing waited for a timer that a step had put off.
     assert [row["state"] for row in await conn.fetch(STATES)] == ["fired"]
     assert await conn.fetchval("select max(fired_at - due_at) from ingestd.slot") < LAG
-    await jobs_end_once(site, conn)
-
-
-async def newer_slot(conn: asyncpg.Connection, before: datetime | None) -> bool:
-    return bool(await conn.fetchval("select exists (select from ingestd.slot where $1::timestamptz is null or due_at > $1)", before))
+    await work_off(site, conn)
