@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 
 import asyncpg
 
-from ingestd.app.handlers import user_handlers
 from ingestd.app.settings import Settings
 from ingestd.app.targets import target_job, unknown_names
 from ingestd.errors import InvalidInput
@@ -31,15 +29,6 @@ def definitions(settings: Callable[[], Settings], bus: Bus | None = None, specs:
     """
     known = _Known(settings, specs)
     return Definitions(known.compile, known.problems, lambda slots: None if bus is None else announce(bus, slots))
-
-
-def definitions_here(settings: Settings, folder: Path) -> Definitions:
-    """What creates, edits and deletes schedules from a command line.
-
-    Args:
-        folder: searched for the user's handler modules, which are imported only for a kind that no node has published.
-    """
-    return definitions(lambda: settings, specs=lambda: user_handlers(settings.daemon.handlers, folder))
 
 
 class _Known:

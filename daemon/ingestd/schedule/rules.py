@@ -150,7 +150,10 @@ def last_of(bound: date, timezone: str) -> datetime:
     """The last instant of a moment or a whole day in a time zone, in UTC."""
     if isinstance(bound, datetime):
         return first_of(bound, timezone)
-    return first_of(bound + timedelta(days=1), timezone) - _MICROSECOND
+    zone, midnight = find_zone(timezone), datetime.combine(bound + timedelta(days=1), time())
+    # A clock set back across midnight ends the day a second time.
+    behind = midnight.replace(tzinfo=zone, fold=1).astimezone(UTC) if twice(zone, midnight) else resolve(zone, midnight)
+    return behind - _MICROSECOND
 
 
 class Upcoming(NamedTuple):
