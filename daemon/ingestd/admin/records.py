@@ -76,6 +76,23 @@ def read_states(text: str | None) -> tuple[str, ...]:
     return words
 
 
+def position_of(of: Subject, text: str) -> int:
+    """Where a run stands in its list, by its id.
+
+    Raises:
+        UsageError: no run of this type has such an id.
+    """
+    try:
+        if of.type == "schedule":
+            return slot_records.position(datetime.fromisoformat(text))
+        if text.isascii() and text.isdigit() and 0 < int(text) < 2**63:
+            return int(text)
+    except (ValueError, OverflowError):
+        pass
+    said = "a slot's due time with its offset, such as 2027-01-31T06:00:00Z" if of.type == "schedule" else "the number of a run"
+    raise UsageError(f'"{text[:100]}" is not {said}')
+
+
 async def history(conn: asyncpg.Connection, of: Subject, which: RunFilter, limit: int) -> list[Run]:
     """Runs, newest first.
 

@@ -12,6 +12,7 @@ import typer
 from ingestd.app import inline
 from ingestd.cli.console import details, milliseconds, strings_for_ids, table
 from ingestd.cli.options import ImportName, LoadId, parse_object, parse_option
+from ingestd.cli.records import add_records
 from ingestd.cli.session import session
 from ingestd.cli.shell import Shell, complain, printable
 from ingestd.errors import Conflict, InvalidInput, NotFound
@@ -67,6 +68,8 @@ def add_to(app: typer.Typer) -> None:
         """Have an import's source scanned now."""
         shell: Shell = ctx.obj
         shell.run(_trigger(shell, name))
+
+    add_records(imports, "import")
 
     loads = typer.Typer(help="Look at loads and rejects; retry and skip failed ones.", no_args_is_help=True, rich_markup_mode=None)
     app.add_typer(loads, name="loads")

@@ -10,6 +10,7 @@ import typer
 from ingestd.app.targets import target_job
 from ingestd.cli.console import cell, milliseconds, strings_for_ids, table
 from ingestd.cli.options import RunId, WorkflowName
+from ingestd.cli.records import add_records
 from ingestd.cli.session import Session, session
 from ingestd.cli.shell import Shell
 from ingestd.errors import NotFound
@@ -74,6 +75,8 @@ def add_to(app: typer.Typer) -> None:
         """
         shell: Shell = ctx.obj
         shell.run(_cancel(shell, run, undo))
+
+    add_records(workflows, "workflow")
 
 
 async def _list(shell: Shell) -> None:

@@ -77,12 +77,23 @@ async def history(conn: asyncpg.Connection, name: str, which: RunFilter, limit: 
     return [_run(row) for row in await conn.fetch(HISTORY.format(where=page), *page.values)]
 
 
+def position(due_at: datetime) -> int:
+    """Where the slot of this time stands among the slots of its schedule.
+
+    Raises:
+        ValueError: the time has no offset.
+    """
+    if due_at.tzinfo is None:
+        raise ValueError("a time without an offset")
+    return (due_at - _EPOCH) // timedelta(microseconds=1)
+
+
 def _run(row: asyncpg.Record) -> Run:
     due_at: datetime = row["due_at"]
     counts: dict[str, Any] = {"slots": row["slots"], "first_due_at": row["first_due_at"]} if row["slots"] > 1 else {}
     return Run(
         id=due_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-        position=(due_at - _EPOCH) // timedelta(microseconds=1),
+        position=position(due_at),
         state=row["state"],
         due_at=due_at,
         started_at=row["started_at"],

@@ -1,0 +1,34 @@
+"""`kinds`."""
+
+from __future__ import annotations
+
+import typer
+
+from ingestd.cli.console import table
+from ingestd.cli.records import add_records
+from ingestd.cli.session import session
+from ingestd.cli.shell import Shell
+from ingestd.jobs.store import queues
+from ingestd.settings import priority_name
+
+
+def add_to(app: typer.Typer) -> None:
+    """Enter the commands."""
+    kinds = typer.Typer(help="Look at kinds of job and how they have gone.", no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(kinds, name="kinds")
+
+    @kinds.command("list")
+    def list_kinds(ctx: typer.Context) -> None:
+        """All kinds of job that a node ever published, with their defaults."""
+        shell: Shell = ctx.obj
+        shell.run(_list(shell))
+
+    add_records(kinds, "kind")
+
+
+async def _list(shell: Shell) -> None:
+    async with session(shell) as opened:
+        found = [dict(row) for row in await queues.kinds(opened.conn)]
+    rows = [[one["name"], one["queue"], priority_name(one["priority"]), one["max_attempts"], one["published_at"]] for one in found]
+    columns = ["kind", "queue", "priority", "attempts", "published"]
+    shell.answer({"items": found}, table(columns, rows) if found else "no node has run here yet")
