@@ -1,29 +1,32 @@
-"""`schedules`."""
+"""`schedules`: looking at them."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from typing import TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import typer
 
-from ingestd.cli.console import strings_for_ids, table
-from ingestd.cli.options import ScheduleName
-from ingestd.cli.session import Session, not_in_service, nothing_in_service, session
+from ingestd.cli import schedule_actions, schedule_definitions
+from ingestd.cli.console import details, milliseconds, strings_for_ids, table
+from ingestd.cli.options import ScheduleName, parse_moment
+from ingestd.cli.records import add_records
+from ingestd.cli.session import in_service, nothing_in_service, session
 from ingestd.cli.shell import Shell
-from ingestd.errors import InvalidInput, NotFound
-from ingestd.schedule import actions, preview
-from ingestd.schedule.rules import Upcoming, in_zone, parse_rule, upcoming
+from ingestd.errors import InvalidInput
+from ingestd.schedule import preview
+from ingestd.schedule.rules import Upcoming, in_zone, upcoming
 from ingestd.schedule.store import reads
 from ingestd.schedule.zones import find_zone
 
-T = TypeVar("T")
+NEXT_SHOWN = 3
 
 
 def add_to(app: typer.Typer) -> None:
     """Enter the commands."""
-    schedules = typer.Typer(help="Look at schedules, see what is next, fire one now.", no_args_is_help=True, rich_markup_mode=None)
+    schedules = typer.Typer(
+        help="Look at schedules and slots; trigger, pause, skip, make, edit.", no_args_is_help=True, rich_markup_mode=None
+    )
     app.add_typer(schedules, name="schedules")
 
     @schedules.command("list")
@@ -32,36 +35,48 @@ def add_to(app: typer.Typer) -> None:
         shell: Shell = ctx.obj
         shell.run(_list(shell))
 
+    @schedules.command()
+    def show(ctx: typer.Context, name: ScheduleName) -> None:
+        """One schedule: its keys, why it is paused, what is next."""
+        shell: Shell = ctx.obj
+        shell.run(_show(shell, name))
+
     @schedules.command("next")
     def next_slots(
         ctx: typer.Context,
         name: ScheduleName,
-        count: int = typer.Option(10, "--count", metavar="N", min=1, max=1000, help="How many slots, 1 to 1000."),
-        start: str = typer.Option("", "--from", metavar="TIME", help="Slots after this ISO time; default: now."),
+        count: int = typer.Option(10, "--count", metavar="N", min=1, max=preview.MOST, help=f"How many slots, 1 to {preview.MOST}."),
+        start: str = typer.Option("", "--from", metavar="TIME", help="Slots after this ISO time, in the schedule's zone; default: now."),
     ) -> None:
         """The slots to come, transitions of the time zone marked."""
         shell: Shell = ctx.obj
         shell.run(_next(shell, name, count, start))
 
     @schedules.command()
-    def trigger(
-        ctx: typer.Context, name: ScheduleName, reason: str = typer.Option("", "--reason", metavar="TEXT", help="Kept with the job.")
+    def slots(
+        ctx: typer.Context,
+        name: ScheduleName,
+        state: str = typer.Option("", "--state", metavar="STATE", help=f"One or several with commas: {' '.join(preview.SLOT_STATES)}."),
+        limit: int = typer.Option(30, "--limit", metavar="N", min=1, max=1000, help="How many, 1 to 1000."),
+        before: str = typer.Option("", "--before", metavar="TIME", help="Only slots due before, for the next page."),
     ) -> None:
-        """Fire a schedule now."""
+        """Its slots, newest first: what became of each, and why."""
         shell: Shell = ctx.obj
-        shell.run(_trigger(shell, name, reason or None))
+        shell.run(_slots(shell, name, state, limit, before))
 
     @schedules.command()
-    def pause(ctx: typer.Context, name: ScheduleName) -> None:
-        """Let a schedule's slots pass until it is resumed."""
+    def downtimes(
+        ctx: typer.Context,
+        limit: int = typer.Option(30, "--limit", metavar="N", min=1, max=1000, help="How many, 1 to 1000."),
+        before: int = typer.Option(None, "--before", metavar="ID", min=1, help="Only older ones, for the next page."),
+    ) -> None:
+        """Times in which nothing fired slots; what that cost."""
         shell: Shell = ctx.obj
-        shell.run(_pause(shell, name, paused=True))
+        shell.run(_downtimes(shell, limit, before))
 
-    @schedules.command()
-    def resume(ctx: typer.Context, name: ScheduleName) -> None:
-        """Fire a paused schedule's slots again."""
-        shell: Shell = ctx.obj
-        shell.run(_pause(shell, name, paused=False))
+    schedule_actions.add_to(schedules)
+    schedule_definitions.add_to(schedules)
+    add_records(schedules, "schedule")
 
 
 async def _list(shell: Shell) -> None:
@@ -72,17 +87,66 @@ async def _list(shell: Shell) -> None:
             one["name"],
             f"{one['rule']} ({one['timezone']})",
             f"{one['target']['type']} {one['target']['name']}",
-            "paused" if one["paused"] else "on" if one["enabled"] else "off",
+            _standing(one),
             one["next_due_at"],
             (one["last_slot"] or {}).get("due_at"),
-            (one["last_slot"] or {}).get("state"),
+            _outcome(one["last_slot"]) if one["last_slot"] else None,
+            one["owner"],
             one["problem"],
         ]
         for one in found
     ]
-    columns = ["name", "rule", "target", "is", "next", "last", "slot", "problem"]
+    for one in found:
+        del one["spec"]
+    columns = ["name", "rule", "target", "is", "next", "last", "slot", "owner", "problem"]
     nothing = nothing_in_service("schedule", opened.settings.schedules)
     shell.answer({"items": strings_for_ids(found)}, table(columns, rows) if found else nothing)
+
+
+def _standing(schedule: dict[str, Any]) -> str:
+    if not schedule["enabled"]:
+        return "off"
+    if schedule["paused"]:
+        until = schedule["paused_until"]
+        end = f" until {until.astimezone():%Y-%m-%d %H:%M}" if until else ""
+        why = f": {schedule['pause_reason']}" if schedule["pause_reason"] else ""
+        return f"paused{end} by {schedule['paused_by']}{why}"
+    if schedule["skip_at"]:
+        return f"on, skips {schedule['skip_at'].astimezone():%Y-%m-%d %H:%M}"
+    return "on"
+
+
+def _outcome(slot: dict[str, Any]) -> str:
+    """A slot and its job in a few words: `fired, failed`; the state alone where there is no job."""
+    words = [str(slot["state"])]
+    if slot["job_state"]:
+        words.append("partial" if slot["job_partial"] else str(slot["job_state"]))
+    return ", ".join(words)
+
+
+async def _show(shell: Shell, name: str) -> None:
+    async with session(shell) as opened:
+        with in_service("schedule", name, opened.settings.schedules):
+            found = await reads.find_schedule(opened.conn, name)
+        ahead = await preview.next_slots(opened.conn, name, NEXT_SHOWN) if not found["problem"] else []
+    hidden = ("spec", "last_slot", "paused", "paused_by", "paused_until", "pause_reason", "skip_by", "skip_reason", "enabled")
+    facts = {key: value for key, value in found.items() if key not in hidden}
+    last = found["last_slot"]
+    if last is not None:
+        why = f" ({last['reason']})" if last["reason"] else ""
+        job = f", job {last['job_id']}" if last["job_id"] else ""
+        facts["last_slot"] = f"{last['due_at'].astimezone():%Y-%m-%d %H:%M:%S} {_outcome(last)}{job}{why}"
+    if found["skip_at"]:
+        why = f": {found['skip_reason']}" if found["skip_reason"] else ""
+        facts["skip_at"] = f"{found['skip_at'].astimezone():%Y-%m-%d %H:%M:%S}, by {found['skip_by']}{why}"
+    facts["target"] = f"{found['target']['type']} {found['target']['name']}"
+    facts = {"name": facts.pop("name"), "is": _standing(found)} | facts
+    facts |= {f"next {number}": _told(slot) for number, slot in enumerate(ahead, start=1)}
+    shell.answer(strings_for_ids(found), details(facts))
+
+
+def _told(slot: Upcoming) -> str:
+    return f"{slot.at:%a %Y-%m-%d %H:%M:%S %z}" + (f", {slot.note}" if slot.note else "")
 
 
 async def _next(shell: Shell, name: str, count: int, start: str) -> None:
@@ -106,30 +170,59 @@ async def _upcoming(shell: Shell, name: str, count: int, moment: datetime | None
     if declared is not None:
         # Its rule is here: no database is needed to tell what it means.
         since = datetime.now(UTC) if moment is None else in_zone(moment, find_zone(declared.timezone))
-        return upcoming(parse_rule(declared.rule, declared.timezone), since, count)
+        return upcoming(declared.parsed_rule(), since, count)
     async with session(shell) as opened:
         return await preview.next_slots(opened.conn, name, count, moment)
 
 
-async def _trigger(shell: Shell, name: str, reason: str | None) -> None:
+async def _slots(shell: Shell, name: str, state: str, limit: int, before: str) -> None:
+    states = preview.read_slot_states(state, "--state")
+    moment = parse_moment("--before", before) if before else None
     async with session(shell) as opened:
-        job_id = await _in_service(opened, name, lambda: actions.trigger(opened.conn, shell.actor, name, reason))
-        await opened.tell_if_nobody_works(shell)
-    shell.answer({"job_id": str(job_id)}, f"job {job_id}")
+        with in_service("schedule", name, opened.settings.schedules):
+            await reads.find_schedule(opened.conn, name)
+        found = await reads.list_slots(opened.conn, name, states, moment, limit + 1)
+    more, found = len(found) > limit, found[:limit]
+    rows = [
+        [
+            slot["due_at"],
+            slot["state"],
+            str(slot["job_id"]) if slot["job_id"] else None,
+            "partial" if slot["job_partial"] else slot["job_state"],
+            milliseconds(slot["job_duration_ms"]),
+            slot["triggered_by"],
+            _remark(slot),
+        ]
+        for slot in found
+    ]
+    columns = ["due", "state", "job", "ended", "took", "by", "why"]
+    document = {"items": strings_for_ids(found), "next_before": found[-1]["due_at"].isoformat() if more else None}
+    shell.answer(document, table(columns, rows) if found else "no slots")
 
 
-async def _pause(shell: Shell, name: str, *, paused: bool) -> None:
-    act = actions.pause if paused else actions.resume
+def _remark(slot: dict[str, Any]) -> str:
+    said = [slot["reason"]] if slot["reason"] else []
+    if slot["slots"] > 1:
+        said.insert(0, f"{slot['slots']:,} slots since {slot['first_due_at'].astimezone():%Y-%m-%d %H:%M:%S}")
+    if slot["overdue"]:
+        said.append("not started in time" if slot["overdue"] == "start" else "not finished in time")
+    if slot["slow_at"]:
+        said.append("slow")
+    return "; ".join(said)
+
+
+async def _downtimes(shell: Shell, limit: int, before: int | None) -> None:
     async with session(shell) as opened:
-        changed = await _in_service(opened, name, lambda: act(opened.conn, shell.actor, name))
-    word = "paused" if paused else "on"
-    shell.answer({"name": name, "state": word}, f"{name} is {word}" + ("" if changed else " already"))
+        found = await reads.list_downtimes(opened.conn, before, limit + 1)
+    more, found = len(found) > limit, found[:limit]
+    rows = [
+        [one["began_at"], one["ended_at"], _lasted(one["ended_at"] - one["began_at"]), one["schedules"], one["missed"], one["late"]]
+        for one in found
+    ]
+    columns = ["from", "to", "lasted", "schedules", "missed", "late"]
+    document = {"items": strings_for_ids(found), "next_before": str(found[-1]["id"]) if more else None}
+    shell.answer(document, table(columns, rows) if found else "no downtime is known")
 
 
-async def _in_service(opened: Session, name: str, act: Callable[[], Awaitable[T]]) -> T:
-    try:
-        return await act()
-    except NotFound:
-        if name in opened.settings.schedules:
-            raise not_in_service("schedule", name) from None
-        raise
+def _lasted(span: timedelta) -> timedelta:
+    return timedelta(seconds=round(span.total_seconds()))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import asyncpg
@@ -68,6 +68,17 @@ def not_in_service(noun: str, name: str) -> NotFound:
     return NotFound(
         f'{noun} "{name}" is declared, but not in service yet', hint="a daemon puts it in service when it starts: `ingestd run`"
     )
+
+
+@contextmanager
+def in_service(noun: str, name: str, declared: Mapping[str, object]) -> Iterator[None]:
+    """What is not found inside, although the configuration declares it, is just not in service yet: say so."""
+    try:
+        yield
+    except NotFound:
+        if name in declared:
+            raise not_in_service(noun, name) from None
+        raise
 
 
 def nothing_in_service(noun: str, declared: Mapping[str, object]) -> str:

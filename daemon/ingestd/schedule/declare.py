@@ -172,7 +172,8 @@ def compose(
         now: when the transaction began.
         accounted: up to where it is accounted for, by name, as `settle` told.
     """
-    goes_on = old is not None and old["removed_at"] is None and old["enabled"] and settings.enabled and _same_rule(old, settings)
+    same = old is not None and old["removed_at"] is None and old["enabled"] == settings.enabled
+    goes_on = same and old is not None and _same_rule(old, settings)
     # `now` is when the transaction began; a node that was waited for may have fired since: never look behind what it recorded.
     since = old["since"] if goes_on and old is not None else max(now, accounted.get(name, now))
     accounted_to = accounted[name] if goes_on else since

@@ -1,0 +1,121 @@
+"""`schedules trigger|pause|resume|skip-next`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from ingestd.cli.options import ScheduleName, parse_option
+from ingestd.cli.session import in_service, session
+from ingestd.cli.shell import Shell, printable
+from ingestd.errors import InvalidInput
+from ingestd.schedule import actions
+from ingestd.schedule.store import reads
+from ingestd.settings import parse_duration
+
+MOST_REASON = 1000
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept with the slot and in the audit log.")]
+
+
+def add_to(schedules: typer.Typer) -> None:
+    """Enter the commands."""
+
+    @schedules.command()
+    def trigger(ctx: typer.Context, name: ScheduleName, reason: Reason = "") -> None:
+        """Start what a schedule starts now, apart from its slots."""
+        shell: Shell = ctx.obj
+        shell.run(_trigger(shell, name, check_reason(reason)))
+
+    @schedules.command()
+    def pause(
+        ctx: typer.Context,
+        name: ScheduleName,
+        until: str = typer.Option(
+            "", "--until", metavar="TIME", help="Until this ISO time, in the schedule's zone unless it has an offset."
+        ),
+        lasting: str = typer.Option("", "--for", metavar="DURATION", help="For so long, such as 2h or 3d."),
+        reason: Reason = "",
+    ) -> None:
+        """Skip a schedule's slots, until a moment or until it is resumed."""
+        shell: Shell = ctx.obj
+        shell.run(_pause(shell, name, until, lasting, check_reason(reason)))
+
+    @schedules.command()
+    def resume(ctx: typer.Context, name: ScheduleName) -> None:
+        """Fire a paused schedule's slots again."""
+        shell: Shell = ctx.obj
+        shell.run(_resume(shell, name))
+
+    @schedules.command("skip-next")
+    def skip_next(
+        ctx: typer.Context,
+        name: ScheduleName,
+        reason: Reason = "",
+        undo: bool = typer.Option(False, "--undo", help="Let it fire after all."),
+    ) -> None:
+        """Skip a schedule's next slot, once."""
+        shell: Shell = ctx.obj
+        shell.run(_unskip(shell, name) if undo else _skip_next(shell, name, check_reason(reason)))
+
+
+def check_reason(text: str) -> str | None:
+    """A reason as it can be kept; None where none was given.
+
+    Raises:
+        InvalidInput: it is too long, or cannot be stored.
+    """
+    if len(text) > MOST_REASON:
+        raise InvalidInput(f"--reason: at most {MOST_REASON:,} characters", pointer="--reason")
+    return text.strip() or None
+
+
+async def _trigger(shell: Shell, name: str, reason: str | None) -> None:
+    async with session(shell) as opened:
+        with in_service("schedule", name, opened.settings.schedules):
+            job_id = await actions.trigger(opened.conn, shell.actor, name, reason)
+        await opened.tell_if_nobody_works(shell)
+    shell.answer({"job_id": str(job_id)}, f"job {job_id}")
+
+
+async def _pause(shell: Shell, name: str, until: str, lasting: str, reason: str | None) -> None:
+    if until and lasting:
+        raise InvalidInput("give --until or --for, not both", pointer="--for")
+    moment = parse_option("--until", _moment, until) if until else None
+    span = parse_option("--for", parse_duration, lasting) if lasting else None
+    async with session(shell) as opened:
+        with in_service("schedule", name, opened.settings.schedules):
+            changed = await actions.pause(opened.conn, shell.actor, name, reason, until=moment, lasting=span)
+            found = await reads.find_schedule(opened.conn, name)
+    end, why = found["paused_until"], found["pause_reason"]
+    told = f"{name} is paused" + (f" until {end.astimezone():%Y-%m-%d %H:%M:%S %z}" if end else "") + ("" if changed else " already")
+    shell.answer({"name": name, "state": "paused", "until": end, "reason": why}, printable(told))
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(f'"{text}" is not an ISO time such as 2027-03-28T06:00; write --for 2h for a while') from None
+
+
+async def _resume(shell: Shell, name: str) -> None:
+    async with session(shell) as opened:
+        with in_service("schedule", name, opened.settings.schedules):
+            changed = await actions.resume(opened.conn, shell.actor, name)
+    shell.answer({"name": name, "state": "on"}, f"{name} is on" + ("" if changed else " already"))
+
+
+async def _skip_next(shell: Shell, name: str, reason: str | None) -> None:
+    async with session(shell) as opened:
+        with in_service("schedule", name, opened.settings.schedules):
+            due_at = await actions.skip_next(opened.conn, shell.actor, name, reason)
+    shell.answer({"name": name, "skip_at": due_at}, f"{name} skips its slot of {due_at.astimezone():%Y-%m-%d %H:%M:%S %z}")
+
+
+async def _unskip(shell: Shell, name: str) -> None:
+    async with session(shell) as opened:
+        with in_service("schedule", name, opened.settings.schedules):
+            changed = await actions.unskip(opened.conn, shell.actor, name)
+    shell.answer({"name": name, "skip_at": None}, f"{name} skips nothing" + ("" if changed else ", and did not before"))
