@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import pytest
@@ -18,7 +19,17 @@ from ingestd.schedule.settings import ScheduleSettings, ScheduleTarget
 from tests.schedule.conftest import backdate, declare, slot_states
 
 ADMIN = Actor("ada", "admin", "cli")
-MINUTE = timedelta(minutes=1)
+PAST, FUTURE = "2020-01-01", "2990-01-01"
+PLACE = "select since, accounted_to, next_due_at from ingestd.schedule"
+CHANGES: list[dict[str, Any]] = [
+    {"tags": ["x"]},
+    {"start": PAST},
+    {"start": PAST, "jitter": "300ms"},
+    {"end": FUTURE, "jitter": "300ms", "finish_within": "1h"},
+    {"end": FUTURE, "target_runtime": "5s", "start_within": "30m"},
+    {"timezone": "Asia/Kathmandu", "start": PAST, "end": FUTURE},
+    {},
+]
 
 
 async def test_applying_the_same_schedules_again_changes_nothing(conn: asyncpg.Connection) -> None:
@@ -66,6 +77,68 @@ async def test_a_changed_time_zone_is_a_changed_rule(conn: asyncpg.Connection) -
     await backdate(conn, timedelta(minutes=1))
     await declare(conn, {"one": {"cron": "0 2 * * *", "timezone": "Asia/Kathmandu"}})
     assert await conn.fetchval("select since > now() - interval '10 seconds' from ingestd.schedule")
+
+
+@pytest.mark.parametrize("key", ["start", "end"])
+async def test_a_changed_bound_is_a_changed_rule(conn: asyncpg.Connection, key: str) -> None:
+    await declare(conn, {"one": {"every": "1m", key: PAST if key == "start" else FUTURE, "overlap": "allow", "catch_up": "all"}})
+    await backdate(conn, timedelta(minutes=3))
+    applied = await declare(conn, {"one": {"every": "1m", key: "2021-01-01" if key == "start" else "2992-01-01", "overlap": "allow"}})
+    assert len(applied.settled) == 3
+    assert await conn.fetchval("select since = accounted_to and since > now() - interval '10 seconds' from ingestd.schedule")
+
+
+async def test_a_schedule_has_no_slots_before_its_start_and_none_after_its_end(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"early": {"every": "1s", "start": FUTURE}, "over": {"every": "1s", "end": PAST}, "on": {"every": "1s"}})
+    due = {row["name"]: row["next_due_at"] for row in await conn.fetch("select name, next_due_at from ingestd.schedule")}
+    assert due["early"] == await conn.fetchval("select starts_at from ingestd.schedule where name = 'early'")
+    assert due["early"].year == int(FUTURE[:4])
+    assert due["over"] is None
+    await conn.execute("update ingestd.schedule set since = now() - interval '5 seconds', accounted_to = now() - interval '5 seconds'")
+    await conn.execute("update ingestd.schedule set next_due_at = now() - interval '4 seconds'")
+    recorded = await Firer().fire_all(conn)
+    assert {slot.schedule for slot in recorded} == {"on"}
+
+
+async def test_a_schedule_that_is_over_goes_on_when_its_end_moves_and_owes_nothing(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "1s", "end": PAST}})
+    await declare(conn, {"one": {"every": "1s", "end": FUTURE}})
+    assert await conn.fetchval("select next_due_at > since from ingestd.schedule")
+    await Firer().fire_all(conn)
+    assert await conn.fetchval("select count(*) from ingestd.slot where due_at <= (select since from ingestd.schedule)") == 0
+
+
+UNBOUND: list[dict[str, Any]] = [
+    {"jitter": "500ms"}, {"start_within": "1h"}, {"finish_within": "2h"}, {"target_runtime": "1m"}, {"after": [{"job": "x"}]},
+    {"tags": ["x"]}, {"priority": "high"}, {"args": {"n": 1}}, {"overlap": "queue"}, {"catch_up": "all"}, {"max_catch_up": 7},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", UNBOUND, ids=lambda keys: next(iter(keys)))
+async def test_what_is_not_the_rule_changes_at_once_and_keeps_the_slots_owed(conn: asyncpg.Connection, keys: dict[str, Any]) -> None:
+    await declare(conn, {"one": {"every": "1m"}})
+    await backdate(conn, timedelta(minutes=5))
+    await declare(conn, {"one": {"every": "1m"}})
+    before = await conn.fetchrow(PLACE)
+    assert (await declare(conn, {"one": {"every": "1m"} | keys})).changed == ("one",)
+    assert await conn.fetchrow(PLACE) == before
+    written = await conn.fetchrow("select *, to_jsonb(s) - 'spec' as whole from ingestd.schedule s")
+    assert (await declare(conn, {"one": {"every": "1m"} | keys})).changed == ()
+    # And back again: nothing of it stays behind.
+    assert (await declare(conn, {"one": {"every": "1m"}})).changed == ("one",)
+    plain = await conn.fetchval("select to_jsonb(s) - 'spec' from ingestd.schedule s")
+    moved = {"turn", "applied_at"} | ({"rank"} if "priority" in keys else set(keys))
+    assert {key for key in plain if plain[key] != written["whole"][key]} == moved
+    assert await conn.fetchrow(PLACE) == before
+
+
+async def test_a_slot_to_be_passed_over_is_forgotten_with_its_rule_alone(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "1h"}})
+    await conn.execute("update ingestd.schedule set skip_at = next_due_at, skip_by = 'ada', skip_reason = 'holiday'")
+    await declare(conn, {"one": {"every": "1h", "tags": ["x"]}})
+    assert await conn.fetchval("select skip_at = next_due_at and skip_by = 'ada' from ingestd.schedule")
+    await declare(conn, {"one": {"every": "2h", "tags": ["x"]}})
+    assert await conn.fetchval("select num_nulls(skip_at, skip_by, skip_reason) = 3 from ingestd.schedule")
 
 
 async def test_a_removed_schedule_fires_no_more_and_its_last_slots_are_missed(conn: asyncpg.Connection) -> None:
@@ -125,8 +198,9 @@ async def test_reloading_while_nodes_fire_loses_and_doubles_nothing(dsn: str, co
 
     async def reload() -> None:
         for turn in range(15):
-            # every second reload changes something that is not the rule
-            await declare(conn, {name: keys | {"tags": [f"t{turn // 2}"]} for name, keys in schedules.items()})
+            # every second reload changes something, every fourth what counts as another rule
+            more = CHANGES[turn // 2 % len(CHANGES)]
+            await declare(conn, {name: keys | more for name, keys in schedules.items()})
         over.set()
 
     await asyncio.gather(node(), node(), reload())
