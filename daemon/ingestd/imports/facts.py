@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 import asyncpg
 
@@ -11,8 +12,9 @@ from ingestd.events import Bus, Event, LoadFinished
 from ingestd.facts import Check, Gauge, RoomFacts
 from ingestd.imports.settings import ImportSettings
 from ingestd.imports.sources.folder import look_at_folder
-from ingestd.imports.store import reads
+from ingestd.imports.store import reads, records
 from ingestd.imports.watch import ArrivalWatch, Imports
+from ingestd.jobs.failing import failure_check, failure_gauges
 
 OUTCOMES = ("inserted", "updated", "unchanged", "rejected", "superseded")
 
@@ -24,10 +26,12 @@ class ImportFacts:
         imports: the imports of the configuration in force.
         bus: loads are counted as they finish in this process.
         watch: this process's folder watch, if it has one.
+        failures_in_a_row: so many loads make an import unhealthy.
     """
 
-    def __init__(self, imports: Imports, bus: Bus, watch: ArrivalWatch | None) -> None:
+    def __init__(self, imports: Imports, bus: Bus, watch: ArrivalWatch | None, failures_in_a_row: Callable[[], int]) -> None:
         self._imports = imports
+        self._failures_in_a_row = failures_in_a_row
         self._watch = watch
         self._records: Counter[tuple[str, str]] = Counter()
         bus.subscribe(self._count)
@@ -50,12 +54,13 @@ class ImportFacts:
             Gauge("source_freshness_seconds", seconds, "Time since a file last arrived.", {"import": name})
             for name, seconds in (await reads.freshness(conn, names)).items()
         ]
-        return [*found, *waits, *ages]
+        return [*found, *waits, *ages, *failure_gauges("import", await records.streaks(conn, names))]
 
     async def checks(self, conn: asyncpg.Connection) -> list[Check]:
-        """Whether sources can be read, and whether failed loads hold others up."""
+        """Whether sources can be read, whether failed loads hold others up, and whether an import fails again and again."""
         found = [await self._source_check(name, settings) for name, settings in self._imports().items() if settings.pattern]
-        return [*found, await _blocked_check(conn)]
+        streaks = await records.streaks(conn, list(self._imports()))
+        return [*found, await _blocked_check(conn), failure_check("import", streaks, self._failures_in_a_row())]
 
     async def _source_check(self, name: str, settings: ImportSettings) -> Check:
         assert settings.pattern is not None
@@ -94,7 +99,7 @@ async def _blocked_check(conn: asyncpg.Connection) -> Check:
     )
 
 
-def facts(imports: Imports, bus: Bus, watch: ArrivalWatch | None = None) -> RoomFacts:
+def facts(imports: Imports, bus: Bus, watch: ArrivalWatch | None = None, failures_in_a_row: Callable[[], int] = lambda: 3) -> RoomFacts:
     """The room's gauges and checks."""
-    room = ImportFacts(imports, bus, watch)
+    room = ImportFacts(imports, bus, watch, failures_in_a_row)
     return RoomFacts(gauges=room.gauges, checks=room.checks)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+
 import asyncpg
 
 from ingestd.facts import Check, Gauge, RoomFacts
-from ingestd.jobs.store import history, reads, steps
+from ingestd.jobs.failing import failure_check, failure_gauges
+from ingestd.jobs.records import Streak
+from ingestd.jobs.store import history, kind_records, reads, run_records, steps
 from ingestd.jobs.store.retention import clear
 
 OLD_AFTER_S = 300.0
@@ -58,6 +62,24 @@ async def _taken_back(conn: asyncpg.Connection) -> Check:
     )
 
 
-def facts() -> RoomFacts:
-    """The queue's gauges and checks, and what it forgets."""
-    return RoomFacts(gauges=gauges, checks=checks, clear=clear)
+def facts(workflows: Callable[[], Collection[str]] = tuple, failures_in_a_row: Callable[[], int] = lambda: 3) -> RoomFacts:
+    """The queue's gauges and checks, and what it forgets.
+
+    Args:
+        workflows: those that are declared; the kinds are those that a living node runs.
+        failures_in_a_row: so many make one unhealthy.
+    """
+
+    async def all_gauges(conn: asyncpg.Connection) -> list[Gauge]:
+        runs = await run_records.streaks(conn, list(workflows()))
+        kinds = await kind_records.live_kinds(conn)
+        failing = dict.fromkeys(kinds, Streak()) | await kind_records.failing(conn, kinds)
+        return [*await gauges(conn), *failure_gauges("workflow", runs), *failure_gauges("kind", failing)]
+
+    async def all_checks(conn: asyncpg.Connection) -> list[Check]:
+        runs = await run_records.streaks(conn, list(workflows()))
+        kinds = await kind_records.failing(conn, await kind_records.live_kinds(conn))
+        most = failures_in_a_row()
+        return [*await checks(conn), failure_check("workflow", runs, most), failure_check("kind", kinds, most)]
+
+    return RoomFacts(gauges=all_gauges, checks=all_checks, clear=clear)
