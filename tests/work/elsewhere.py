@@ -144,3 +144,13 @@ class Order(BaseModel):
 @job("ships", executor="process")
 async def ships(ctx: Context, order: Order) -> dict[str, int]:
     return {"number": order.number}
+
+
+@job("slot_far_away", executor="process")
+async def slot_far_away(ctx: Context) -> list[Any] | None:
+    return None if ctx.slot is None else [ctx.slot.schedule, ctx.slot.due_at.isoformat(), ctx.slot.catch_up]
+
+
+@job("slot_in_a_thread")
+def slot_in_a_thread(ctx: SyncContext) -> list[Any] | None:
+    return None if ctx.slot is None else [ctx.slot.schedule, ctx.slot.due_at.isoformat(), ctx.slot.catch_up]

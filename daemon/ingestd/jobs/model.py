@@ -41,6 +41,29 @@ class State(StrEnum):
 FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.SKIPPED})
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The fire time of a schedule that a job was made for.
+
+    Args:
+        schedule: its name.
+        due_at: its time.
+        catch_up: it came due while nothing ran, and is run after all.
+    """
+
+    schedule: str
+    due_at: datetime
+    catch_up: bool = False
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, Any]) -> Slot | None:
+        """The slot that a job's metadata tells of; None if it tells of none."""
+        try:
+            return cls(str(metadata["schedule"]), datetime.fromisoformat(metadata["due_at"]), bool(metadata.get("catch_up")))
+        except (KeyError, TypeError, ValueError):
+            return None  # metadata is anybody's: a job that people put a word "schedule" on has no slot
+
+
 @dataclass(slots=True)
 class Job:
     """A claimed job, as its runner and handler see it; not frozen only because it is made so often.
@@ -50,6 +73,7 @@ class Job:
         claim: this node's hold on it; every write about the job carries it.
         crashes: how often a process died while running it.
         checkpoint: what an earlier attempt stored with `ctx.step()`.
+        slot: what a schedule made it for, if one has.
     """
 
     id: int
@@ -75,6 +99,7 @@ class Job:
     triggered_by: str = "api"
     workflow_run: int | None = None
     step: str | None = None
+    slot: Slot | None = None
 
 
 @dataclass(frozen=True, slots=True)

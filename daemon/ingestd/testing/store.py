@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 
-from ingestd.jobs.model import Job
+from ingestd.jobs.model import Job, Slot
 
 # In the order a worker would take them, but one at a time whatever their queue, so that a test runs the same way each time.
 NEXT = """
@@ -49,7 +49,9 @@ async def next_due(conn: asyncpg.Connection, kinds: Sequence[str], queues: Seque
 async def take(conn: asyncpg.Connection, job_id: int, claim: UUID, node: UUID) -> Job | None:
     """Claim one job; None if somebody else holds it."""
     row = await conn.fetchrow(TAKE, job_id, claim, node)
-    return None if row is None else Job(**{name: value for name, value in row.items() if name in _FIELDS})
+    if row is None:
+        return None
+    return Job(**{name: value for name, value in row.items() if name in _FIELDS}, slot=Slot.read(row["metadata"] or {}))
 
 
 async def open_jobs(conn: asyncpg.Connection, kind: str | None = None, queue: str | None = None, args: Any = None) -> list[asyncpg.Record]:

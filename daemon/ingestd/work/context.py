@@ -20,7 +20,7 @@ from ingestd.events import Bus
 from ingestd.jobs.client import Client, current_client
 from ingestd.jobs.decorator import JobFunction
 from ingestd.jobs.enqueue import enqueue
-from ingestd.jobs.model import Job, NewJob, State
+from ingestd.jobs.model import Job, NewJob, Slot, State
 from ingestd.jobs.store import ack as ack_store
 from ingestd.jobs.store import steps
 from ingestd.postgres.pool import Database
@@ -106,6 +106,11 @@ class Context:
                 job_id=job.id, kind=job.kind, attempt=job.attempt, correlation_id=job.correlation_id
             )
         return self._log
+
+    @property
+    def slot(self) -> Slot | None:
+        """The slot of the schedule that started the job: its `due_at`, and whether it is a `catch_up`; None for other jobs."""
+        return self.job.slot
 
     @property
     def started_at(self) -> datetime:

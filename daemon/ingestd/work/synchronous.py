@@ -15,7 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from ingestd.jobs.decorator import JobFunction
-from ingestd.jobs.model import Job, NewJob
+from ingestd.jobs.model import Job, NewJob, Slot
 from ingestd.work.context import Context
 
 T = TypeVar("T")
@@ -38,6 +38,11 @@ class SyncContext:
     def job(self) -> Job:
         """The claimed job."""
         return self._ctx.job
+
+    @property
+    def slot(self) -> Slot | None:
+        """The slot of the schedule that started the job, or None."""
+        return self._ctx.slot
 
     @property
     def node(self) -> UUID:

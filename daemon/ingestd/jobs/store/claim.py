@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from ingestd.jobs.model import Job
+from ingestd.jobs.model import Job, Slot
 
 # ANY of an array, not a join: the planner guesses too many rows for a join and reads the whole table. What few jobs have comes
 # in one column, null for most: each column costs the client a twentieth of a plain job.
@@ -23,7 +23,8 @@ returning j.id, j.kind, j.queue_id, nullif(j.args, '{}'), j.attempt, j.max_attem
                                  j.workflow_run) > 0 or j.crashes > 0 or j.due_at <> j.run_at or j.created_at <> j.run_at
                     or j.triggered_by <> 'api' or j.tags <> '{}'
                then row(j.crashes, j.due_at, j.created_at, j.key, j.checkpoint::text, j.timeout, j.hard_timeout, j.backoff::text, j.tags,
-                        j.correlation_id, j.parent_id, j.triggered_by, j.workflow_run, j.step) end"""
+                        j.correlation_id, j.parent_id, j.triggered_by, j.workflow_run, j.step,
+                        case when j.metadata ? 'schedule' then j.metadata::text end) end"""
 
 # The CTE is a fence: without MATERIALIZED the planner may run the locking scan more than once and take more than LIMIT.
 # One arm a rank, each begun behind its cursor; the cursor lags a second, for an enqueue may commit out of the order of run_at.
@@ -152,7 +153,8 @@ def to_job(row: asyncpg.Record, queue: str, claim: UUID) -> Job:
         job_id, kind, queue, args or {}, attempt, max_attempts, crashes, run_at, due_at, created_at, claim, -rank, key,
         None if checkpoint is None else orjson.loads(checkpoint), timeout, hard_timeout, None if backoff is None else orjson.loads(backoff),
     )  # fmt: skip
-    job.tags, job.correlation_id, job.parent_id, job.triggered_by, job.workflow_run, job.step = rest
+    job.tags, job.correlation_id, job.parent_id, job.triggered_by, job.workflow_run, job.step, slot = rest
+    job.slot = None if slot is None else Slot.read(orjson.loads(slot))
     return job
 
 

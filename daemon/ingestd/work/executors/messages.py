@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import orjson
 
-from ingestd.jobs.model import AwaitChildren, Discard, Done, Job, Outcome, Retry, Snooze
+from ingestd.jobs.model import AwaitChildren, Discard, Done, Job, Outcome, Retry, Slot, Snooze
 from ingestd.postgres.pool import dump_json
 
 LONGEST = 64 << 20
@@ -23,14 +23,16 @@ def job_to_json(job: Job) -> dict[str, Any]:
     """A claimed job as a message's part."""
     found = {field.name: getattr(job, field.name) for field in fields(job) if field.name not in _KEPT_BACK}
     # As text: numbers of any size and whatever else jsonb holds come through.
-    return {**found, "args": dump_json(job.args), "checkpoint": dump_json(job.checkpoint), "tags": list(job.tags)}
+    slot = None if job.slot is None else asdict(job.slot)
+    return {**found, "args": dump_json(job.args), "checkpoint": dump_json(job.checkpoint), "tags": list(job.tags), "slot": slot}
 
 
 def job_from_json(found: Mapping[str, Any]) -> Job:
     """The reverse of `job_to_json`."""
     moments = {name: datetime.fromisoformat(found[name]) for name in _MOMENTS}
     values = {"args": orjson.loads(found["args"]), "checkpoint": orjson.loads(found["checkpoint"]), "claim": UUID(found["claim"])}
-    return Job(**{**found, **moments, **values})
+    slot = None if found["slot"] is None else Slot.read(found["slot"])
+    return Job(**{**found, **moments, **values, "slot": slot})
 
 
 def value_to_json(value: Any) -> list[Any]:
