@@ -13,7 +13,6 @@ from ingestd.access.roles import Actor
 from ingestd.access.store import latest_audit
 from ingestd.errors import Conflict, InvalidInput, NotFound, TooOften
 from ingestd.postgres.pool import connect
-from ingestd.schedule import facts
 from ingestd.schedule.actions import MOST_TRIGGERS, pause, resume, skip_next, trigger, unskip
 from ingestd.schedule.firing import Firer
 from ingestd.schedule.preview import next_slots
@@ -252,27 +251,3 @@ async def test_next_slots_carry_offset_and_note(conn: asyncpg.Connection) -> Non
     for count in (0, 1001):
         with pytest.raises(InvalidInput):
             await next_slots(conn, "one", count)
-
-
-async def test_a_slot_that_nobody_fires_degrades_health(conn: asyncpg.Connection) -> None:
-    await declare(conn, {"one": {"every": "1m"}})
-    checks = facts.facts().checks
-    assert checks is not None
-    assert (await checks(conn))[0].status == "healthy"
-    await backdate(conn, timedelta(minutes=3))
-    (check,) = await checks(conn)
-    assert (check.name, check.status) == ("schedules", "degraded")
-    assert "one has waited" in check.value
-    await conn.execute("update ingestd.schedule set problem = 'no such zone', next_due_at = now() + interval '1 minute'")
-    assert "no such zone" in (await checks(conn))[0].value
-
-
-async def test_gauges_name_the_next_run_and_missed_slots(conn: asyncpg.Connection) -> None:
-    quarter = (datetime.now(UTC) - timedelta(minutes=15)).minute
-    await declare(conn, {"one": {"cron": f"{quarter} * * * *", "catch_up": "none"}})
-    await backdate(conn, timedelta(hours=3))
-    await Firer().fire_all(conn)
-    found = {gauge.name: gauge for gauge in await facts.gauges(conn)}
-    assert found["schedule_missed_slots"].value == 3
-    assert found["schedule_missed_slots"].labels == {"schedule": "one"}
-    assert found["schedule_next_run_timestamp_seconds"].value > datetime.now(UTC).timestamp()

@@ -319,7 +319,7 @@ async def test_a_dead_scheduler_is_noticed_and_told_once(
 ) -> None:
     monkeypatch.setattr(watch_module, "SURE_AFTER_S", 0.0)
     await declare(conn, {"one": {"every": "1m"}})
-    await backdate(conn, 5 * MINUTE)
+    await backdate(conn, 3 * MINUTE)
     await pulse(conn, timedelta(seconds=30))
     await watching.watch.poll()
     assert watching.told == [], "a scheduler may rest"

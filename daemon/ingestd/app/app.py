@@ -204,6 +204,7 @@ class App:
         start(Poller("horizon", rooms.horizon.poll, self.bus))
         start(rooms.promoter)
         start(rooms.slot_watch)
+        start(rooms.ping)
         start(rooms.autoscaler.poller)
         if "work" in duties:
             if not rooms.db.sessionless:

@@ -17,7 +17,7 @@ from ingestd.rollups import declare as rollup_declare
 from ingestd.schedule import declare as schedule_declare
 from ingestd.schedule.firing import announce
 
-HOT = ("queues", "imports", "rollups", "schedules", "workflows", "retention", "logs")
+HOT = ("queues", "imports", "rollups", "schedules", "workflows", "heartbeat", "retention", "logs")
 RESTART_ONLY = ("daemon", "database", "admin")
 
 

@@ -39,6 +39,7 @@ from ingestd.rollups import facts as rollup_facts
 from ingestd.rollups import handlers as rollup_handlers
 from ingestd.rollups.upkeep import Upkeep
 from ingestd.schedule import facts as schedule_facts
+from ingestd.schedule.ping import Ping
 from ingestd.schedule.scheduler import Scheduler
 from ingestd.schedule.store import firing as slot_store
 from ingestd.schedule.watch import SlotWatch
@@ -143,6 +144,8 @@ class Rooms:
         self.rollups = Poller("rollups", Upkeep(db).poll, bus)
         self.scheduler = Scheduler(db, bus, successes)
         self.slot_watch = SlotWatch(db, bus)
+        scheduling = self.scheduler.state if "schedule" in settings.daemon.duties else None
+        self.ping = Ping(db, bus, lambda: in_force.settings.heartbeat, scheduling)
         self.definitions = definitions(lambda: in_force.settings, bus, self.registry.specs)
         self.presence = Presence(settings.daemon.state_dir / "nodes")
         self.rescuer = Rescuer(db, node, self.presence, bus, lambda: self.heartbeat.sessions, settings.daemon.stall_limit.total_seconds())
@@ -167,6 +170,9 @@ class Rooms:
     def _imports(self) -> Mapping[str, Any]:
         return self.in_force.settings.imports
 
+    def _failures_in_a_row(self) -> int:
+        return self.in_force.settings.daemon.failures_in_a_row
+
     async def _health_report(self) -> Mapping[str, Any]:
         report = await self.health.report()
         return {
@@ -188,14 +194,15 @@ class Rooms:
             self.rollups.wake()
 
     def _collect_facts(self) -> None:
+        failures = lambda: self.in_force.settings.daemon.failures_in_a_row  # noqa: E731
         self.facts.add("app", app_facts.facts(self.bus))
-        self.facts.add("jobs", job_facts.facts())
+        self.facts.add("jobs", job_facts.facts(lambda: self.in_force.workflows, failures))
         self.facts.add("work", work_facts.facts())
         self.facts.add("watchdog", self.watchdog.facts())
-        self.facts.add("imports", import_facts.facts(self._imports, self.bus, self.watch))
+        self.facts.add("imports", import_facts.facts(self._imports, self.bus, self.watch, failures))
         self.facts.add("rollups", rollup_facts.facts())
         self.facts.add("health", horizon.facts(self.horizon))
-        self.facts.add("schedule", schedule_facts.facts(self.scheduler))
+        self.facts.add("schedule", schedule_facts.facts(self.scheduler, self.slot_watch, self.ping, failures))
 
 
 async def _tidy_slots(conn: asyncpg.Connection) -> Mapping[str, int]:

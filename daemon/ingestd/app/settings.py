@@ -20,6 +20,7 @@ from ingestd.errors import ConfigurationError
 from ingestd.imports.settings import ImportSettings
 from ingestd.jobs.settings import QueueSettings, RetentionSettings, built_in_queues, queue_oddities, queue_problems
 from ingestd.rollups.settings import RollupSettings, name_problems
+from ingestd.schedule.ping_settings import HeartbeatSettings
 from ingestd.schedule.settings import ScheduleSettings
 from ingestd.settings import (
     ENV_PREFIX,
@@ -130,6 +131,7 @@ class Settings(BaseSettings):
     rollups: dict[Name, RollupSettings] = Field(default_factory=dict)
     schedules: dict[Name, ScheduleSettings] = Field(default_factory=dict)
     workflows: dict[Name, WorkflowSettings] = Field(default_factory=dict)
+    heartbeat: HeartbeatSettings = Field(default_factory=HeartbeatSettings)
     retention: RetentionSettings = Field(default_factory=RetentionSettings)
     logs: LogSettings = Field(default_factory=LogSettings)
 

@@ -139,4 +139,4 @@ class SlotWatch:
         self._suspected_at = self._suspected_at or time.monotonic()
         if self.stopped_since is None and time.monotonic() - self._suspected_at >= SURE_AFTER_S:
             self.stopped_since = glance.silent_since
-            self._bus.emit(SlotsStopped(glance.silent_since, glance.overdue))
+            self._bus.emit(SlotsStopped(glance.silent_since, glance.waiting))

@@ -13,16 +13,13 @@ import asyncpg
 from ingestd.jobs.model import PARKED_CHILDREN
 from ingestd.schedule.deadlines import Finding, JobNow, WatchedSlot
 
-# Asked every few seconds by every node: three looks into small indexes. What is due is counted only where nobody fires it.
+# Asked every few seconds by every node: three looks into small indexes.
 GLANCE = """
 select (select extract(epoch from min(check_at) - clock_timestamp())::float8 from ingestd.slot where check_at is not null) as check_in,
-       p.at as pulse,
-       case when p.at is null or p.at < now() - $1::interval then (
-           select count(*) from ingestd.schedule s
-           where s.next_due_at < now() - $1::interval and s.removed_at is null and s.enabled and s.problem is null) else 0 end as overdue,
-       case when p.at is null then (
-           select min(s.next_due_at) from ingestd.schedule s where s.removed_at is null and s.enabled and s.problem is null) end as oldest
-from (values (true)) one(one) left join ingestd.schedule_pulse p on p.one"""
+       now() as now, p.at as pulse, d.waiting, d.oldest
+from (select count(*) as waiting, min(next_due_at) as oldest from ingestd.schedule
+      where next_due_at < now() - $1::interval and removed_at is null and enabled and problem is null) d
+left join ingestd.schedule_pulse p on p.one"""
 
 _SLOT = """schedule, due_at, state, reason, job_id, fired_at, retried_at, start_by, finish_by, target_runtime, started_at, overdue,
        slow_at"""
@@ -76,23 +73,29 @@ class Glance:
 
     Args:
         check_in: seconds until a slot has to be looked at, 0 or less if one has; None: there is none.
-        silent_since: when slots were last looked after by a scheduler, if schedules have been due for long since.
-        overdue: how many.
+        silent_since: since when nobody fires slots that are due; None: somebody does, or none has been for long.
+        waiting: how many schedules have been due for long.
     """
 
     check_in: float | None
     silent_since: datetime | None = None
-    overdue: int = 0
+    waiting: int = 0
 
 
 async def glance(conn: asyncpg.Connection, patience: timedelta) -> Glance:
-    """What has to be looked at, in one cheap statement.
+    """What has to be looked at, and whether slots are fired, in one cheap statement.
 
     Args:
-        patience: how long slots may wait for a scheduler.
+        patience: how long slots may wait for a scheduler that gives no sign. One that does, and fires none all the same, gets five
+            times that: it may be busy with a long gap.
     """
     row = await conn.fetchrow(GLANCE, patience)
-    return Glance(row["check_in"], (row["pulse"] or row["oldest"]) if row["overdue"] else None, row["overdue"])
+    since = None
+    if row["waiting"] and (row["pulse"] is None or row["now"] - row["pulse"] > patience):
+        since = row["pulse"] or row["oldest"]
+    elif row["waiting"] and row["now"] - row["oldest"] > 5 * patience:
+        since = row["oldest"]
+    return Glance(row["check_in"], since, row["waiting"])
 
 
 async def due(conn: asyncpg.Connection, limit: int) -> list[tuple[str, datetime]]:
