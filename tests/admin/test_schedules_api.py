@@ -10,9 +10,12 @@ import asyncpg
 import pytest
 
 from ingestd.access.store import latest_audit
+from ingestd.app.definitions import definitions
+from ingestd.app.settings import Settings
+from ingestd.imports.settings import ImportSettings
 from ingestd.schedule.declare import CompiledTarget, apply
 from ingestd.schedule.settings import ScheduleSettings
-from tests.admin.conftest import Site
+from tests.admin.conftest import Open, Site
 from tests.admin.rows import finish_job
 
 NIGHTLY = "/api/v1/schedules/nightly"
@@ -203,13 +206,85 @@ async def test_downtimes_come_in_pages(site: Site, conn: asyncpg.Connection) -> 
     assert ([item["missed"] for item in rest["items"]], rest["next_cursor"]) == ([1], None)
 
 
-async def test_a_misspelt_schedule_gets_a_suggestion_at_every_door(site: Site) -> None:
+async def test_schedules_come_in_pages_by_name(site: Site, conn: asyncpg.Connection) -> None:
+    """A cursor of another list is none."""
+    settings = ScheduleSettings(every=timedelta(hours=1), job="sync_prices")
+    await apply(conn, dict.fromkeys(("a", "b", "c"), settings), lambda _: CompiledTarget("sync_prices"))
+    page = await site.get("/api/v1/schedules?limit=2")
+    rest = await site.get(f"/api/v1/schedules?limit=2&cursor={page['next_cursor']}")
+    assert [item["name"] for item in page["items"] + rest["items"]] == ["a", "b", "c"]
+    assert rest["next_cursor"] is None
+    await site.get(f"/api/v1/downtimes?cursor={page['next_cursor']}", 400)
+
+
+@pytest.fixture
+async def making(open_site: Open) -> Site:
+    """A site that can make schedules; the import `readings` is declared, the job `sync_prices` known."""
+    declared = Settings(imports={"readings": ImportSettings(source="inbox/*.csv", table="readings")})
+    return await open_site(state={"definitions": definitions(lambda: declared)})
+
+
+HOURLY = {"name": "mine", "every": "1h", "job": "sync_prices", "args": {"supplier": "acme"}}
+
+
+async def test_a_schedule_is_made_changed_and_taken_away(making: Site, conn: asyncpg.Connection) -> None:
+    """In the words of the configuration file."""
+    async with making.request("POST", "/api/v1/schedules", json=HOURLY | {"start_within": "10m", "priority": "high"}) as response:
+        made = await response.json()
+        assert (response.status, response.headers["Location"]) == (201, "/api/v1/schedules/mine"), made
+    assert (made["owner"], made["rule"], made["start_within"], made["priority"]) == ("api", "every 1h", "10m", 10)
+    assert made["spec"]["args"] == {"supplier": "acme"}
+    problem = await making.post("/api/v1/schedules", 409, json=HOURLY)
+    assert 'there is a schedule "mine" already' in problem["detail"]
+    async with making.request("PATCH", "/api/v1/schedules/mine", json={"cron": "0 2 * * *", "start_within": None}) as response:
+        changed = await response.json()
+        assert response.status == 200, changed
+    assert (changed["rule"], changed["start_within"], changed["args"]) == ("cron 0 2 * * *", None, {"supplier": "acme"})
+    async with making.request("DELETE", "/api/v1/schedules/mine?reason=no+longer") as response:
+        assert (response.status, await response.json()) == (200, {"name": "mine", "deleted": True})
+    await making.get("/api/v1/schedules/mine", 404)
+    audit = await latest_audit(conn, "schedule", "mine")
+    assert [row["action"] for row in audit] == ["delete", "edit", "create"]
+    assert audit[0]["detail"] == {"reason": "no longer"}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"name": "mine", "job": "sync_prices"}, "give it one of cron, every or at"),
+        (HOURLY | {"evry": "2h"}, 'did you mean "every"?'),
+        (HOURLY | {"every": "2 fortnights"}, "fortnights"),
+        (HOURLY | {"job": "sync_price"}, 'did you mean "sync_prices"?'),
+        (HOURLY | {"name": "Mine!"}, "is not a name"),
+        ({"name": "mine", "every": "1h", "import": "reading"}, 'did you mean "readings"?'),
+        ({"every": "1h", "job": "sync_prices"}, 'member "name" is missing'),
+        (HOURLY | {"timezone": "Europe/Skopie"}, 'did you mean "Europe/Skopje"?'),
+    ],
+)
+async def test_a_schedule_that_makes_no_sense_is_refused(making: Site, body: dict[str, Any], words: str) -> None:
+    """With what to do about it."""
+    problem = await making.post("/api/v1/schedules", 422, json=body)
+    assert words in problem["detail"]
+    await making.get("/api/v1/schedules/mine", 404)
+
+
+async def test_a_schedule_of_the_file_is_not_changed_from_here(making: Site) -> None:
+    """It says where."""
+    for method in ("PATCH", "DELETE"):
+        async with making.request(method, NIGHTLY, json={"cron": "0 3 * * *"} if method == "PATCH" else None) as response:
+            problem = await response.json(content_type="application/problem+json")
+            assert response.status == 409
+            assert "is declared in the configuration file: change it there and reload" in problem["detail"]
+    assert (await making.get(NIGHTLY))["rule"] == "cron 30 2 * * *"
+
+
+async def test_a_misspelt_schedule_gets_a_suggestion_at_every_door(making: Site) -> None:
     """To look and to act."""
     for method, path in (
         ("GET", ""), ("GET", "/next"), ("GET", "/slots"), ("POST", "/trigger"), ("POST", "/pause"), ("POST", "/resume"),
-        ("POST", "/skip-next"), ("DELETE", "/skip-next"),
+        ("POST", "/skip-next"), ("DELETE", "/skip-next"), ("PATCH", ""), ("DELETE", ""),
     ):  # fmt: skip
-        async with site.request(method, f"/api/v1/schedules/nigthly{path}") as response:
+        async with making.request(method, f"/api/v1/schedules/nigthly{path}") as response:
             problem = await response.json(content_type="application/problem+json")
             assert (response.status, 'did you mean "nightly"?' in problem["detail"]) == (404, True), f"{method} {path}: {problem}"
 
@@ -217,6 +292,13 @@ async def test_a_misspelt_schedule_gets_a_suggestion_at_every_door(site: Site) -
 async def test_who_may_only_look_changes_nothing(guarded: Site) -> None:
     """With a token set, whoever brings none."""
     await guarded.get(NIGHTLY)
-    for method, path in (("POST", "/trigger"), ("POST", "/pause"), ("POST", "/skip-next"), ("DELETE", "/skip-next")):
+    for method, path in (
+        ("POST", "/trigger"),
+        ("POST", "/pause"),
+        ("POST", "/skip-next"),
+        ("DELETE", "/skip-next"),
+        ("PATCH", ""),
+        ("DELETE", ""),
+    ):
         async with guarded.request(method, f"{NIGHTLY}{path}") as response:
             assert response.status == 401

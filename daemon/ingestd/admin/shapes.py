@@ -89,9 +89,9 @@ def page_of(
     }
 
 
-def write_cursor(query: Mapping[str, str], last_id: int) -> str:
-    """An opaque mark of where a page ended."""
-    raw = orjson.dumps([_fingerprint(query), last_id])
+def write_cursor(query: Mapping[str, str], last: int | str) -> str:
+    """An opaque mark of where a page ended: behind an id, or behind a name."""
+    raw = orjson.dumps([_fingerprint(query), last])
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
@@ -101,20 +101,43 @@ def read_cursor(query: Mapping[str, str]) -> int | None:
     Raises:
         UsageError: the cursor is not one of ours, or of another filter.
     """
+    last = _read_cursor(query)
+    if last is not None and (type(last) is not int or not 0 < last < 2**63):
+        raise _no_cursor()
+    return last
+
+
+def read_name_cursor(query: Mapping[str, str]) -> str | None:
+    """Where the next page begins: only names behind the returned one.
+
+    Raises:
+        UsageError: the cursor is not one of ours, or of another filter.
+    """
+    last = _read_cursor(query)
+    if last is not None and (type(last) is not str or "\0" in last):
+        raise _no_cursor()
+    return last
+
+
+def _read_cursor(query: Mapping[str, str]) -> Any:
     text = query.get("cursor")
     if text is None:
         return None
     try:
         if len(text) > MAX_CURSOR or not text.isascii():
             raise ValueError(text)
-        mark, last_id = orjson.loads(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
+        mark, last = orjson.loads(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
     except (ValueError, TypeError, binascii.Error):
-        raise UsageError("the cursor is not valid; start again without it") from None
-    if type(last_id) is not int or not 0 < last_id < 2**63:
-        raise UsageError("the cursor is not valid; start again without it")
+        raise _no_cursor() from None
+    if last is None:
+        raise _no_cursor()
     if mark != _fingerprint(query):
         raise UsageError("the cursor belongs to another filter; start again without it")
-    return last_id
+    return last
+
+
+def _no_cursor() -> UsageError:
+    return UsageError("the cursor is not valid; start again without it")
 
 
 def _fingerprint(query: Mapping[str, str]) -> str:

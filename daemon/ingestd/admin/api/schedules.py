@@ -9,10 +9,11 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from ingestd.admin.routes import Call, Route, answer
-from ingestd.admin.shapes import masked, page_of, read_cursor, read_local, with_text_ids, write_cursor
+from ingestd.admin.routes import MAX_LIMIT, Call, Route, answer
+from ingestd.admin.shapes import masked, page_of, read_cursor, read_local, read_name_cursor, with_text_ids, write_cursor
 from ingestd.errors import InvalidInput, UsageError
 from ingestd.schedule import actions
+from ingestd.schedule.definitions import Definitions
 from ingestd.schedule.preview import MOST, next_slots, read_slot_states
 from ingestd.schedule.store.reads import find_schedule, list_downtimes, list_schedules, list_slots
 from ingestd.settings import Duration
@@ -28,6 +29,22 @@ class Why(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     reason: Reason | None = None
+
+
+class Keys(BaseModel):
+    """The body of PATCH …: keys of a schedule as in the configuration, checked in its words."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def given(self) -> dict[str, Any]:
+        """The keys."""
+        return dict(self.model_extra or {})
+
+
+class NewSchedule(Keys):
+    """The body of POST /api/v1/schedules."""
+
+    name: Annotated[str, Field(max_length=200)]
 
 
 class PauseRequest(Why):
@@ -59,16 +76,48 @@ def shape_slot(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def index(call: Call) -> web.Response:
-    """All schedules."""
+    """Schedules, by name."""
+    limit = call.limit(MAX_LIMIT)
     async with call.state.reading() as conn:
-        items = [shape(row) for row in await list_schedules(conn)]
-    return answer({"items": items, "next_cursor": None})
+        found = await list_schedules(conn, None, read_name_cursor(call.query), limit + 1)
+    more, found = len(found) > limit, found[:limit]
+    cursor = write_cursor(call.query, found[-1]["name"]) if more else None
+    return answer({"items": [shape(row) for row in found], "next_cursor": cursor})
 
 
 async def show(call: Call) -> web.Response:
     """One schedule."""
     async with call.state.reading() as conn:
         return answer(shape_whole(await find_schedule(conn, call.name)))
+
+
+async def create(call: Call) -> web.Response:
+    """Put a new schedule in service."""
+    body = await call.body(NewSchedule)
+    async with call.state.acting() as conn:
+        await _definitions(call).create(conn, call.actor, body.name, body.given())
+        made = shape_whole(await find_schedule(conn, body.name))
+    return answer(made, 201, {"Location": f"/api/v1/schedules/{body.name}"})
+
+
+async def edit(call: Call) -> web.Response:
+    """Change keys of a schedule that is not the file's."""
+    body = await call.body(Keys)
+    async with call.state.acting() as conn:
+        await _definitions(call).edit(conn, call.actor, call.name, body.given())
+        return answer(shape_whole(await find_schedule(conn, call.name)))
+
+
+async def delete(call: Call) -> web.Response:
+    """Take a schedule out of service that is not the file's."""
+    async with call.state.acting() as conn:
+        await _definitions(call).delete(conn, call.actor, call.name, call.query.get("reason"))
+    return answer({"name": call.name, "deleted": True})
+
+
+def _definitions(call: Call) -> Definitions:
+    assert call.state.definitions is not None
+    return call.state.definitions
 
 
 async def upcoming(call: Call) -> web.Response:
@@ -149,8 +198,11 @@ def routes() -> list[Route]:
     """This resource's routes."""
     one = "/api/v1/schedules/{name}"
     return [
-        Route("GET", "/api/v1/schedules", "read", index, "Schedules with their next and last slot"),
+        Route("GET", "/api/v1/schedules", "read", index, "Schedules with their next and last slot", ("limit", "cursor")),
+        Route("POST", "/api/v1/schedules", "operate", create, "Make a schedule"),
         Route("GET", one, "read", show, "One schedule"),
+        Route("PATCH", one, "operate", edit, "Change a schedule that is not the file's"),
+        Route("DELETE", one, "operate", delete, "Take a schedule that is not the file's out of service", ("reason",)),
         Route("GET", f"{one}/next", "read", upcoming, "Its slots to come", ("count", "from")),
         Route("GET", f"{one}/slots", "read", slots, "Its slots, newest first", ("state", "limit", "cursor")),
         Route("POST", f"{one}/trigger", "operate", trigger, "Run it now"),

@@ -28,6 +28,8 @@ _JOB = """coalesce(o.state, case l.ended when 'partial' then 'succeeded' else l.
        coalesce(o.partial, l.ended = 'partial') as {0}job_partial, coalesce(o.duration_ms, l.duration_ms) as {0}job_duration_ms"""
 _SLOT = """l.due_at, l.state, l.reason, l.job_id, l.triggered_by, l.fired_at, l.recorded_at, l.first_due_at, l.slots,
        l.start_by, l.finish_by, l.ended, l.started_at, l.ended_at, l.overdue, l.overdue_at, l.slow_at"""
+# Months are made ahead: without this bound each of them would be looked into for every schedule.
+_PAST = "due_at < now() + interval '1 minute'"
 
 LIST = f"""
 select s.name, s.rule, s.timezone, s.starts_at as start, s.ends_at as "end", s.jitter, s.target, s.kind, s.args, q.name as queue,
@@ -40,15 +42,15 @@ select s.name, s.rule, s.timezone, s.starts_at as start, s.ends_at as "end", s.j
        l.triggered_by as last_triggered_by, l.overdue as last_overdue, {_JOB.format("last_")}
 from ingestd.schedule s join ingestd.queue q on q.id = s.queue_id
 cross join lateral (select s.paused_at is not null and (s.paused_until is null or s.paused_until > now()) as held) p
-left join lateral (select * from ingestd.slot where schedule = s.name order by due_at desc limit 1) l on true
+left join lateral (select * from ingestd.slot where schedule = s.name and {_PAST} order by due_at desc limit 1) l on true
 {_LIVE}
-where s.removed_at is null and ($1::text is null or s.name = $1)
-order by s.name"""
+where s.removed_at is null and ($1::text is null or s.name = $1) and ($2::text is null or s.name > $2)
+order by s.name limit $3"""
 
 RECENT = f"""
 select l.schedule, {_SLOT}, {_JOB.format("")}
 from unnest($1::text[]) as wanted(schedule)
-cross join lateral (select * from ingestd.slot where schedule = wanted.schedule order by due_at desc limit $2) l
+cross join lateral (select * from ingestd.slot where schedule = wanted.schedule and {_PAST} order by due_at desc limit $2) l
 {_LIVE}
 order by l.schedule, l.due_at desc"""
 
@@ -56,7 +58,7 @@ order by l.schedule, l.due_at desc"""
 SLOTS = f"""
 select {_SLOT}, {_JOB.format("")}
 from (select * from ingestd.slot
-      where schedule = $1 and ($2::text[] is null or state = any ($2)) and ($3::timestamptz is null or due_at < $3)
+      where schedule = $1 and {_PAST} and ($2::text[] is null or state = any ($2)) and ($3::timestamptz is null or due_at < $3)
       order by due_at desc limit $4) l
 {_LIVE}
 order by l.due_at desc"""
@@ -80,9 +82,17 @@ where next_due_at < now() and removed_at is null and enabled and problem is null
 PROBLEMS = "select name, problem from ingestd.schedule where problem is not null and removed_at is null and enabled order by name"
 
 
-async def list_schedules(conn: asyncpg.Connection, name: str | None = None) -> list[dict[str, Any]]:
-    """Schedules in service, or the one of that name, each with its last slot and the state of that slot's job."""
-    return [_shown(row) for row in await conn.fetch(LIST, name)]
+async def list_schedules(
+    conn: asyncpg.Connection, name: str | None = None, after: str | None = None, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """Schedules in service, by name, each with its last slot and the state of that slot's job.
+
+    Args:
+        name: only the one of that name.
+        after: only names behind this one; the last one's for the next page.
+        limit: at most so many; None: all.
+    """
+    return [_shown(row) for row in await conn.fetch(LIST, name, after, limit)]
 
 
 async def find_schedule(conn: asyncpg.Connection, name: str) -> dict[str, Any]:
