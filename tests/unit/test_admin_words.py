@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ingestd.admin import rows, words
+from ingestd.admin import rows, schedule_rows, words
 from ingestd.admin.charts import Drawn, rollup_chart
 from ingestd.admin.shapes import MASK, masked, read_cursor, write_cursor
 
@@ -145,7 +145,7 @@ def test_steps_stand_after_what_they_wait_for() -> None:
 
 def test_a_slot_shows_what_became_of_its_job() -> None:
     def slot(state: str, job: str | None = None, partial: bool = False) -> str:
-        mark = rows.slot_mark({"state": state, "job_state": job, "job_partial": partial, "reason": None, "due_at": NOW})
+        mark = schedule_rows.slot_mark({"state": state, "job_state": job, "job_partial": partial, "reason": None, "due_at": NOW}, NOW)
         return f"{mark['word']}/{mark['tone']}"
 
     assert slot("fired", "succeeded") == "succeeded/good"

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 
 from ingestd.access.roles import Actor
-from ingestd.admin import rows
+from ingestd.admin import rows, schedule_rows
 from ingestd.admin.charts import Chart, jobs_chart
 from ingestd.admin.rollup_charts import choices_of, rollup_chart_of
 from ingestd.admin.state import AdminState
@@ -21,13 +21,15 @@ from ingestd.health.checks import Report
 from ingestd.imports.store.reads import list_loads
 from ingestd.jobs.store import reads, statistics
 from ingestd.rollups.reads import RollupStatus, list_rollups
-from ingestd.schedule.store.reads import list_schedules, recent_slots_of
+from ingestd.schedule.store import glance
+from ingestd.schedule.store.reads import recent_slots_of
 from ingestd.work.store import nodes
 
 DAY = timedelta(days=1)
 SPARK = timedelta(minutes=30)
 JOBS_SHOWN = 10
 LOADS_SHOWN = 7
+SCHEDULES_SHOWN = 8
 CHECKS_SHOWN = 12
 WAITING = ("available", "scheduled", "blocked", "retrying")
 
@@ -49,8 +51,8 @@ async def gather(conn: asyncpg.Connection, state: AdminState, report: Report, vi
     now = datetime.now(UTC)
     counts = await reads.counts(conn)
     rollups = await list_rollups(conn)
-    schedules = await list_schedules(conn)
-    slots = await recent_slots_of(conn, [schedule["name"] for schedule in schedules], rows.STRIP)
+    schedules = await glance.urgent(conn, SCHEDULES_SHOWN)
+    slots = await recent_slots_of(conn, [schedule["name"] for schedule in schedules], schedule_rows.STRIP)
     open_jobs = {name: sum(row["n"] for row in counts if row["state"] == name) for name in ("running", *WAITING)}
     waiting = sum(open_jobs[name] for name in WAITING)
     failed = sum(row["n"] for row in await statistics.totals(conn, DAY) if row["outcome"] == "failed")
@@ -70,7 +72,8 @@ async def gather(conn: asyncpg.Connection, state: AdminState, report: Report, vi
         "loads": [rows.load_row(load) for load in await list_loads(conn, limit=LOADS_SHOWN)],
         "imports": sorted(state.imports()),
         "rollups": [rows.rollup_row(rollup) for rollup in rollups],
-        "schedules": [rows.schedule_row(schedule, slots.get(schedule["name"], [])) for schedule in schedules],
+        "schedules": [schedule_rows.schedule_row(schedule, slots.get(schedule["name"], []), now) for schedule in schedules],
+        "schedules_more": sum((await glance.counts(conn)).values()) - len(schedules),
         "workflows": [await _workflow(conn, name) for name in sorted(state.workflows())],
         "nodes": [rows.node_row(node) for node in await nodes(conn)],
     }

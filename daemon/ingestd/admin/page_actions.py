@@ -13,7 +13,7 @@ from ingestd.imports.actions import retry_load, skip_load
 from ingestd.jobs.actions import cancel_job, retry_job
 from ingestd.jobs.run_actions import cancel_run, retry_run
 from ingestd.rollups.actions import refresh_now
-from ingestd.schedule.actions import pause, resume, trigger
+from ingestd.schedule.actions import pause, resume, skip_next, trigger, unskip
 
 Acted = Callable[[Call, str, str], Awaitable[web.Response]]
 Act = Callable[[Call], Awaitable[str]]
@@ -67,6 +67,18 @@ async def _resume_schedule(call: Call) -> str:
     return f"Schedule {call.name} goes on."
 
 
+async def _skip_next_slot(call: Call) -> str:
+    async with call.state.acting() as conn:
+        due_at = await skip_next(conn, call.actor, call.name)
+    return f"Schedule {call.name} skips the slot of {due_at:%Y-%m-%d %H:%M} UTC."
+
+
+async def _unskip_slot(call: Call) -> str:
+    async with call.state.acting() as conn:
+        await unskip(conn, call.actor, call.name)
+    return f"Schedule {call.name} skips no slot."
+
+
 async def _start_workflow(call: Call) -> str:
     require_workflow(call)
     assert call.state.start_workflow is not None
@@ -96,6 +108,8 @@ ACTIONS: tuple[tuple[str, Act, str, str], ...] = (
     ("/schedules/{name}/trigger", _trigger_schedule, "schedules", "Run a schedule now"),
     ("/schedules/{name}/pause", _pause_schedule, "schedules", "Pause a schedule"),
     ("/schedules/{name}/resume", _resume_schedule, "schedules", "Resume a schedule"),
+    ("/schedules/{name}/skip-next", _skip_next_slot, "schedules", "Pass over a schedule's next slot"),
+    ("/schedules/{name}/unskip", _unskip_slot, "schedules", "Let it fire after all"),
     ("/workflows/runs/{id}/retry", _retry_run, "workflows", "Run again what did not succeed in a workflow run"),
     ("/workflows/runs/{id}/cancel", _cancel_run, "workflows", "Cancel a workflow run"),
     ("/workflows/{name}/start", _start_workflow, "workflows", "Start a workflow"),

@@ -20,6 +20,7 @@ from ingestd.admin.overview import gather
 from ingestd.admin.page_actions import action_routes
 from ingestd.admin.problems import Problem
 from ingestd.admin.routes import Call, Route
+from ingestd.admin.schedule_pages import SchedulePages
 from ingestd.admin.state import AdminState
 from ingestd.admin.view import VIEW_QUERY, View
 from ingestd.errors import NotFound
@@ -114,11 +115,12 @@ class Pages:
             Route("GET", "/static/{path:.+}", "public", self._assets.serve, "Styles, scripts, pictures", ("v",)),
             *action_routes(self._acted),
             *JobPages(self._state, self._html, self._shared.clear).routes(),
+            *SchedulePages(self._state, self._html, self._shared.clear).routes(),
         ]
 
     async def whole(self, call: Call) -> web.Response:
         """The whole page."""
-        return self._html("overview.html", await self._context(call), live=True)
+        return self._html("overview.html", await self._context(call), live=True, section="overview")
 
     async def live(self, call: Call) -> web.Response:
         """What changes, for the script to put in place."""
@@ -159,5 +161,5 @@ class Pages:
     def _html(
         self, template: str, context: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None, **more: Any
     ) -> web.Response:
-        text = self._templates.get_template(template).render({"title": TITLE} | context | more)
+        text = self._templates.get_template(template).render({"title": TITLE, "section": ""} | context | more)
         return web.Response(status=status, text=text, content_type="text/html", charset="utf-8", headers=headers)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ingestd.admin.words import age, arguments, compact, fault, number, tone
+from ingestd.admin.words import age, arguments, compact, fault, number
 from ingestd.rollups.reads import RollupStatus
 
 RETRYABLE = frozenset({"failed", "cancelled"})
-STRIP = 30
 OPEN = frozenset({"scheduled", "blocked", "available", "running", "retrying"})
 
 
@@ -108,43 +107,6 @@ def rollup_row(rollup: RollupStatus) -> dict[str, Any]:
         "last_refresh": rollup.last_refresh,
         "can_refresh": rollup.state != "waiting" and rollup.flag in ("on", "shadow"),
     }
-
-
-def schedule_row(schedule: Mapping[str, Any], slots: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One schedule.
-
-    Args:
-        slots: its latest, newest first.
-    """
-    drawn = [slot_mark(slot) for slot in reversed(slots)]
-    summary: dict[str, int] = {}
-    for slot in drawn:
-        summary[slot["word"]] = summary.get(slot["word"], 0) + 1
-    last = schedule["last_slot"]
-    rule = " ".join(str(part) for part in (schedule["rule"], schedule["timezone"]) if part)
-    return {
-        "name": schedule["name"],
-        "rule": rule.removeprefix("cron "),
-        "paused": schedule["paused"],
-        "next_at": schedule["next_due_at"] if schedule["enabled"] else None,
-        "last_at": last["due_at"] if last else None,
-        "trouble": str(schedule.get("problem") or ""),
-        "slots": drawn,
-        "blanks": max(STRIP - len(drawn), 0),
-        "slots_text": f"Last {len(drawn)} slots: " + ", ".join(f"{count} {word}" for word, count in summary.items()),
-    }
-
-
-def slot_mark(slot: Mapping[str, Any]) -> dict[str, Any]:
-    """One slot of a strip: the outcome of its job where it has one, else its own state."""
-    state = str(slot["state"])
-    word = state
-    if state in ("fired", "late") and slot["job_state"]:
-        word = "partial" if slot["job_partial"] else str(slot["job_state"])
-    if word in OPEN - {"running", "retrying"}:
-        word = "waiting"
-    shown = {"waiting": "active", "running": "active"}.get(word) or tone(word)
-    return {"due_at": slot["due_at"], "word": word, "tone": shown, "text": word + (f", {slot['reason']}" if slot["reason"] else "")}
 
 
 def workflow_row(name: str, run: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -37,6 +37,7 @@ _TONES = {
     "critical": "bad",
     "dead": "bad",
     "paused": "quiet",
+    "disabled": "quiet",
     "skipped": "quiet",
     "cancelled": "quiet",
 }

@@ -6,6 +6,7 @@
   if (!live) return;
   let paused = false, busy = false, failures = 0, last = Date.now(), next = Date.now() + EVERY_MS;
   let view = new URLSearchParams(location.search);
+  const source = live.dataset.live || "/live";
 
   // The canvas is not the server's, and what a reader has opened stays open.
   Object.assign(Idiomorph.defaults.callbacks, {
@@ -19,7 +20,7 @@
     busy = true;
     const query = view.toString();
     try {
-      await htmx.ajax("GET", "/live" + (query ? "?" + query : ""), { target: live, swap: "morph:innerHTML" });
+      await htmx.ajax("GET", source + (query ? "?" + query : ""), { target: live, swap: "morph:innerHTML" });
     } finally {
       busy = false;
     }
@@ -63,7 +64,7 @@
   function show(query) {
     view = new URLSearchParams(query);
     const text = view.toString();
-    history.replaceState(null, "", text ? "?" + text : "/");
+    history.replaceState(null, "", text ? "?" + text : location.pathname);
     if (busy) next = 0; else refresh();
   }
   document.addEventListener("click", (event) => {
@@ -81,7 +82,7 @@
 
   // ---- actions: the same forms as without JavaScript, answered in place ----
   const toast = document.getElementById("toast");
-  let fading = 0;
+  let fading = 0, acting = null;
   function say(words, bad) {
     clearTimeout(fading);
     toast.textContent = words;
@@ -92,18 +93,30 @@
     const form = event.target.closest("form[data-act]");
     if (!form) return;
     event.preventDefault();
-    const press = form.querySelector("button");
+    const press = form.querySelector("button"), values = Object.fromEntries(new FormData(form));
     press.disabled = true;
+    acting = form;
     try {
-      await htmx.ajax("POST", form.getAttribute("action"), { target: live, swap: "morph:innerHTML" });
+      await htmx.ajax("POST", form.getAttribute("action"), { target: live, swap: "morph:innerHTML", values });
     } finally {
       press.disabled = false;
+      acting = null;
     }
   });
+  // What was filled in has been said: the form is put away. Refused, it stays for another try.
+  function done() {
+    const around = acting?.closest("details.doing");
+    if (!around) return;
+    acting.reset();
+    around.open = false;
+    around.querySelector("summary").focus();
+  }
   document.body.addEventListener("htmx:afterRequest", (event) => {
     const words = event.detail.xhr?.getResponseHeader("X-Ingestd-Message");
-    if (words) say(words, false);
-    else if (event.detail.requestConfig.verb === "post" && !event.detail.successful) say(reason(event.detail.xhr), true);
+    if (words) {
+      done();
+      say(words, false);
+    } else if (event.detail.requestConfig.verb === "post" && !event.detail.successful) say(reason(event.detail.xhr), true);
   });
   function reason(request) {
     try {
