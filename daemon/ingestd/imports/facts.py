@@ -57,10 +57,10 @@ class ImportFacts:
         return [*found, *waits, *ages, *failure_gauges("import", await records.streaks(conn, names))]
 
     async def checks(self, conn: asyncpg.Connection) -> list[Check]:
-        """Whether sources can be read, whether failed loads hold others up, and whether an import fails again and again."""
+        """Whether sources can be read, whether an import fails again and again, and whether failed loads hold others up."""
         found = [await self._source_check(name, settings) for name, settings in self._imports().items() if settings.pattern]
         streaks = await records.streaks(conn, list(self._imports()))
-        return [*found, await _blocked_check(conn), failure_check("import", streaks, self._failures_in_a_row())]
+        return [*found, failure_check("import", streaks, self._failures_in_a_row()), await _blocked_check(conn)]
 
     async def _source_check(self, name: str, settings: ImportSettings) -> Check:
         assert settings.pattern is not None
