@@ -38,7 +38,7 @@ def add_to(schedules: typer.Typer) -> None:
         lasting: str = typer.Option("", "--for", metavar="DURATION", help="For so long, such as 2h or 3d."),
         reason: Reason = "",
     ) -> None:
-        """Skip a schedule's slots, until a moment or until it is resumed."""
+        """Skip its slots, until a moment or until it is resumed."""
         shell: Shell = ctx.obj
         shell.run(_pause(shell, name, until, lasting, check_reason(reason)))
 
