@@ -75,3 +75,69 @@ async def test_imports_queues_and_log_level_change_at_once_and_the_rest_waits_fo
     # A second reload of the same file still tells what waits.
     assert "[admin] port" in await reloaded(daemon)
     assert await daemon.stop() == 0
+
+
+EVERY_SECOND = '[schedules.often]\nevery = "1s"\ncommand = "health"\noverlap = "allow"\n'
+KEYS = (
+    'jitter = "300ms"',
+    'jitter = "300ms"\nstart_within = "30m"',
+    'finish_within = "1h"\ntarget_runtime = "10m"',
+    "start = 2020-01-01",
+    'start = 2020-01-01\nend = 2990-12-31\ntimezone = "Asia/Kathmandu"',
+    'after = [{ job = "health", on_failure = "run" }]',
+    'tags = ["x"]\npriority = "low"',
+)
+# Seconds from the first slot to the last, and how many of them are rows.
+SLOTS = """
+select extract(epoch from max(due_at) - min(coalesce(first_due_at, due_at)))::bigint + 1 as seconds, sum(slots)::bigint as slots,
+       count(job_id) as jobs, count(distinct job_id) as different, max(due_at) as newest
+from ingestd.slot where schedule = 'often'"""
+RUN = """
+select count(*) from (select metadata from ingestd.job union all select metadata from ingestd.history) j
+where metadata ->> 'schedule' = 'often'"""
+
+
+async def test_every_key_of_a_schedule_changes_at_once_and_no_slot_is_lost_or_doubled(site: Site) -> None:
+    site.configure(EVERY_SECOND)
+    daemon = await site.start()
+    for keys in (*KEYS, "", *reversed(KEYS)):
+        (before,) = await site.rows(SLOTS)
+
+        async def fired(before: object = before["newest"]) -> bool:
+            (now,) = await site.rows(SLOTS)
+            return now["newest"] is not None and (before is None or now["newest"] > before)
+
+        await eventually(fired)
+        site.configure(EVERY_SECOND + keys + "\n")
+        assert "configuration applied: [schedules]" in await reloaded(daemon)
+        spec = await site.ask("select array(select jsonb_object_keys(spec)) from ingestd.schedule")
+        assert {line.split(" = ")[0] for line in keys.splitlines()} <= set(spec)
+    assert await daemon.stop() == 0
+    (found,) = await site.rows(SLOTS)
+    assert found["seconds"] == found["slots"] > len(KEYS)
+    assert found["jobs"] == found["different"] == await site.ask(RUN)
+
+
+async def test_a_schedule_made_at_run_time_survives_reloads_until_the_file_declares_its_name(site: Site) -> None:
+    upload = '[imports.readings]\nsource = "upload"\ntable = "public.readings"\n'
+    site.configure(upload)
+    daemon = await site.start()
+    status, _ = await daemon.post("/api/v1/schedules", {"name": "nightly", "every": "1h", "import": "readings"})
+    assert status == 201
+    site.configure(upload + '[logs]\nlevel = "debug"\n')
+    await reloaded(daemon)
+    assert await site.ask("select owner from ingestd.schedule where name = 'nightly' and removed_at is null") == "api"
+
+    site.configure()
+    await reloaded(daemon)
+    assert [event for event in daemon.events("Notice") if 'there is no import "readings"' in event["event"]]
+    assert await site.ask("select owner from ingestd.schedule where name = 'nightly' and removed_at is null") == "api"
+
+    site.configure(NIGHTLY)
+    await reloaded(daemon)
+    assert await site.ask("select owner from ingestd.schedule where name = 'nightly'") == "file"
+    await eventually(lambda: [event for event in daemon.events("Notice") if "the configuration declares it" in event["event"]])
+    status, problem = await daemon.request("PATCH", "/api/v1/schedules/nightly", json={"every": "2h"})
+    assert status == 409
+    assert "change it there and reload" in problem["detail"]
+    assert await daemon.stop() == 0

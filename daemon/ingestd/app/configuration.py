@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from ingestd.app.definitions import compile_target
+from ingestd.app.definitions import compile_target, lost_names
 from ingestd.app.settings import Settings
 from ingestd.app.workflows import unknown_undos
 from ingestd.errors import ConfigurationError
@@ -67,6 +67,9 @@ async def apply(conn: asyncpg.Connection, settings: Settings, specs: list[Handle
             await queue_store.declare_queue(conn, name, queue)
         await rollup_declare.apply(conn, settings.rollups)
         applied = await schedule_declare.apply(conn, settings.schedules, lambda target: compile_target(target, defaults))
+        lost = await lost_names(conn, settings)
     announce(bus, applied.settled)
     for name in applied.taken_over:
         bus.emit(Notice(f'schedule "{name}" was made by API or command line; the configuration declares it: it is the file\'s from now on'))
+    for problem in lost:
+        bus.emit(Notice(f"a schedule made by API or command line names what is not declared: {problem}"))

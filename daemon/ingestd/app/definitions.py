@@ -14,9 +14,10 @@ from ingestd.jobs.kinds import require_kind
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store import queues as queue_store
 from ingestd.schedule.declare import CompiledTarget
-from ingestd.schedule.definitions import Definitions
+from ingestd.schedule.definitions import Definitions, read_definition
 from ingestd.schedule.firing import announce
 from ingestd.schedule.settings import ScheduleSettings, ScheduleTarget
+from ingestd.schedule.store import declared as declared_store
 
 
 def definitions(settings: Callable[[], Settings], bus: Bus | None = None, specs: Callable[[], Sequence[HandlerSpec]] = list) -> Definitions:
@@ -29,6 +30,17 @@ def definitions(settings: Callable[[], Settings], bus: Bus | None = None, specs:
     """
     known = _Known(settings, specs)
     return Definitions(known.compile, known.problems, lambda slots: None if bus is None else announce(bus, slots))
+
+
+async def lost_names(conn: asyncpg.Connection, settings: Settings) -> list[str]:
+    """What schedules made by API or command line start or wait for and the configuration does not declare, one line each."""
+    found: list[str] = []
+    for row in await declared_store.made_by_hand(conn):
+        try:
+            found += [message for _, message in unknown_names(row["name"], read_definition(row["name"], row["spec"]), _there(settings))]
+        except InvalidInput as error:
+            found.append(error.message)
+    return found
 
 
 class _Known:
@@ -46,9 +58,7 @@ class _Known:
 
     async def problems(self, conn: asyncpg.Connection, name: str, schedule: ScheduleSettings) -> list[str]:
         """What a schedule names that is not there, and arguments that do not fit its job."""
-        settings = self._settings()
-        there: dict[str, Collection[str]] = {"import": settings.imports, "rollup": settings.rollups, "workflow": settings.workflows}
-        found = [message for _, message in unknown_names(name, schedule, there)]
+        found = [message for _, message in unknown_names(name, schedule, _there(self._settings()))]
         jobs = [("job", schedule.job)] if schedule.job else []
         jobs += [("after", dependency.job) for dependency in schedule.after if dependency.job]
         for key, kind in jobs:
@@ -65,6 +75,10 @@ class _Known:
         except InvalidInput as error:
             return [f"{place}: {error.message}"]
         return []
+
+
+def _there(settings: Settings) -> dict[str, Collection[str]]:
+    return {"import": settings.imports, "rollup": settings.rollups, "workflow": settings.workflows}
 
 
 def compile_target(target: ScheduleTarget, defaults: Mapping[str, tuple[str, int, int]]) -> CompiledTarget:

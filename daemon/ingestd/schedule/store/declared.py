@@ -66,6 +66,7 @@ update ingestd.schedule set removed_at = now(), next_due_at = null, paused_at = 
     pause_reason = null, skip_at = null, skip_by = null, skip_reason = null, turn = turn + 1
 where name = any ($1) and removed_at is null"""
 
+MADE_BY_HAND = "select name, spec from ingestd.schedule where owner = 'api' and removed_at is null order by name"
 # Nodes wait for the next moment that they knew of; it may be sooner now.
 TELL_CHANGED = "select pg_notify('ingestd_schedule', '')"
 NAMES = "select name from ingestd.schedule where removed_at is null order by name"
@@ -128,6 +129,12 @@ async def hold(conn: asyncpg.Connection, name: str) -> asyncpg.Record | None:
     """The schedule of that name, removed or not, held until the transaction ends."""
     row: asyncpg.Record | None = await conn.fetchrow(HOLD, name)
     return row
+
+
+async def made_by_hand(conn: asyncpg.Connection) -> list[asyncpg.Record]:
+    """Names and keys of the schedules in service that are not the file's."""
+    rows: list[asyncpg.Record] = await conn.fetch(MADE_BY_HAND)
+    return rows
 
 
 async def tell_changed(conn: asyncpg.Connection) -> None:
