@@ -36,6 +36,8 @@ async def test_events_are_counted(db: Database) -> None:
         events.StaleAck(3, "load"), events.JobsRescued("n", 4, "dead"), events.FileArrived("readings", "a.csv", 100, 1),
         events.LoadFinished(1, "readings", "a.csv", "partial", read=10, inserted=7, rejected=3),
         events.RollupRefreshed("daily", 1, 30, 250), events.SlotFired("nightly", now, 1), events.SlotMissed("nightly", now, "x"),
+        events.SlotOverdue("nightly", now, "finish", 1, "x"), events.SlotSlow("nightly", now, 1, "5m"), events.SlotsStopped(now, 2),
+        events.Downtime(now, now, 2, missed=4, late=1),
         events.LoopFailed("claimer", "x", 1.0), events.DatabaseLost("x"), events.Notice("not counted"),
     ):  # fmt: skip
         bus.emit(event)
@@ -58,6 +60,11 @@ async def test_events_are_counted(db: Database) -> None:
         ("ingestd_rollup_refresh_duration_seconds_sum", (("rollup", "daily"),)): 0.25,
         ("ingestd_schedule_slots_fired_total", (("schedule", "nightly"),)): 1,
         ("ingestd_schedule_slots_missed_total", (("schedule", "nightly"),)): 1,
+        ("ingestd_schedule_slots_overdue_total", (("deadline", "finish"), ("schedule", "nightly"))): 1,
+        ("ingestd_schedule_slots_slow_total", (("schedule", "nightly"),)): 1,
+        ("ingestd_schedule_stopped_total", ()): 1,
+        ("ingestd_schedule_downtime_slots_total", (("outcome", "missed"),)): 4,
+        ("ingestd_schedule_downtime_slots_total", (("outcome", "late"),)): 1,
         ("ingestd_loop_failures_total", (("loop", "claimer"),)): 1,
         ("ingestd_database_lost_total", ()): 1,
     }.items():  # fmt: skip

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from ingestd.events import (
     Bus,
     DatabaseLost,
+    Downtime,
     Event,
     FileArrived,
     JobFinished,
@@ -31,6 +32,9 @@ from ingestd.events import (
     RollupRefreshed,
     SlotFired,
     SlotMissed,
+    SlotOverdue,
+    SlotSlow,
+    SlotsStopped,
     StaleAck,
 )
 from ingestd.facts import FactBook, Gauge
@@ -176,6 +180,10 @@ class Metrics:
         refresh_seconds = self._histogram("rollup_refresh_duration_seconds", "Duration of a refresh.", "rollup")
         fired = self._counter("schedule_slots_fired", "Schedule slots that started a job.", "schedule")
         missed = self._counter("schedule_slots_missed", "Schedule slots that were missed.", "schedule")
+        overdue = self._counter("schedule_slots_overdue", "Slots whose job did not start, or not end, in time.", "schedule", "deadline")
+        slots_slow = self._counter("schedule_slots_slow", "Slots whose job took longer than target_runtime.", "schedule")
+        stopped = self._counter("schedule_stopped", "Times this node saw that no node fires slots.")
+        down = self._counter("schedule_downtime_slots", "Slots that fell into a time in which nothing fired them.", "outcome")
         slow = self._counter("jobs_slow", "Jobs that ran far longer than others of their kind.", "kind")
         stuck = self._counter("jobs_stuck", "Jobs that were stopped because they showed no progress.", "kind")
         blocked = self._histogram("loop_blocked_seconds", "Times the main loop did not answer, and for how long.")
@@ -209,6 +217,10 @@ class Metrics:
             refreshes.labels(name).inc()
             refresh_seconds.labels(name).observe(event.duration_ms / 1000)
 
+        def downtime(event: Downtime) -> None:
+            down.labels("missed").inc(event.missed)
+            down.labels("late").inc(event.late)
+
         return {
             JobsSucceeded: jobs_succeeded,
             JobFinished: job_finished,
@@ -223,6 +235,10 @@ class Metrics:
             RollupRefreshed: rollup_refreshed,
             SlotFired: lambda event: fired.labels(cap("schedule", event.schedule)).inc(),
             SlotMissed: lambda event: missed.labels(cap("schedule", event.schedule)).inc(),
+            SlotOverdue: lambda event: overdue.labels(cap("schedule", event.schedule), event.deadline).inc(),
+            SlotSlow: lambda event: slots_slow.labels(cap("schedule", event.schedule)).inc(),
+            SlotsStopped: lambda _: stopped.inc(),
+            Downtime: downtime,
             LoopFailed: lambda event: loops.labels(cap("loop", event.loop)).inc(),
             DatabaseLost: lambda _: lost.inc(),
         }

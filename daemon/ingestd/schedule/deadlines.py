@@ -48,6 +48,11 @@ class WatchedSlot:
     slow_at: datetime | None = None
 
     @property
+    def start_deadline(self) -> datetime | None:
+        """`start_by`, unless the job should have ended by then anyway."""
+        return None if self.start_by is None or (self.finish_by is not None and self.finish_by <= self.start_by) else self.start_by
+
+    @property
     def began_at(self) -> datetime:
         """When its job, or the retry of it, was enqueued."""
         return max(self.fired_at, self.retried_at) if self.retried_at is not None else self.fired_at
@@ -139,8 +144,9 @@ def _first_start(slot: WatchedSlot, job: JobNow, latest: datetime) -> datetime |
 
 def _broken(slot: WatchedSlot, started_at: datetime | None, ended_at: datetime | None, now: datetime) -> list[tuple[Deadline, str]]:
     found: list[tuple[Deadline, str]] = []
-    if slot.start_by is not None and slot.overdue is None and (started_at or ended_at or now) > slot.start_by:
-        found.append(("start", f"not started within {_span(slot, slot.start_by)}"))
+    start_by = slot.start_deadline
+    if start_by is not None and slot.overdue is None and (started_at or ended_at or now) > start_by:
+        found.append(("start", f"not started within {_span(slot, start_by)}"))
     if slot.finish_by is not None and slot.overdue != "finish" and (ended_at or now) > slot.finish_by:
         found.append(("finish", f"not finished within {_span(slot, slot.finish_by)}"))
     return found
@@ -155,8 +161,8 @@ def _is_slow(slot: WatchedSlot, started_at: datetime | None, until: datetime) ->
 
 
 def _deadlines_ahead(slot: WatchedSlot, started_at: datetime | None, overdue: Deadline | None, slow: bool) -> Iterator[datetime]:
-    if slot.start_by is not None and started_at is None and overdue is None:
-        yield slot.start_by
+    if slot.start_deadline is not None and started_at is None and overdue is None:
+        yield slot.start_deadline
     if slot.finish_by is not None and overdue != "finish":
         yield slot.finish_by
     if slot.target_runtime is not None and started_at is not None and not slow:
