@@ -160,6 +160,7 @@ def test_a_schedule_is_made_changed_and_taken_away(cli: Cli, dsn: str) -> None:
 
     assert cli("schedules", "delete", "mine", "--reason", "no longer").out == "mine is deleted; its slots stay\n"
     assert cli("schedules", "delete", "mine").code == 66
+    assert cli("schedules", "slots", "mine").out == "no slots\n"
     audit = ask(dsn, lambda conn: latest_audit(conn, "schedule", "mine"))
     assert [row["action"] for row in audit] == ["delete", "edit", "create"]
     assert audit[0]["detail"]["reason"] == "no longer"

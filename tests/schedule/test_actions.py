@@ -12,12 +12,14 @@ import pytest
 from ingestd.access.roles import Actor
 from ingestd.access.store import latest_audit
 from ingestd.errors import Conflict, InvalidInput, NotFound, TooOften
+from ingestd.jobs.model import Slot
 from ingestd.postgres.pool import connect
 from ingestd.schedule.actions import MOST_TRIGGERS, pause, resume, skip_next, trigger, unskip
 from ingestd.schedule.firing import Firer
 from ingestd.schedule.preview import next_slots
 from ingestd.schedule.store.reads import list_schedules, recent_slots, recent_slots_of
 from tests.schedule.conftest import backdate, declare
+from tests.support import eventually
 
 OPERATOR = Actor("ada", "operator", "cli", "corr-1")
 MINUTE = timedelta(minutes=1)
@@ -44,7 +46,7 @@ async def test_what_was_started_by_hand_is_a_slot_of_its_own_with_its_deadlines(
     assert slot["check_at"] is not None
     job = await conn.fetchrow("select metadata from ingestd.job")
     assert job["metadata"] == {"schedule": "one", "due_at": slot["due_at"].isoformat(), "catch_up": False}
-    assert datetime.fromisoformat(job["metadata"]["due_at"]) == slot["due_at"]
+    assert Slot.read(job["metadata"]) == Slot("one", slot["due_at"])
 
 
 async def test_a_slot_started_by_hand_in_a_month_without_a_partition_makes_it(conn: asyncpg.Connection) -> None:
@@ -77,6 +79,38 @@ async def test_under_skip_a_second_trigger_is_refused_naming_the_running_job(con
         await trigger(conn, OPERATOR, "one")
     assert caught.value.current_state == "running"
     assert len(await latest_audit(conn, "schedule", "one")) == 1
+
+
+async def test_a_workflow_that_is_running_already_is_not_started_beside_itself(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"cron": "0 2 * * *", "workflow": "market", "job": None, "overlap": "allow"}})
+    await conn.execute("update ingestd.schedule set kind = 'workflow', args = '{\"workflow\": \"market\"}'")
+    run = await conn.fetchval(
+        """insert into ingestd.workflow_run (workflow, definition, overlap, triggered_by) values ('market', '{}', 'skip', 'cli')
+        returning id"""
+    )
+    with pytest.raises(Conflict, match=f"run {run} of workflow market"):
+        await trigger(conn, OPERATOR, "one")
+    await conn.execute("update ingestd.workflow_run set overlap = 'allow'")
+    await trigger(conn, OPERATOR, "one")
+
+
+async def test_a_skipped_slot_and_a_pause_do_what_they_say_when_slots_come_due(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "1s", "overlap": "allow"}, "two": {"every": "1s", "overlap": "allow"}})
+    due_at = await skip_next(conn, OPERATOR, "one", "stocktaking")
+    await pause(conn, OPERATOR, "two", "migration", lasting=timedelta(hours=1))
+    firer = Firer()
+
+    async def both() -> bool:
+        await firer.fire(conn)
+        return bool(await conn.fetchval("select count(*) = 2 from ingestd.slot where state = 'skipped' and due_at = $1", due_at))
+
+    await eventually(both)
+    reasons = {
+        row["schedule"]: row["reason"] for row in await conn.fetch("select schedule, reason from ingestd.slot where due_at = $1", due_at)
+    }
+    assert reasons == {"one": "skipped once by ada: stocktaking", "two": "paused by ada: migration"}
+    one, two = await list_schedules(conn)
+    assert (one["skip_at"], one["skip_by"], two["paused"]) == (None, None, True)
 
 
 async def test_of_many_triggers_at_once_under_skip_one_is_taken(dsn: str, conn: asyncpg.Connection) -> None:

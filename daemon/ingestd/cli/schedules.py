@@ -180,7 +180,7 @@ async def _slots(shell: Shell, name: str, state: str, limit: int, before: str) -
     moment = parse_moment("--before", before) if before else None
     async with session(shell) as opened:
         with in_service("schedule", name, opened.settings.schedules):
-            await reads.find_schedule(opened.conn, name)
+            await reads.require_ever_declared(opened.conn, name)
         found = await reads.list_slots(opened.conn, name, states, moment, limit + 1)
     more, found = len(found) > limit, found[:limit]
     rows = [

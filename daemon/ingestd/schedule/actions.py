@@ -37,18 +37,12 @@ async def trigger(conn: asyncpg.Connection, actor: Actor, name: str, reason: str
     Raises:
         NotFound: no such schedule.
         JobOpen: `overlap = "skip"`, and its last job is still open; names that job.
+        Conflict: it starts a workflow of which another run is open, and there may be only one.
         TooOften: it was triggered ten times within a minute.
     """
     async with conn.transaction():
         schedule = await _hold(conn, name)
-        busy = await store.open_job(conn, name) if schedule["overlap"] == "skip" else None
-        if busy is not None:
-            raise JobOpen(
-                f'schedule "{name}" is still busy with job {busy}',
-                job_id=busy,
-                current_state="running",
-                hint='wait for the job, cancel it, or set overlap = "queue" or "allow"',
-            )
+        await _check_free(conn, schedule)
         moment = await store.moment(conn)
         lately = [at for at in schedule["triggers"] if at > moment - TRIGGERS_WITHIN]
         _check_rate(name, lately, moment)
@@ -57,6 +51,25 @@ async def trigger(conn: asyncpg.Connection, actor: Actor, name: str, reason: str
         await store.triggered(conn, name, job_id, moment, told, _door(actor), [*lately, moment])
         await record_audit(conn, actor, "trigger", "schedule", name, {"job_id": job_id, "reason": reason})
     return job_id
+
+
+async def _check_free(conn: asyncpg.Connection, schedule: asyncpg.Record) -> None:
+    name = schedule["name"]
+    busy = await store.open_job(conn, name) if schedule["overlap"] == "skip" else None
+    if busy is not None:
+        raise JobOpen(
+            f'schedule "{name}" is still busy with job {busy}',
+            job_id=busy,
+            current_state="running",
+            hint='wait for the job, cancel it, or set overlap = "queue" or "allow"',
+        )
+    run = await store.busy_run(conn, name)
+    if run is not None:
+        raise Conflict(
+            f'run {run} of workflow {schedule["args"]["workflow"]}, which schedule "{name}" starts, is still open',
+            current_state="running",
+            hint="wait for the run, or cancel it",
+        )
 
 
 def _check_rate(name: str, lately: list[datetime], now: datetime) -> None:

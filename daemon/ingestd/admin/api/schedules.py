@@ -15,7 +15,7 @@ from ingestd.errors import InvalidInput, UsageError
 from ingestd.schedule import actions
 from ingestd.schedule.definitions import Definitions
 from ingestd.schedule.preview import MOST, next_slots, read_slot_states
-from ingestd.schedule.store.reads import find_schedule, list_downtimes, list_schedules, list_slots
+from ingestd.schedule.store.reads import find_schedule, list_downtimes, list_schedules, list_slots, require_ever_declared
 from ingestd.settings import Duration
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -141,7 +141,7 @@ async def slots(call: Call) -> web.Response:
     except OverflowError:
         raise UsageError("the cursor is not valid; start again without it") from None
     async with call.state.reading() as conn:
-        await find_schedule(conn, call.name)
+        await require_ever_declared(conn, call.name)
         found = await list_slots(conn, call.name, states, before, limit + 1)
     more, found = len(found) > limit, found[:limit]
     cursor = write_cursor(call.query, (found[-1]["due_at"] - _EPOCH) // _MICROSECOND) if more else None

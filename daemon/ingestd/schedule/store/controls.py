@@ -7,7 +7,7 @@ from datetime import datetime
 
 import asyncpg
 
-from ingestd.schedule.store.firing import OPEN_JOB
+from ingestd.schedule.store.firing import BUSY_RUN, OPEN_JOB
 
 HOLD_ONE = """
 select s.name, s.rule, s.timezone, s.starts_at, s.ends_at, s.enabled, s.overlap, s.next_due_at,
@@ -18,6 +18,7 @@ from ingestd.schedule s join ingestd.queue q on q.id = s.queue_id
 where s.name = $1 and s.removed_at is null for update of s"""
 # Apart from HOLD_ONE: a statement that waited for the row would still not see the job of the one it waited for.
 FIND_OPEN_JOB = f"select last_job_id from ingestd.schedule where name = $1 and {OPEN_JOB}"
+FIND_BUSY_RUN = f"select {BUSY_RUN} from ingestd.schedule w where w.name = $1 and w.kind = 'workflow'"
 
 # Read while the schedule is held, so that no two are alike; and never on a whole second, which belongs to the slots of its rule.
 MOMENT = """
@@ -55,6 +56,12 @@ async def open_job(conn: asyncpg.Connection, name: str) -> int | None:
     """The schedule's last job, if it is still open; call it in the transaction that holds the schedule."""
     job_id: int | None = await conn.fetchval(FIND_OPEN_JOB, name)
     return job_id
+
+
+async def busy_run(conn: asyncpg.Connection, name: str) -> int | None:
+    """The open run of the schedule's workflow, if there may be only one of it; whoever started it."""
+    run: int | None = await conn.fetchval(FIND_BUSY_RUN, name)
+    return run
 
 
 async def moment(conn: asyncpg.Connection) -> datetime:

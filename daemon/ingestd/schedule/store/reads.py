@@ -63,6 +63,8 @@ from (select * from ingestd.slot
 {_LIVE}
 order by l.due_at desc"""
 
+EVER_DECLARED = "select exists (select from ingestd.schedule where name = $1)"
+
 DOWNTIMES = """
 select id, began_at, ended_at, schedules, missed, late from ingestd.downtime
 where $1::bigint is null or id < $1 order by id desc limit $2"""
@@ -138,6 +140,16 @@ async def recent_slots_of(conn: asyncpg.Connection, names: list[str], limit: int
         slot = dict(row)
         found.setdefault(slot.pop("schedule"), []).append(slot)
     return found
+
+
+async def require_ever_declared(conn: asyncpg.Connection, name: str) -> None:
+    """A schedule that is out of service still has its slots.
+
+    Raises:
+        NotFound: there never was one of that name.
+    """
+    if not await conn.fetchval(EVER_DECLARED, name):
+        raise await no_such_schedule(conn, name)
 
 
 async def list_slots(
