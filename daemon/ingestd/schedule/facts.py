@@ -11,8 +11,8 @@ import asyncpg
 
 from ingestd.facts import Check, Gauge, RoomFacts
 from ingestd.schedule.scheduler import EVERY_S, Scheduler
-from ingestd.schedule.store import facts as store
 from ingestd.schedule.store import reads
+from ingestd.schedule.store import standing as store
 from ingestd.schedule.store.retention import clear
 from ingestd.schedule.store.watch import glance
 from ingestd.schedule.watch import SILENCE, SlotWatch

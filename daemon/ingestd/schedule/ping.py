@@ -19,7 +19,7 @@ from ingestd import __version__
 from ingestd.events import Bus, Notice
 from ingestd.postgres.pool import OUTAGE, Database
 from ingestd.schedule.ping_settings import HeartbeatSettings
-from ingestd.schedule.store import facts as store
+from ingestd.schedule.store import standing as store
 from ingestd.service import LoopState, Poller
 
 TIMEOUT_S = 10.0
