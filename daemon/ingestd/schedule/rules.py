@@ -111,7 +111,11 @@ def parse_rule(text: str, timezone: str, starts_at: datetime | None = None, ends
     Raises:
         ValueError: it is none of those, or there is no such time zone.
     """
-    rule = _parse_unbounded(text, timezone)
+    return bound(_parse_unbounded(text, timezone), starts_at, ends_at)
+
+
+def bound(rule: Rule, starts_at: datetime | None, ends_at: datetime | None) -> Rule:
+    """A rule within a first and a last moment; itself where there is neither."""
     return rule if starts_at is None and ends_at is None else BoundedRule(rule, starts_at, ends_at)
 
 
@@ -141,16 +145,16 @@ def in_zone(moment: datetime, zone: ZoneInfo) -> datetime:
     return resolve(zone, moment) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def first_of(bound: date, timezone: str) -> datetime:
+def first_of(day: date, timezone: str) -> datetime:
     """The first instant of a moment or a whole day in a time zone, in UTC."""
-    return in_zone(bound if isinstance(bound, datetime) else datetime.combine(bound, time()), find_zone(timezone))
+    return in_zone(day if isinstance(day, datetime) else datetime.combine(day, time()), find_zone(timezone))
 
 
-def last_of(bound: date, timezone: str) -> datetime:
+def last_of(day: date, timezone: str) -> datetime:
     """The last instant of a moment or a whole day in a time zone, in UTC."""
-    if isinstance(bound, datetime):
-        return first_of(bound, timezone)
-    zone, midnight = find_zone(timezone), datetime.combine(bound + timedelta(days=1), time())
+    if isinstance(day, datetime):
+        return first_of(day, timezone)
+    zone, midnight = find_zone(timezone), datetime.combine(day + timedelta(days=1), time())
     # A clock set back across midnight ends the day a second time.
     behind = midnight.replace(tzinfo=zone, fold=1).astimezone(UTC) if twice(zone, midnight) else resolve(zone, midnight)
     return behind - _MICROSECOND

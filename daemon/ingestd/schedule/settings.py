@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from ingestd.schedule.cron import read_expression
-from ingestd.schedule.rules import EPOCH, Rule, at_text, every_text, first_of, last_of, parse_rule
-from ingestd.schedule.zones import parse_zone
+from ingestd.schedule.cron import CronRule, read_expression
+from ingestd.schedule.rules import EPOCH, Rule, at_text, bound, every_text, first_of, last_of, parse_rule
+from ingestd.schedule.zones import find_zone, parse_zone
 from ingestd.settings import Duration, Priority, Section, StrList, did_you_mean
 
 TargetType = Literal["job", "import", "rollup", "workflow", "command"]
@@ -236,8 +236,8 @@ class ScheduleSettings(Section):
             raise ValueError("start and end belong to cron or every: at is one moment")
         if self.starts_at is not None and self.ends_at is not None and self.ends_at < self.starts_at:
             raise ValueError("its end lies before its start")
-        if self.parsed_rule().next_after(EPOCH) is None:
-            raise ValueError(f"it has no slot {'between its start and its end' if self.start is not None else 'before its end'}")
+        if self.start is not None and self.end is not None and self.parsed_rule().next_after(EPOCH) is None:
+            raise ValueError("it has no slot between its start and its end")
 
     def _check_deadlines(self) -> None:
         if self.every is not None and self.jitter >= self.every:
@@ -277,7 +277,9 @@ class ScheduleSettings(Section):
 
     def parsed_rule(self) -> Rule:
         """Its rule within its start and end."""
-        return parse_rule(self.rule, self.timezone, self.starts_at, self.ends_at)
+        # An expression is checked once, when it is read: thousands of schedules are computed at each start.
+        rule = parse_rule(self.rule, self.timezone) if self.cron is None else CronRule(self.cron, find_zone(self.timezone))
+        return bound(rule, self.starts_at, self.ends_at)
 
     @property
     def rule(self) -> str:
