@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from ingestd.schedule.cron import LONGEST, parse, read_expression
 from ingestd.schedule.rules import AtRule, EveryRule, parse_rule, upcoming
 from ingestd.schedule.zones import find_zone, first_change, resolve
-
-MINUTE = timedelta(minutes=1)
+from tests.unit.cron_truth import ByHand
 
 
 def slots(expression: str, zone: str, start: str, count: int) -> list[str]:
@@ -221,56 +220,6 @@ def field(low: int, high: int, spread: bool = True) -> st.SearchStrategy[str]:
 
 
 expressions = st.tuples(field(0, 59), field(0, 23), field(1, 31), field(1, 12) | st.just("*"), field(0, 7)).map(" ".join)
-
-
-def values(text: str, low: int, high: int) -> set[int]:
-    """The numbers a field names: written for this test, after crontab(5)."""
-    found: set[int] = set()
-    for term in text.split(","):
-        body, _, step = term.partition("/")
-        first, last = (low, high) if body == "*" else (int(body.split("-")[0]), int(body.split("-")[-1]))
-        found |= set(range(first, last + 1, int(step or 1)))
-    return found
-
-
-class ByHand:
-    """An expression matched one wall clock minute at a time."""
-
-    def __init__(self, expression: str) -> None:
-        self.texts = expression.split()
-        bounds = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)]
-        self.minutes, self.hours, self.days, self.months, self.weekdays = (
-            values(text, *bound) for text, bound in zip(self.texts, bounds, strict=True)
-        )
-
-    def matches(self, wall: datetime) -> bool:
-        if wall.minute not in self.minutes or wall.hour not in self.hours or wall.month not in self.months:
-            return False
-        by_day = wall.day in self.days
-        by_weekday = bool({wall.isoweekday(), wall.isoweekday() % 7} & self.weekdays)
-        both = self.texts[2].startswith("*") or self.texts[4].startswith("*")
-        return (by_day and by_weekday) if both else (by_day or by_weekday)
-
-    def between(self, zone: ZoneInfo, start: datetime, end: datetime) -> list[datetime]:
-        """Slots in (start, end], minute by minute of real time, with Debian's rule for gaps and folds."""
-        time_of_day = not self.texts[0].startswith("*") and not self.texts[1].startswith("*")
-        found = []
-        seen: set[datetime] = set()
-        moment = start - timedelta(hours=6)
-        previous = moment.astimezone(zone).replace(tzinfo=None)
-        while moment < end:
-            moment += MINUTE
-            wall = moment.astimezone(zone).replace(tzinfo=None)
-            if time_of_day:
-                swallowed = [previous + MINUTE * n for n in range(1, max(int((wall - previous) / MINUTE), 1))]
-                due = any(self.matches(gone) for gone in swallowed) or (self.matches(wall) and wall not in seen)
-            else:
-                due = self.matches(wall)
-            seen.add(wall)
-            previous = wall
-            if due and moment > start:
-                found.append(moment)
-        return found
 
 
 @given(expressions, st.sampled_from(ZONES), st.sampled_from(STARTS))
