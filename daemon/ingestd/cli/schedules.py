@@ -195,7 +195,7 @@ async def _slots(shell: Shell, name: str, state: str, limit: int, before: str) -
         ]
         for slot in found
     ]
-    columns = ["due", "state", "job", "ended", "took", "by", "why"]
+    columns = ["due", "state", "job", "outcome", "took", "by", "why"]
     document = {"items": strings_for_ids(found), "next_before": found[-1]["due_at"].isoformat() if more else None}
     shell.answer(document, table(columns, rows) if found else "no slots")
 
@@ -204,8 +204,6 @@ def _remark(slot: dict[str, Any]) -> str:
     said = [slot["reason"]] if slot["reason"] else []
     if slot["slots"] > 1:
         said.insert(0, f"{slot['slots']:,} slots since {slot['first_due_at'].astimezone():%Y-%m-%d %H:%M:%S}")
-    if slot["overdue"]:
-        said.append("not started in time" if slot["overdue"] == "start" else "not finished in time")
     if slot["slow_at"]:
         said.append("slow")
     return "; ".join(said)
