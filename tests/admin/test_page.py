@@ -81,7 +81,8 @@ async def test_the_page_shows_jobs_loads_rollups_schedules_and_health(site: Site
     )
     await apply(conn, {"nightly": ScheduleSettings(cron="0 2 * * *", job="sync_prices")}, lambda _: CompiledTarget("sync_prices"))
     page = await read(site)
-    for words in ("supplier=acme", "prices.example.com answered 503", "26,115", "skipped: already loaded by load 1", "every day at 02:00 · UTC"):
+    skipped, rule = "skipped: already loaded by load 1", "every day at 02:00 · UTC"
+    for words in ("supplier=acme", "prices.example.com answered 503", "26,115", skipped, rule):
         assert words in page.text, words
     assert {time["datetime"] for time in page.all("time")}
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", str(time["datetime"])) for time in page.all("time"))

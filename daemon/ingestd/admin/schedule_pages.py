@@ -165,7 +165,7 @@ class SchedulePages:
             "here": f"/schedules/{call.name}",
             "query": query_of(call.query),
             "tags": schedule["tags"],
-            "clock": schedule_rows.local(now, zone, now),
+            "clock": schedule_rows.local(now.replace(second=0), zone, now),
             "ahead": schedule_rows.next_rows(schedule, ahead, now),
             "slots": [schedule_rows.slot_row(slot, now, zone) for slot in shown],
             "older": older,
