@@ -146,6 +146,56 @@ def test_what_postgres_cannot_hold_is_refused(bad: dict[str, Any]) -> None:
         read_definition("mine", HOURLY | bad)
 
 
+@pytest.mark.parametrize("keys", [{"at": "2020-01-01"}, {"every": "1h", "end": "2020-01-01"}])
+async def test_a_schedule_whose_time_is_over_is_not_made(conn: asyncpg.Connection, definitions: Definitions, keys: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match="no slot to come"):
+        await definitions.create(conn, ADA, "mine", {"job": "tick"} | keys)
+    assert await conn.fetchval("select count(*) from ingestd.schedule") == 0
+    await definitions.create(conn, ADA, "mine", HOURLY)
+    assert await definitions.edit(conn, ADA, "mine", keys), "one that is in service may be brought to its end"
+    assert (await row(conn))["next_due_at"] is None
+
+
+async def test_edits_while_nodes_fire_and_files_are_applied_lose_and_double_nothing(
+    dsn: str, conn: asyncpg.Connection, definitions: Definitions
+) -> None:
+    names = [f"s{number}" for number in range(10)]
+    for name in names:
+        await definitions.create(conn, ADA, name, {"every": "1s", "job": "tick", "overlap": "allow"})
+    await backdate(conn, timedelta(seconds=10))
+    over = asyncio.Event()
+
+    async def node() -> None:
+        own = await connect(dsn)
+        while not over.is_set():
+            await Firer().fire(own)
+        await own.close()
+
+    async def reload() -> None:
+        own = await connect(dsn)
+        for turn in range(10):
+            await declare(own, {"files": {"every": "1h", "tags": [f"t{turn}"]}})
+        await own.close()
+
+    async def edit() -> None:
+        for turn in range(12):
+            for name in names:
+                bounds = {"start": f"2020-01-{turn + 1:02}"} if turn % 3 == 2 else {"tags": [f"t{turn}"]}
+                assert await definitions.edit(conn, ADA, name, bounds)
+        over.set()
+
+    await asyncio.gather(node(), node(), reload(), edit())
+    bad = await conn.fetchval(
+        """select count(*) from (select due_at - lag(due_at) over (partition by schedule order by due_at) as step from ingestd.slot) g
+           where step <> interval '1 second'"""
+    )
+    jobs, slots = await conn.fetchrow("select (select count(*) from ingestd.job), (select count(*) from ingestd.slot)")
+    assert bad == 0
+    assert jobs <= slots
+    assert slots >= 100
+    assert jobs == await conn.fetchval("select count(distinct job_id) from ingestd.slot")
+
+
 async def test_a_name_that_nobody_knows_is_refused_with_the_nearest(conn: asyncpg.Connection, definitions: Definitions) -> None:
     with pytest.raises(InvalidInput, match='did you mean "tick"'):
         await definitions.create(conn, ADA, "mine", {"every": "1h", "job": "tikc"})

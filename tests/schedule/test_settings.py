@@ -90,6 +90,9 @@ def test_a_moment_is_read_in_the_time_zone_unless_it_says_its_own() -> None:
             {"cron": "@daily", "job": "x", "start_within": "2h", "finish_within": "1h"},
             "must not be shorter than start_within",
         ),
+        ({"cron": "@daily", "job": "x", "start_within": "99999d"}, '"start_within" in .*must be ten years at most'),
+        ({"cron": "@daily", "job": "x", "after": [{"job": "y", "ok_within": "999999d"}]}, "entry 1: must be ten years at most"),
+        ({"cron": "@daily", "job": "x", "target_runtime": "0.1ms"}, '"target_runtime" in .*longer than 0s'),
         ({"cron": "@daily", "job": "x", "target_runtime": "0"}, '"target_runtime" in .*longer than 0s'),
         ({"cron": "@daily", "job": "x", "after": {"job": "y"}}, '"after" in .*must be a list'),
         ({"cron": "@daily", "job": "x", "after": ["y"]}, '"after" in .*entry 1: must be a section with keys of its own'),
@@ -137,3 +140,13 @@ def test_a_schedule_reads_back_as_it_was_written() -> None:
     )  # fmt: skip
     kept = found.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert read(**kept) == found
+
+
+def test_what_is_hardly_meant_is_told() -> None:
+    now = datetime(2026, 6, 1, tzinfo=UTC)
+    assert list(read(cron="@daily", job="x", end="2027-01-01", after=[{"job": "y"}]).oddities(now)) == []
+    assert list(read(cron="@daily", job="x", end="2026-01-01").oddities(now)) == ["has no slot to come: its time is over"]
+    assert list(read(at="2026-01-01", job="x", enabled=False).oddities(now)) == []
+    (odd,) = read(cron="@daily", job="x", after=[{"job": "x"}]).oddities(now)
+    assert odd == 'waits for a success of job "x", which it starts itself: something else must do so first'
+    assert list(read(cron="@daily", job="x", after=[{"job": "x", "on_failure": "run"}]).oddities(now)) == []

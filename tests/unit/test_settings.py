@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,10 @@ def test_the_environment_reaches_nested_names_and_lists() -> None:
             "INGESTD_IMPORTS__READINGS__COLUMNS": '{"kwh": "numeric"}',
             "INGESTD_IMPORTS__OTHER": '{"source": "upload", "table": "o"}',
             "INGESTD_WORKFLOWS__W__STEPS__ONE__IMPORT": "readings",
+            "INGESTD_SCHEDULES__S__EVERY": "1h",
+            "INGESTD_SCHEDULES__S__IMPORT": "readings",
+            "INGESTD_SCHEDULES__S__END": "2990-12-31",
+            "INGESTD_SCHEDULES__S__AFTER": '[{"workflow": "w", "on_failure": "wait"}]',
             "INGESTD_DAEMON__DUTIES": "work,serve",
             "INGESTD_CONFIG": "ignored here",
             "PATH": "/bin",
@@ -115,6 +120,8 @@ def test_the_environment_reaches_nested_names_and_lists() -> None:
     assert settings.imports["readings"].columns == {"kwh": "numeric"}
     assert settings.imports["other"].table == "public.o"
     assert settings.workflows["w"].steps["one"].target == ("import", "readings")
+    assert settings.schedules["s"].end == date(2990, 12, 31)
+    assert settings.schedules["s"].after[0].thing == ("workflow", "w")
     assert settings.daemon.duties == ["work", "serve"]
 
 

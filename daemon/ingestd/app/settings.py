@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -258,6 +258,7 @@ def warnings(settings: Settings, environ: Mapping[str, str] | None = None) -> li
     for name, declared in settings.imports.items():
         if declared.poll is None and name not in scanned and declared.source != "upload":
             found.append(f'[imports.{name}] has poll = "off", and no schedule or workflow scans it: only a trigger does')
+    found += [f"[schedules.{name}] {odd}" for name, one in settings.schedules.items() for odd in one.oddities(datetime.now(UTC))]
     for name, workflow in settings.workflows.items():
         found += [
             f"[workflows.{name}.steps.{step}] has an undo, and no step says compensate: only a cancel with undo runs it"

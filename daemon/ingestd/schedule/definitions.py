@@ -20,6 +20,7 @@ from ingestd.settings import Layers, Name, Section, did_you_mean, validate
 
 OWNER = "api"
 MOST_PROBLEMS = 5
+MOST_WORDS = 400
 MOST_NESTED = 100
 CompileTarget = Callable[[asyncpg.Connection, ScheduleTarget], Awaitable[CompiledTarget]]
 CheckNames = Callable[[asyncpg.Connection, str, ScheduleSettings], Awaitable[Sequence[str]]]
@@ -59,6 +60,8 @@ class Definitions:
             if old is not None and old["removed_at"] is None:
                 raise Conflict(f'there is a schedule "{name}" already', hint=f"it {_how_to_change(old)}")
             await self._write(conn, name, settings, old)
+            if settings.enabled and await store.is_over(conn, name):
+                raise InvalidInput(f"[schedules.{name}]: it has no slot to come: its time is over")
             await record_audit(conn, actor, "create", "schedule", name, _told(settings))
 
     async def edit(self, conn: asyncpg.Connection, actor: Actor, name: str, keys: Mapping[str, Any]) -> bool:
@@ -79,9 +82,10 @@ class Definitions:
         async with conn.transaction():
             old = await self._hold_own(conn, name)
             settings = read_definition(name, merge_patch(old["spec"], keys))
-            changed = await self._write(conn, name, settings, old)
+            changed, settled = await self._write(conn, name, settings, old)
             if changed:
                 await record_audit(conn, actor, "edit", "schedule", name, {"keys": sorted(keys), "now": _told(settings)})
+        self._tell(settled)
         return changed
 
     async def delete(self, conn: asyncpg.Connection, actor: Actor, name: str, reason: str | None = None) -> None:
@@ -112,7 +116,9 @@ class Definitions:
             raise Conflict(f'schedule "{name}" {_how_to_change(old)}', current_state="owned by the file")
         return old
 
-    async def _write(self, conn: asyncpg.Connection, name: str, settings: ScheduleSettings, old: asyncpg.Record | None) -> bool:
+    async def _write(
+        self, conn: asyncpg.Connection, name: str, settings: ScheduleSettings, old: asyncpg.Record | None
+    ) -> tuple[bool, Sequence[RecordedSlot]]:
         problems = await self._check(conn, name, settings)
         if problems:
             raise _refusal(problems)
@@ -125,8 +131,7 @@ class Definitions:
         changed = bool(await store.save(conn, [row]))
         if changed:
             await store.tell_changed(conn)
-        self._tell(settled)
-        return changed
+        return changed, settled
 
 
 class _Root(Section):
@@ -170,7 +175,13 @@ def _merged(old: Any, patch: Mapping[str, Any]) -> dict[str, Any]:
 def _refusal(problems: Sequence[str]) -> InvalidInput:
     more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""
     key = _KEY_OF_PROBLEM.match(problems[0])
-    return InvalidInput("; ".join(problems[:MOST_PROBLEMS]) + more, pointer=f"/{key[1]}" if key else None)
+    return InvalidInput("; ".join(_short(problem) for problem in problems[:MOST_PROBLEMS]) + more, pointer=f"/{key[1]}" if key else None)
+
+
+def _short(problem: str) -> str:
+    """A problem may quote what was sent: its beginning says where, its end what to do."""
+    half = MOST_WORDS // 2
+    return problem if len(problem) <= MOST_WORDS else f"{problem[:half]} … {problem[-half:]}"
 
 
 def _check_text(value: Any, depth: int = 0) -> None:

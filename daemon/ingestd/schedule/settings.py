@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from typing import Annotated, Any, Literal
@@ -74,8 +74,11 @@ def _check_interval(value: timedelta) -> timedelta:
 
 
 def _check_limit(value: timedelta) -> timedelta:
-    if value <= timedelta():
+    if value < timedelta(milliseconds=1):
         raise ValueError("must be longer than 0s")
+    # Added to a slot's time, or taken from it, it must not lead beyond the calendar: that would stop all schedules.
+    if value > _LONGEST_INTERVAL:
+        raise ValueError("must be ten years at most")
     return value
 
 
@@ -280,6 +283,15 @@ class ScheduleSettings(Section):
         # An expression is checked once, when it is read: thousands of schedules are computed at each start.
         rule = parse_rule(self.rule, self.timezone) if self.cron is None else CronRule(self.cron, find_zone(self.timezone))
         return bound(rule, self.starts_at, self.ends_at)
+
+    def oddities(self, now: datetime) -> Iterator[str]:
+        """What is allowed and hardly meant, each worded to stand behind the schedule's name."""
+        if self.enabled and (self.at is not None or self.end is not None) and self.parsed_rule().next_after(now) is None:
+            yield "has no slot to come: its time is over"
+        for dependency in self.after:
+            if dependency.on_failure != "run" and dependency.thing == (self.target.type, self.target.name):
+                kind, name = dependency.thing
+                yield f'waits for a success of {kind} "{name}", which it starts itself: something else must do so first'
 
     @property
     def rule(self) -> str:

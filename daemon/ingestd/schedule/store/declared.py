@@ -66,6 +66,7 @@ update ingestd.schedule set removed_at = now(), next_due_at = null, paused_at = 
     pause_reason = null, skip_at = null, skip_by = null, skip_reason = null, turn = turn + 1
 where name = any ($1) and removed_at is null"""
 
+IS_OVER = "select next_due_at is null from ingestd.schedule where name = $1"
 MADE_BY_HAND = "select name, spec from ingestd.schedule where owner = 'api' and removed_at is null order by name"
 # Nodes wait for the next moment that they knew of; it may be sooner now.
 TELL_CHANGED = "select pg_notify('ingestd_schedule', '')"
@@ -129,6 +130,11 @@ async def hold(conn: asyncpg.Connection, name: str) -> asyncpg.Record | None:
     """The schedule of that name, removed or not, held until the transaction ends."""
     row: asyncpg.Record | None = await conn.fetchrow(HOLD, name)
     return row
+
+
+async def is_over(conn: asyncpg.Connection, name: str) -> bool:
+    """Whether a schedule has no slot to come."""
+    return bool(await conn.fetchval(IS_OVER, name))
 
 
 async def made_by_hand(conn: asyncpg.Connection) -> list[asyncpg.Record]:
