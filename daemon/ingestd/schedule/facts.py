@@ -173,7 +173,8 @@ async def _check_overdue(conn: asyncpg.Connection) -> Check:
     return Check(
         "schedules_overdue",
         "degraded",
-        _several([f"job {row['job_id']} of {row['schedule']}: {row['reason']}" for row in rows], first["jobs"]),
+        # The last of its reasons is the deadline.
+        _several([f"job {row['job_id']} of {row['schedule']}: {row['reason'].rpartition('; ')[2]}" for row in rows], first["jobs"]),
         "0",
         since=min(row["overdue_at"] for row in rows),
         hint=f"ingestd jobs show {first['job_id']} says what it waits for or does; ingestd jobs cancel {first['job_id']} ends it",
