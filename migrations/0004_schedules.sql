@@ -123,6 +123,10 @@ declare
     lower_bound timestamptz := date_trunc('month', at);
     child text := 'slot_' || to_char(lower_bound, 'YYYYMM');
 begin
+    -- asked before the lock as well, which a configuration that is being applied keeps until its end
+    if to_regclass(format('ingestd.%I', child)) is not null then
+        return false;
+    end if;
     perform pg_advisory_xact_lock(hashtextextended('ingestd:partitions:ingestd.slot', 0));
     if to_regclass(format('ingestd.%I', child)) is not null then
         return false;

@@ -293,15 +293,7 @@ async def test_slots_of_this_moment_do_not_wait_behind_a_long_gap(conn: asyncpg.
     assert "punctual" in {slot.schedule for slot in first.recorded}
 
 
-# --- pause, trouble, telling
-
-
-async def test_slots_of_a_paused_schedule_are_skipped(conn: asyncpg.Connection) -> None:
-    await declare(conn, {"one": {"every": "1m"}})
-    await backdate(conn, MINUTE)
-    await conn.execute("update ingestd.schedule set paused_at = now()")
-    (slot,) = (await Firer().fire(conn)).recorded
-    assert (slot.state, slot.reason) == ("skipped", "paused")
+# --- trouble, telling
 
 
 async def test_a_rule_that_cannot_be_computed_is_put_off_and_holds_up_nobody(conn: asyncpg.Connection) -> None:

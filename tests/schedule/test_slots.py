@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingestd.schedule.rules import parse_rule
-from ingestd.schedule.slots import KEEP_SINGLE, PROMPT, PlannedSlot, Policy, plan
+from ingestd.schedule.slots import KEEP_SINGLE, PROMPT, PlannedSlot, Policy, plan, share
 
 NOW = datetime(2026, 6, 1, 12, 0, 10, tzinfo=UTC)
 MINUTELY = parse_rule("every 1m", "UTC")
@@ -129,3 +131,21 @@ def test_every_slot_of_a_gap_is_decided_once_however_it_is_cut(policy: Policy, s
     assert {row.due_at for row in rows} <= set(expected)
     whole = plan(rule, start, NOW, policy, 100_000)
     assert [row for row in rows if row.state != "missed"] == [row for row in whole.slots if row.state != "missed"]
+
+
+def test_a_share_of_the_jitter_is_the_same_on_every_node_and_in_every_release() -> None:
+    berlin = NOW.astimezone(ZoneInfo("Europe/Berlin"))
+    assert share("nightly", NOW, timedelta(seconds=30)) == share("nightly", berlin, timedelta(seconds=30))
+    assert share("nightly", NOW, timedelta(seconds=30)) == timedelta(seconds=14, microseconds=260450)
+    assert share("nightly", NOW, timedelta()) == timedelta()
+
+
+def test_shares_are_spread_evenly_over_schedules_and_over_slots() -> None:
+    jitter = timedelta(seconds=100)
+    of_schedules = [share(f"s{number}", NOW, jitter) for number in range(1000)]
+    of_slots = [share("s", NOW + timedelta(minutes=number), jitter) for number in range(1000)]
+    for drawn in (of_schedules, of_slots):
+        assert all(timedelta() <= one < jitter for one in drawn)
+        tenths = Counter(int(one / jitter * 10) for one in drawn)
+        assert min(tenths.values()) > 60
+        assert max(tenths.values()) < 140
