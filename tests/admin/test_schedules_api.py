@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -9,6 +10,7 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
+from ingestd.access.roles import Actor
 from ingestd.access.store import latest_audit
 from ingestd.app.definitions import definitions
 from ingestd.app.settings import Settings
@@ -266,6 +268,43 @@ async def test_a_schedule_that_makes_no_sense_is_refused(making: Site, body: dic
     problem = await making.post("/api/v1/schedules", 422, json=body)
     assert words in problem["detail"]
     await making.get("/api/v1/schedules/mine", 404)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"every": 5}, {"every": True}, {"every": "9" * 5000 + "d"},
+        {"every": None, "cron": ["0 2 * * *"]}, {"every": None, "cron": "x" * 500_000}, {"every": None, "cron": "0 0 1--100000000 * *"},
+        {"every": None, "at": "0001-01-01T00:00:00+14:00"}, {"every": None, "at": {}}, {"start": "9999-12-31T23:59:59-23:59"}, {"end": 7},
+        {"args": "x"}, {"after": {}}, {"after": [5]}, {"after": [{"import": 5}]}, {"tags": 5}, {"tags": {}}, {"priority": {}},
+        {"priority": 101}, {"jitter": -1}, {"jitter": "2d"}, {"max_catch_up": 0}, {"max_catch_up": 10**30}, {"enabled": "maybe"},
+        {"job": ""}, {"job": 7}, {"job": {}}, {"timezone": "../../etc/passwd"}, {"timezone": 5}, {"timezone": ""}, {"name": "a__b"},
+        {"name": "x" * 100}, {"name": ""}, {"name": 5}, {"name": "null\0"}, {"overlap": []}, {"catch_up": None, "overlap": "Skip"},
+        {"start_within": "0s"}, {"target_runtime": "-5m"}, {"import": "readings"}, {"": 1}, {"x" * 10_000: 1},
+        {"import_": "readings", "job": None},
+    ],
+    ids=lambda keys: str(keys)[:40],
+)  # fmt: skip
+async def test_no_schedule_is_too_strange_to_be_refused(making: Site, conn: asyncpg.Connection, keys: dict[str, Any]) -> None:
+    """A clear line of a bounded length, never an error of ours, and nothing is left behind."""
+    body = {key: value for key, value in (HOURLY | keys).items() if value is not None or key not in ("every", "job", "catch_up")}
+    began = time.monotonic()
+    problem = await making.post("/api/v1/schedules", 422, json=body)
+    assert len(problem["detail"]) < 1000
+    assert time.monotonic() - began < 5
+    if "name" not in keys:
+        await declare_mine(conn)
+        patch = {key: value for key, value in keys.items() if value is not None}
+        async with making.request("PATCH", "/api/v1/schedules/mine", json=patch) as response:
+            assert 400 <= response.status < 500 or patch == {"import": "readings"}, await response.text()
+    assert await conn.fetchval("select count(*) from ingestd.schedule where owner = 'api' and rule <> 'every 1h'") == 0
+
+
+async def declare_mine(conn: asyncpg.Connection) -> None:
+    """A schedule of nobody's file, made directly."""
+    await definitions(Settings).create(
+        conn, Actor("ada", "operator", "api"), "mine", {key: HOURLY[key] for key in ("every", "job", "args")}
+    )
 
 
 async def test_a_schedule_of_the_file_is_not_changed_from_here(making: Site) -> None:

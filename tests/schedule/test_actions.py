@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -128,6 +129,53 @@ async def test_of_many_triggers_at_once_under_skip_one_is_taken(dsn: str, conn: 
     answers = await asyncio.gather(*[press() for _ in range(8)])
     assert len([answer for answer in answers if answer is not None]) == 1
     assert await conn.fetchval("select count(*) from ingestd.job") == 1
+
+
+async def test_many_hands_at_once_share_one_limit_and_no_slot(dsn: str, conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"cron": "0 2 * * *", "overlap": "allow"}})
+
+    async def press() -> list[bool]:
+        own = await connect(dsn)
+        taken = []
+        for _ in range(4):
+            try:
+                await trigger(own, OPERATOR, "one")
+                taken.append(True)
+            except TooOften:
+                taken.append(False)
+        await own.close()
+        return taken
+
+    answers = [answer for answers in await asyncio.gather(*[press() for _ in range(6)]) for answer in answers]
+    assert (len(answers), sum(answers)) == (24, MOST_TRIGGERS)
+    counts = await conn.fetchrow("select count(*), count(distinct due_at), count(distinct job_id) from ingestd.slot")
+    assert tuple(counts) == (MOST_TRIGGERS,) * 3
+    assert len(await latest_audit(conn, "schedule", "one")) == MOST_TRIGGERS
+
+
+async def test_triggers_and_slots_that_come_due_meanwhile_never_run_beside_each_other(dsn: str, conn: asyncpg.Connection) -> None:
+    """Under skip: whoever is second sees the job of the first."""
+    await declare(conn, {"one": {"every": "1s"}})
+    await conn.execute("update ingestd.schedule set triggers = '{}'")
+    rounds = 15
+
+    async def fire(own: asyncpg.Connection) -> None:
+        await Firer().fire(own)
+
+    async def press(own: asyncpg.Connection) -> None:
+        with suppress(Conflict):
+            await trigger(own, OPERATOR, "one")
+
+    first, second = await connect(dsn), await connect(dsn)
+    for _ in range(rounds):
+        await backdate(conn, timedelta(seconds=1.5))
+        await asyncio.gather(fire(first), press(second))
+        assert await conn.fetchval("select count(*) from ingestd.job") == 1
+        await conn.execute("delete from ingestd.job")
+        await conn.execute("delete from ingestd.slot")
+        await conn.execute("update ingestd.schedule set triggers = '{}'")
+    await first.close()
+    await second.close()
 
 
 async def test_a_slot_due_while_a_triggered_job_is_open_is_skipped(conn: asyncpg.Connection) -> None:
