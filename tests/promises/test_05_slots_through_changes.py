@@ -185,7 +185,7 @@ async def test_a_time_in_which_every_node_was_down_is_one_fact_and_each_of_its_s
     assert dict(await conn.fetchrow(COST, downtime["began_at"], downtime["ended_at"])) == {
         key: downtime[key] for key in ("schedules", "missed", "late")
     }
-    assert downtime["missed"] > STEADY * 60
+    assert downtime["missed"] > STEADY * 40
     # One event by one node, and nothing about slots one by one.
     (told,) = [event for node in late for event in node.events("Downtime")]
     assert (told["missed"], told["late"], told["schedules"]) == (downtime["missed"], downtime["late"], downtime["schedules"])
