@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tomllib
 from datetime import timedelta
 from typing import Any
 
@@ -227,3 +228,28 @@ async def test_targets_that_cannot_be_compiled_are_all_named(conn: asyncpg.Conne
         '[schedules.two]: there is no queue "importz", did you mean "imports"?',
     ]
     assert await conn.fetchval("select count(*) from ingestd.schedule") == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"args": {"x": "a" * (1 << 20)}}, "more than 1 MiB"),
+        ({"args": {"x": "a\0b"}}, "/args/x"),
+        ({"args": {"x": float("nan")}}, "/args/x"),
+        ({"tags": ["x" * 101]}, "a tag"),
+        ({"tags": [f"t{number}" for number in range(51)]}, "at most 50 tags"),
+    ],
+)
+async def test_a_schedule_whose_jobs_nobody_could_read_is_refused(conn: asyncpg.Connection, keys: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        await declare(conn, {"one": {"every": "1h"} | keys})
+    assert refused.value.problems[0].startswith("[schedules.one]: ")
+    assert says in refused.value.problems[0]
+
+
+async def test_dates_and_times_of_a_file_can_be_arguments(conn: asyncpg.Connection) -> None:
+    args = tomllib.loads("day = 2027-01-01\nat = 2027-01-01T02:00:00Z\ntime = 07:30:00\nn = 1.5")
+    await declare(conn, {"one": {"every": "1h", "args": args}})
+    kept = await conn.fetchval("select args from ingestd.schedule")
+    assert kept == {"day": "2027-01-01", "at": "2027-01-01T02:00:00+00:00", "time": "07:30:00", "n": 1.5}
+    assert (await declare(conn, {"one": {"every": "1h", "args": args}})).changed == ()

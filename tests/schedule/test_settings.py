@@ -95,6 +95,8 @@ def test_a_moment_is_read_in_the_time_zone_unless_it_says_its_own() -> None:
         ({"cron": "@daily", "job": "x", "target_runtime": "0.1ms"}, '"target_runtime" in .*longer than 0s'),
         ({"cron": "@daily", "job": "x", "target_runtime": "0"}, '"target_runtime" in .*longer than 0s'),
         ({"cron": "@daily", "job": "x", "after": {"job": "y"}}, '"after" in .*must be a list'),
+        ({"cron": "@daily", "job": ""}, '"job" in .*must be a name of 1 to 200 characters'),
+        ({"cron": "@daily", "job": "x", "after": [{"job": "a\0"}]}, "entry 1: must be a name of 1 to 200 characters"),
         ({"cron": "@daily", "job": "x", "after": ["y"]}, '"after" in .*entry 1: must be a section with keys of its own'),
         ({"cron": "@daily", "job": "x", "after": [{"jbo": "y"}]}, 'entry 1: unknown key "jbo", did you mean "job"'),
         ({"cron": "@daily", "job": "x", "after": [{"job": "y"}, {}]}, "entry 2: says nothing about what it waits for: .* import, job or"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import asyncpg
 
 from ingestd.errors import ConfigurationError, InvalidInput
+from ingestd.jobs.checks import checked
+from ingestd.jobs.model import NewJob
 from ingestd.schedule.firing import Firer
 from ingestd.schedule.settings import ScheduleSettings, ScheduleTarget
 from ingestd.schedule.store import declared as store
@@ -115,11 +117,27 @@ def compile_all(schedules: Mapping[str, ScheduleSettings], compile_target: Compi
         except (ValueError, InvalidInput) as error:
             problems.append(f"[schedules.{name}]: {error}")
             continue
-        if job.queue not in queues:
-            problems.append(f'[schedules.{name}]: there is no queue "{job.queue}"{did_you_mean(job.queue, queues)}')
+        problem = fault(job, settings, queues)
+        if problem is not None:
+            problems.append(f"[schedules.{name}]: {problem}")
     if problems:
         raise ConfigurationError(problems)
     return jobs
+
+
+def fault(job: CompiledTarget, settings: ScheduleSettings, queues: Collection[str]) -> str | None:
+    """Why jobs of a schedule could not be enqueued or read, as any other's would be refused; None if they can."""
+    if job.queue not in queues:
+        return f'there is no queue "{job.queue}"{did_you_mean(job.queue, queues)}'
+    try:
+        checked(NewJob(job.kind, job.args, queue=job.queue, tags=tuple(_tags(job, settings)), key=job.key))
+    except InvalidInput as error:
+        return error.message
+    return None
+
+
+def _tags(job: CompiledTarget, settings: ScheduleSettings) -> list[str]:
+    return [*dict.fromkeys([*job.tags, *settings.tags])]
 
 
 async def settle(
@@ -198,7 +216,7 @@ def compose(
         rank=-urgency,
         max_attempts=job.max_attempts,
         key=job.key,
-        tags=[*dict.fromkeys([*job.tags, *settings.tags])],
+        tags=_tags(job, settings),
         since=since,
         accounted_to=accounted_to,
         next_due_at=following,

@@ -11,7 +11,7 @@ import asyncpg
 from ingestd.access.roles import Actor
 from ingestd.access.store import record_audit
 from ingestd.errors import ConfigurationError, Conflict, InvalidInput, NotFound
-from ingestd.schedule.declare import CompiledTarget, compose, settle
+from ingestd.schedule.declare import CompiledTarget, compose, fault, settle
 from ingestd.schedule.settings import RULES, TARGETS, ScheduleSettings, ScheduleTarget
 from ingestd.schedule.store import declared as store
 from ingestd.schedule.store import firing
@@ -22,10 +22,13 @@ OWNER = "api"
 MOST_PROBLEMS = 5
 MOST_WORDS = 400
 MOST_NESTED = 100
+# There are half as many keys; each unknown one is compared with all of them.
+MOST_KEYS = 50
 CompileTarget = Callable[[asyncpg.Connection, ScheduleTarget], Awaitable[CompiledTarget]]
 CheckNames = Callable[[asyncpg.Connection, str, ScheduleSettings], Awaitable[Sequence[str]]]
 Tell = Callable[[Sequence[RecordedSlot]], None]
 _ORIGIN = "definition"
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _KEY_OF_PROBLEM = re.compile(r'^(?:unknown key )?"(\w+)" in \[')
 
 
@@ -124,8 +127,9 @@ class Definitions:
             raise _refusal(problems)
         job = await self._compile(conn, settings.target)
         queues = await store.queue_ids(conn)
-        if job.queue not in queues:
-            raise InvalidInput(f'[schedules.{name}]: there is no queue "{job.queue}"{did_you_mean(job.queue, queues)}')
+        problem = fault(job, settings, queues)
+        if problem is not None:
+            raise InvalidInput(f"[schedules.{name}]: {problem}")
         settled, accounted = await settle(conn, {} if old is None else {name: old}, {name: settings}, OWNER)
         row = compose(name, settings, job, queues, old, await firing.now(conn), accounted, OWNER)
         changed = bool(await store.save(conn, [row]))
@@ -144,6 +148,8 @@ def read_definition(name: str, keys: Mapping[str, Any]) -> ScheduleSettings:
     Raises:
         InvalidInput: with the words that the file would be refused with.
     """
+    if len(keys) > MOST_KEYS:
+        raise InvalidInput(f"a schedule has at most {MOST_KEYS} keys, this one has {len(keys)}")
     _check_text([name, keys])
     layers = Layers()
     layers.merge({"schedules": {name: keys}}, _ORIGIN)
@@ -189,7 +195,7 @@ def _check_text(value: Any, depth: int = 0) -> None:
     if depth > MOST_NESTED:
         raise InvalidInput("a schedule cannot hold values nested so deeply")
     if isinstance(value, str):
-        if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
+        if _NO_TEXT.search(value):
             raise InvalidInput("a schedule cannot hold zero bytes or halves of characters")
     elif isinstance(value, Mapping):
         _check_text([*value.keys(), *value.values()], depth + 1)

@@ -23,6 +23,7 @@ COMMANDS = ("cleanup", "health", "maintenance")
 MOST_CATCH_UP = 1000
 MOST_DEPENDENCIES = 20
 MOST_DAYS = 36500
+LONGEST_NAME = 200
 _LONGEST_INTERVAL = timedelta(days=3660)
 _LONGEST_JITTER = timedelta(days=1)
 _YEARS = range(1970, 9000)
@@ -93,6 +94,13 @@ def _read_dependencies(value: object) -> object:
     return value
 
 
+def _check_thing(value: str) -> str:
+    if not 0 < len(value) <= LONGEST_NAME or "\0" in value:
+        raise ValueError(f"must be a name of 1 to {LONGEST_NAME} characters")
+    return value
+
+
+Thing = Annotated[str, AfterValidator(_check_thing)]
 Bound = Annotated[datetime | date, BeforeValidator(_read_bound), AfterValidator(_check_bound)]
 Limit = Annotated[Duration, AfterValidator(_check_limit)]
 
@@ -100,9 +108,9 @@ Limit = Annotated[Duration, AfterValidator(_check_limit)]
 class DependencySettings(Section):
     """What must have succeeded before a slot runs."""
 
-    import_: str | None = Field(default=None, min_length=1, alias="import", description="an import")
-    job: str | None = Field(default=None, min_length=1, description="a kind of job")
-    workflow: str | None = Field(default=None, min_length=1, description="a workflow")
+    import_: Thing | None = Field(default=None, alias="import", description="an import")
+    job: Thing | None = Field(default=None, description="a kind of job")
+    workflow: Thing | None = Field(default=None, description="a workflow")
     ok_within: Limit = Field(default=timedelta(hours=24), description="how old its success may be when the slot is due")
     on_failure: OnFailure = Field(default="skip", description="without such a success: skip the slot | run all the same | wait for it")
 
@@ -159,10 +167,10 @@ class ScheduleSettings(Section):
     )
     start: Bound | None = Field(default=None, description="a date or moment: no slot before it")
     end: Bound | None = Field(default=None, description="a date or moment: no slot after it; a date alone includes that day")
-    job: str | None = Field(default=None, min_length=1, description="kind of job to enqueue")
-    import_: str | None = Field(default=None, min_length=1, alias="import", description="import to scan")
-    rollup: str | None = Field(default=None, min_length=1, description="rollup to refresh")
-    workflow: str | None = Field(default=None, min_length=1, description="workflow to start")
+    job: Thing | None = Field(default=None, description="kind of job to enqueue")
+    import_: Thing | None = Field(default=None, alias="import", description="import to scan")
+    rollup: Thing | None = Field(default=None, description="rollup to refresh")
+    workflow: Thing | None = Field(default=None, description="workflow to start")
     command: str | None = Field(default=None, description="cleanup, health or maintenance")
     args: dict[str, Any] = Field(default_factory=dict, description="arguments of the job; of cleanup: days")
     after: Annotated[list[DependencySettings], BeforeValidator(_read_dependencies)] = Field(
