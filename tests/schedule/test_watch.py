@@ -314,6 +314,15 @@ async def test_more_slots_than_one_look_takes_are_looked_at_at_once(
     assert await conn.fetchval("select count(*) from ingestd.slot where check_at > now()") == 3
 
 
+async def test_a_clock_set_back_leaves_no_slot_unwatched(conn: asyncpg.Connection, watching: Watching) -> None:
+    job = await slot_with_job(conn)
+    await end(conn, job, await begin(conn, job))
+    await conn.execute("update ingestd.slot set check_at = now() + interval '1 day'")
+    assert await watching.watch.poll() == 0.0
+    await watching.watch.poll()
+    assert (await slot_of(conn, job))["ended"] == "succeeded"
+
+
 async def test_a_dead_scheduler_is_noticed_and_told_once(
     conn: asyncpg.Connection, watching: Watching, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,9 @@ class SlotWatch:
         async with self._db.services() as conn:
             glance = await store.glance(conn, SILENCE)
             self._notice_silence(glance)
+            if glance.too_far:
+                await store.pull_near(conn)
+                return 0.0
             if glance.check_in is None or glance.check_in > EVERY_S:
                 return EVERY_S
             if glance.check_in > 0:

@@ -13,9 +13,10 @@ import asyncpg
 from ingestd.jobs.model import PARKED_CHILDREN
 from ingestd.schedule.deadlines import Finding, JobNow, WatchedSlot
 
-# Asked every few seconds by every node: three looks into small indexes.
+# Asked every few seconds by every node: a few looks into small indexes.
 GLANCE = """
 select (select extract(epoch from min(check_at) - clock_timestamp())::float8 from ingestd.slot where check_at is not null) as check_in,
+       (select max(check_at) > now() + $2::interval from ingestd.slot where check_at is not null) as too_far,
        now() as now, p.at as pulse, d.waiting, d.oldest
 from (select count(*) as waiting, min(next_due_at) as oldest from ingestd.schedule
       where next_due_at < now() - $1::interval and removed_at is null and enabled and problem is null) d
@@ -59,6 +60,9 @@ from unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::timestamp
      as w(schedule, due_at, state, reason, check_at, ended, started_at, ended_at, duration_ms, overdue, slow_at)
 where s.schedule = w.schedule and s.due_at = w.due_at"""
 
+# Looks are never so far ahead: the server's clock was set back.
+FARTHEST = timedelta(minutes=10)
+PULL_NEAR = "update ingestd.slot set check_at = now() where check_at > now() + $1::interval"
 PUT_OFF = "update ingestd.slot set check_at = now() + $3::interval where schedule = $1 and due_at = $2 and check_at is not null"
 
 _OPEN_RUNS = ("waiting", "running", "compensating")
@@ -73,11 +77,13 @@ class Glance:
 
     Args:
         check_in: seconds until a slot has to be looked at, 0 or less if one has; None: there is none.
+        too_far: some are to be looked at later than any look is ever planned.
         silent_since: since when nobody fires slots that are due; None: somebody does, or none has been for long.
         waiting: how many schedules have been due for long.
     """
 
     check_in: float | None
+    too_far: bool = False
     silent_since: datetime | None = None
     waiting: int = 0
 
@@ -89,13 +95,18 @@ async def glance(conn: asyncpg.Connection, patience: timedelta) -> Glance:
         patience: how long slots may wait for a scheduler that gives no sign. One that does, and fires none all the same, gets five
             times that: it may be busy with a long gap.
     """
-    row = await conn.fetchrow(GLANCE, patience)
+    row = await conn.fetchrow(GLANCE, patience, FARTHEST)
     since = None
     if row["waiting"] and (row["pulse"] is None or row["now"] - row["pulse"] > patience):
         since = row["pulse"] or row["oldest"]
     elif row["waiting"] and row["now"] - row["oldest"] > 5 * patience:
         since = row["oldest"]
-    return Glance(row["check_in"], since, row["waiting"])
+    return Glance(row["check_in"], bool(row["too_far"]), since, row["waiting"])
+
+
+async def pull_near(conn: asyncpg.Connection) -> None:
+    """Have slots looked at now whose next look lies where only another clock could have put it."""
+    await conn.execute(PULL_NEAR, FARTHEST)
 
 
 async def due(conn: asyncpg.Connection, limit: int) -> list[tuple[str, datetime]]:
