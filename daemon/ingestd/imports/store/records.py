@@ -19,12 +19,13 @@ _WORDS = {
     "running": f"(l.status = 'pending' and {_CLAIMED})",
     "waiting": f"(l.status = 'pending' and not {_CLAIMED})",
 }
+_THEIRS = records.of("import", "i.name", "id")
 HISTORY = """
 select l.id, case when l.status <> 'pending' then l.status when j.claim is null then 'waiting' else 'running' end as state, l.created_at,
        coalesce(l.started_at, j.claimed_at) as started_at, l.finished_at,
        coalesce(l.duration_ms, (extract(epoch from clock_timestamp() - j.claimed_at) * 1000)::bigint) as duration_ms, l.triggered_by,
        l.job_id, l.file_name, l.reason, l.error, l.read, l.inserted, l.updated, l.unchanged, l.rejected, l.superseded, l.bytes
-from (select * from ingestd.load l where l.import = $1{where} order by l.id desc limit $2) l
+from (select * from ingestd.load l where {of}{where} order by l.import desc, l.id desc limit $2) l
 left join ingestd.job j on l.status = 'pending' and j.id = l.job_id
 order by l.id desc"""
 _WITHIN = """l.import = $1 and l.finished_at >= ($2::timestamptz[])[1]
@@ -36,14 +37,14 @@ SPREAD = records.spread(LOADS)
 TOTALS = f"""
 select {", ".join(f"coalesce(sum({name}), 0)::bigint as {name}" for name in TOTALLED)}
 from ingestd.load l where {_WITHIN} and l.status in ('succeeded', 'partial')"""
-STREAKS = """
+STREAKS = f"""
 select i.name, good.finished_at as last_success_at, bad.finished_at as last_failure_at,
        (select count(*) from ingestd.load l where l.import = i.name and l.status = 'failed' and l.id > coalesce(good.id, 0)) as failures
 from unnest($1::text[]) i(name)
 left join lateral (select id, finished_at from ingestd.load
-                   where import = i.name and status in ('succeeded', 'partial') order by id desc limit 1) good on true
+                   where {_THEIRS} and status in ('succeeded', 'partial') order by import desc, id desc limit 1) good on true
 left join lateral (select id, finished_at from ingestd.load
-                   where import = i.name and status = 'failed' order by id desc limit 1) bad on true"""
+                   where {_THEIRS} and status = 'failed' order by import desc, id desc limit 1) bad on true"""
 KNOWN = "select exists (select from ingestd.load where import = $1)"
 
 
@@ -52,8 +53,8 @@ async def history(conn: asyncpg.Connection, name: str, which: RunFilter, limit: 
     page = records.Page(name, limit)
     page.either(_WORDS, which)
     page.add("l.triggered_by = {}", which.triggered_by)
-    page.add("l.id < {}::bigint", which.before)
-    return [_run(row) for row in await conn.fetch(HISTORY.format(where=page), *page.values)]
+    mine = records.of("l.import", "$1", "l.id", page.below(which.before))
+    return [_run(row) for row in await conn.fetch(HISTORY.format(of=mine, where=page), *page.values)]
 
 
 def _run(row: asyncpg.Record) -> Run:

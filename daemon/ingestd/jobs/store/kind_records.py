@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import asyncpg
@@ -13,24 +13,27 @@ from ingestd.jobs.store import records
 # What counting failures in a row may read of one kind: this number means that many or more.
 MOST_FAILURES = 100_000
 
+# How many jobs a page looks through that are not of the one who triggered them.
+MOST_LOOKED_AT = 100_000
+
 _OPEN_WORDS = {"running": "j.claim is not null", "waiting": "j.claim is null"}
-_DONE_WORDS = {
-    "succeeded": "h.keep = 'ok' and h.state = 'succeeded' and not h.partial",
-    "partial": "h.keep = 'ok' and h.partial",
-    "failed": "h.keep = 'bad'",
-    "cancelled": "h.keep = 'ok' and h.state = 'cancelled'",
-    "skipped": "h.keep = 'ok' and h.state = 'skipped'",
-}
-_COLUMNS = "id, state, due_at, started_at, finished_at, duration_ms, triggered_by, reason, error, counts, attempt"
+_ODD_WORDS = {"partial": "h.partial", "cancelled": "h.state = 'cancelled'", "skipped": "h.state = 'skipped'"}
+_COLUMNS = "id, state, due_at, started_at, finished_at, duration_ms, triggered_by, reason, error, counts"
 _OPEN = """
 select j.id, case when j.claim is null then 'waiting' else 'running' end as state, j.due_at, j.claimed_at as started_at,
        null::timestamptz as finished_at, (extract(epoch from clock_timestamp() - j.claimed_at) * 1000)::bigint as duration_ms,
-       j.triggered_by, null::text as reason, j.attempts -> -1 -> 'error' as error, null::jsonb as counts, j.attempt
-from {source} where j.kind = $1{where} order by j.id desc limit $2"""
-_DONE = """
+       j.triggered_by, null::text as reason, j.attempts -> -1 -> 'error' as error, null::jsonb as counts
+from {source} where j.kind = $1 and j.id <= {below}{where} order by j.id desc limit {limit}"""
+_SHOWN = """
 select h.id, case when h.partial then 'partial' else h.state end as state, h.due_at, h.started_at, h.finished_at, h.duration_ms,
-       h.triggered_by, h.reason, h.error, h.counts, h.attempt
-from ingestd.history h where h.kind = $1{where} order by h.id desc limit $2"""
+       h.triggered_by, h.reason, h.error, h.counts"""
+_DONE = f"""{_SHOWN}
+from ingestd.history h where {{of}}{{where}} order by h.kind desc, h.id desc limit {{limit}}"""
+# Few are neither failed nor wholly good: an index of their own has them, which the planner weighs against that of the kind.
+_ODD = f"""{_SHOWN}
+from ingestd.history h
+where h.kind = $1 and h.id <= {{below}} and h.keep = 'ok' and (h.state <> 'succeeded' or h.partial){{where}}
+order by h.id desc limit {{limit}}"""
 # What runs is found by the index of claims, however many wait.
 _CLAIMED = "(select * from ingestd.job where claim is not null offset 0) j"
 
@@ -40,8 +43,10 @@ from ingestd.job_stat
 where kind = $1 and minute >= ($2::timestamptz[])[1] and minute < ($2::timestamptz[])[array_length($2::timestamptz[], 1)]
 group by 1, 2, 3"""
 
-_GOOD = "select id, finished_at from ingestd.history where keep = 'ok' and kind = k.name and state = 'succeeded' order by id desc limit 1"
-_BAD = "select id, finished_at from ingestd.history where keep = 'bad' and kind = k.name order by id desc limit 1"
+_THEIRS = records.of("kind", "k.name", "id")
+_NEWEST = "order by kind desc, id desc limit 1"
+_GOOD = f"select id, finished_at from ingestd.history where keep = 'ok' and {_THEIRS} and state = 'succeeded' {_NEWEST}"
+_BAD = f"select id, finished_at from ingestd.history where keep = 'bad' and {_THEIRS} {_NEWEST}"
 # A kind of which nothing failed is told by the few partitions of failures alone.
 FAILING = f"""
 select k.name, good.finished_at as last_success_at, bad.finished_at as last_failure_at, (select count(*) from (
@@ -68,17 +73,34 @@ async def history(conn: asyncpg.Connection, name: str, which: RunFilter, limit: 
 def history_statement(name: str, which: RunFilter, limit: int) -> tuple[str, list[Any]]:
     """The statement behind a page, empty where nothing can match. Each arm is limited by itself, so that a page costs a page."""
     page = records.Page(name, limit)
-    page.add("{{row}}.triggered_by = {}", which.triggered_by)
-    page.add("{{row}}.id < {}::bigint", which.before)
-    common = str(page)
-    arms = []
-    for arm, row, words in ((_OPEN, "j", _OPEN_WORDS), (_DONE, "h", _DONE_WORDS)):
-        chosen = [words[state] for state in which.states if state in words]
-        if chosen or not which.states:
-            states = f" and ({' or '.join(chosen)})" if chosen else ""
-            source = _CLAIMED if which.states and set(which.states) & set(_OPEN_WORDS) == {"running"} else "ingestd.job j"
-            arms.append(f"({arm.format(source=source, where=common.format(row=row) + states)})")
-    return (f"select {_COLUMNS} from ({' union all '.join(arms)}) runs order by id desc limit $2" if arms else ""), page.values
+    below = page.below(which.before)
+    page.add("triggered_by = {}", which.triggered_by)
+    by = f" where triggered_by = ${len(page.values)}" if which.triggered_by is not None else ""
+    looked_at = MOST_LOOKED_AT if by else "$2"
+    arms = [
+        f"({arm.format(of=records.of('h.kind', '$1', 'h.id', below), below=below, where=states, limit=looked_at, source=source)})"
+        for arm, states, source in _arms(which.states)
+    ]
+    runs = " union all ".join(arms)
+    return (f"select {_COLUMNS} from ({runs}) runs{by} order by id desc limit $2" if arms else ""), page.values
+
+
+def _arms(states: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+    """Where to look for jobs in these states: the query, what narrows it, and its table."""
+    open_states = [state for state in states if state in _OPEN_WORDS]
+    if not states or len(open_states) == len(_OPEN_WORDS):
+        yield _OPEN, "", "ingestd.job j"
+    elif open_states:
+        yield _OPEN, f" and {_OPEN_WORDS[open_states[0]]}", _CLAIMED if open_states == ["running"] else "ingestd.job j"
+    if not states:
+        yield _DONE, "", ""
+    if "succeeded" in states:
+        yield _DONE, " and h.keep = 'ok' and h.state = 'succeeded' and not h.partial", ""
+    if "failed" in states:
+        yield _DONE, " and h.keep = 'bad'", ""
+    odd = " or ".join(_ODD_WORDS[state] for state in states if state in _ODD_WORDS)
+    if odd:
+        yield _ODD, f" and ({odd})", ""
 
 
 def _run(row: asyncpg.Record) -> Run:

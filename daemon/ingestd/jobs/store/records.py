@@ -9,7 +9,20 @@ import asyncpg
 
 from ingestd.jobs.records import BAD, GOOD, QUANTILES, Counted, DayCount, RunFilter, Spread, Streak, Window
 
+NEWEST = 2**63 - 1
 _RAN = ", ".join(f"'{state}'" for state in (*GOOD, *BAD))
+
+
+def of(column: str, name: str, number: str, below: str = str(NEWEST)) -> str:
+    """The condition that a row is of this name and not above a number, for a query ordered by the column and the number.
+
+    Only the index of both gives that order. With `column = name` the order is that of numbers alone, and the planner may prefer the
+    index of numbers, and read whatever else there is until it has met enough of this name.
+
+    Args:
+        below: the number, an expression of SQL.
+    """
+    return f"{column} >= {name} and ({column}, {number}) <= ({name}, {below}::bigint)"
 
 
 def by_day(runs: str) -> str:
@@ -81,6 +94,13 @@ class Page:
         """
         if which.states:
             self._parts.append(f"({' or '.join(words[state] for state in which.states if state in words) or 'false'})")
+
+    def below(self, before: int | None) -> str:
+        """The highest number of this page, for `of`."""
+        if before is None:
+            return str(NEWEST)
+        self.values.append(before - 1)
+        return f"${len(self.values)}"
 
     def __str__(self) -> str:
         return "".join(f" and {part}" for part in self._parts)

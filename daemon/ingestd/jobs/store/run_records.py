@@ -18,10 +18,11 @@ _WORDS = {
     "running": "r.state in ('running', 'compensating')",
     "waiting": "r.state = 'waiting'",
 }
+_THEIRS = records.of("workflow", "w.name", "id")
 HISTORY = f"""
 select r.id, {STATE} as state, r.created_at, r.finished_at, r.triggered_by, r.job_id, s.counts, s.failed, s.reason,
        (extract(epoch from coalesce(r.finished_at, clock_timestamp()) - r.created_at) * 1000)::bigint as duration_ms
-from (select * from ingestd.workflow_run r where r.workflow = $1{{where}} order by r.id desc limit $2) r
+from (select * from ingestd.workflow_run r where {{of}}{{where}} order by r.workflow desc, r.id desc limit $2) r
 cross join lateral (
     select jsonb_object_agg(n.state, n.n) as counts, min(n.failed) as failed, min(n.reason) as reason
     from (select state, count(*) as n, (array_agg(step order by position) filter (where state = 'failed'))[1] as failed,
@@ -35,15 +36,15 @@ from ingestd.workflow_run
 where workflow = $1 and finished_at >= ($2::timestamptz[])[1] and finished_at < ($2::timestamptz[])[array_length($2::timestamptz[], 1)]"""
 BY_DAY = records.by_day(RUNS)
 SPREAD = records.spread(RUNS)
-STREAKS = """
+STREAKS = f"""
 select w.name, good.finished_at as last_success_at, bad.finished_at as last_failure_at,
        (select count(*) from ingestd.workflow_run r
         where r.workflow = w.name and r.state = 'failed' and r.id > coalesce(good.id, 0)) as failures
 from unnest($1::text[]) w(name)
 left join lateral (select id, finished_at from ingestd.workflow_run
-                   where workflow = w.name and state in ('succeeded', 'partial') order by id desc limit 1) good on true
+                   where {_THEIRS} and state in ('succeeded', 'partial') order by workflow desc, id desc limit 1) good on true
 left join lateral (select id, finished_at from ingestd.workflow_run
-                   where workflow = w.name and state = 'failed' order by id desc limit 1) bad on true"""
+                   where {_THEIRS} and state = 'failed' order by workflow desc, id desc limit 1) bad on true"""
 KNOWN = "select exists (select from ingestd.workflow_run where workflow = $1)"
 
 
@@ -52,8 +53,8 @@ async def history(conn: asyncpg.Connection, name: str, which: RunFilter, limit: 
     page = records.Page(name, limit)
     page.either(_WORDS, which)
     page.add("r.triggered_by = {}", which.triggered_by)
-    page.add("r.id < {}::bigint", which.before)
-    return [_run(row) for row in await conn.fetch(HISTORY.format(where=page), *page.values)]
+    mine = records.of("r.workflow", "$1", "r.id", page.below(which.before))
+    return [_run(row) for row in await conn.fetch(HISTORY.format(of=mine, where=page), *page.values)]
 
 
 def _run(row: asyncpg.Record) -> Run:
