@@ -18,6 +18,9 @@ from ingestd.postgres.pool import connect
 from ingestd.schedule.actions import MOST_TRIGGERS, pause, resume, skip_next, trigger, unskip
 from ingestd.schedule.firing import Firer
 from ingestd.schedule.preview import next_slots
+from ingestd.schedule.rules import parse_rule
+from ingestd.schedule.slots import Policy, plan
+from ingestd.schedule.store import firing
 from ingestd.schedule.store.reads import list_schedules, recent_slots, recent_slots_of
 from tests.schedule.conftest import backdate, declare
 from tests.support import eventually
@@ -151,6 +154,17 @@ async def test_many_hands_at_once_share_one_limit_and_no_slot(dsn: str, conn: as
     counts = await conn.fetchrow("select count(*), count(distinct due_at), count(distinct job_id) from ingestd.slot")
     assert tuple(counts) == (MOST_TRIGGERS,) * 3
     assert len(await latest_audit(conn, "schedule", "one")) == MOST_TRIGGERS
+
+
+async def test_a_plan_made_before_a_trigger_fires_nothing(conn: asyncpg.Connection) -> None:
+    """Its statement may have begun before the trigger's commit, and would not see its job."""
+    await declare(conn, {"one": {"every": "1m"}})
+    await backdate(conn, MINUTE)
+    (row,) = await firing.due(conn, 10)
+    made = plan(parse_rule(row["rule"], row["timezone"]), row["accounted_to"], row["now"], Policy())
+    await trigger(conn, OPERATOR, "one")
+    assert await firing.fire(conn, [("one", row["turn"], made)]) == []
+    assert [slot.state for slot in (await Firer().fire(conn)).recorded] == ["skipped"]
 
 
 async def test_triggers_and_slots_that_come_due_meanwhile_never_run_beside_each_other(dsn: str, conn: asyncpg.Connection) -> None:

@@ -43,7 +43,7 @@ update ingestd.schedule set paused_at = case when $5 then paused_at else now() e
 where name = $1"""
 RESUME = """
 update ingestd.schedule set paused_at = null, paused_by = null, paused_until = null, pause_reason = null where name = $1"""
-SKIP = "update ingestd.schedule set skip_at = $2, skip_by = $3, skip_reason = $4, turn = turn + 1 where name = $1"
+SKIP = "update ingestd.schedule set skip_at = $2, skip_by = $3, skip_reason = $4 where name = $1"
 
 
 async def hold_one(conn: asyncpg.Connection, name: str) -> asyncpg.Record | None:
