@@ -185,9 +185,10 @@ def _refusal(problems: Sequence[str]) -> InvalidInput:
 
 
 def _short(problem: str) -> str:
-    """A problem may quote what was sent: its beginning says where, its end what to do."""
+    """A problem in a line. It may quote what was sent: its beginning says where, its end what to do."""
     half = MOST_WORDS // 2
-    return problem if len(problem) <= MOST_WORDS else f"{problem[:half]} … {problem[-half:]}"
+    told = problem if len(problem) <= MOST_WORDS else f"{problem[:half]} … {problem[-half:]}"
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in told)
 
 
 def _check_text(value: Any, depth: int = 0) -> None:
