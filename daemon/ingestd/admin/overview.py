@@ -73,7 +73,7 @@ async def gather(conn: asyncpg.Connection, state: AdminState, report: Report, vi
         "imports": sorted(state.imports()),
         "rollups": [rows.rollup_row(rollup) for rollup in rollups],
         "schedules": [schedule_rows.schedule_row(schedule, slots.get(schedule["name"], []), now) for schedule in schedules],
-        "schedules_more": sum((await glance.counts(conn)).values()) - len(schedules),
+        "schedules_more": await glance.total(conn) - len(schedules),
         "workflows": [await _workflow(conn, name) for name in sorted(state.workflows())],
         "nodes": [rows.node_row(node) for node in await nodes(conn)],
     }

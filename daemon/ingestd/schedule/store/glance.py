@@ -26,6 +26,7 @@ select * from known where ($2::text is null or standing = $2) and ($3::text is n
 # What needs somebody comes first, then what runs next.
 URGENT = f"""{_KNOWN}
 select * from known order by standing <> 'trouble', standing = 'disabled', next_due_at nulls last, name limit $2"""
+TOTAL = "select count(*) from ingestd.schedule where removed_at is null"
 COUNTS = f"{_KNOWN} select standing, count(*) as n from known group by standing"
 
 
@@ -44,6 +45,12 @@ async def page(
 async def urgent(conn: asyncpg.Connection, limit: int) -> list[dict[str, Any]]:
     """The schedules to look at first: those in trouble, then those that run next."""
     return [dict(row) for row in await conn.fetch(URGENT, None, limit)]
+
+
+async def total(conn: asyncpg.Connection) -> int:
+    """How many schedules are in service."""
+    number: int = await conn.fetchval(TOTAL)
+    return number
 
 
 async def counts(conn: asyncpg.Connection, find: str | None = None) -> dict[str, int]:
