@@ -1,13 +1,16 @@
 """A process whose clock is wrong, or steps while it runs: libfaketime, preloaded into that process alone.
 
-Only the wall clock is false. The monotonic one goes on as it is: no machine's steps.
+Only the wall clock is false. The monotonic one goes on as it is: no machine's steps. (With it preloaded `time.sleep` fails: it
+takes no absolute time of that one.)
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 
 PLACES = ("/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib/faketime/libfaketime.so.1", "/usr/local/lib/faketime/libfaketime.so.1")
@@ -54,8 +57,10 @@ class Clock:
         }
 
 
-def forget(pids: list[int]) -> None:
+def forget() -> None:
     """Remove what killed processes with a wrong clock have left in shared memory."""
-    for pid in pids:
-        for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
-            (SHARED / name).unlink(missing_ok=True)
+    for left in SHARED.glob("*faketime_s*_*"):
+        pid = left.name.rpartition("_")[2]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            with contextlib.suppress(PermissionError):
+                left.unlink(missing_ok=True)

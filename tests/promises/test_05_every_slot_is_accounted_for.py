@@ -32,7 +32,10 @@ STEPPED = 50
 def wrong_clock(site: Site) -> Iterator[Clock]:
     """The clock of a machine that is two minutes ahead."""
     yield Clock(site.folder / "clock", WRONG_BY_S)
-    clocks.forget([daemon.pid for daemon in site.daemons])
+    for daemon in site.daemons:
+        if daemon.alive:
+            daemon.kill()
+    clocks.forget()
 
 
 def clock_error_s(daemon: Daemon) -> float:
