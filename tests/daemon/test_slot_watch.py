@@ -69,7 +69,8 @@ async def test_a_node_without_the_duty_sees_that_nobody_fires_slots_and_says_so_
 async def test_what_becomes_of_a_slots_job_reaches_its_row(site: Site) -> None:
     site.module("slow_jobs", SLOW)
     site.configure(
-        "[schedules.slow]\nat = 2999-01-01T00:00:00Z\njob = 'slow'\nfinish_within = '3s'\ntarget_runtime = '2s'\n",
+        "[schedules.slow]\nat = 2999-01-01T00:00:00Z\njob = 'slow'\nfinish_within = '3s'\ntarget_runtime = '2s'\n"
+        "[schedules.quick]\nevery = '1s'\ncommand = 'health'\n",
         daemon="handlers = ['slow_jobs']",
     )
     daemon = await site.start()
@@ -80,12 +81,16 @@ async def test_what_becomes_of_a_slots_job_reaches_its_row(site: Site) -> None:
 
     await eventually(lambda: is_in(daemon, "schedules_overdue", "degraded"), timeout_s=60, every_s=0.2)
     assert await eventually(over, timeout_s=60) == "succeeded"
-    (row,) = await site.rows("select state, overdue, reason, slow_at is not null as slow, duration_ms from ingestd.slot")
+    (row,) = await site.rows(
+        "select state, overdue, reason, slow_at is not null as slow, duration_ms from ingestd.slot where schedule = 'slow'"
+    )
     assert (row["state"], row["overdue"], row["slow"]) == ("late", "finish", True)
     assert row["reason"].endswith("; not finished within 3s"), "who started it stays known"
     assert row["duration_ms"] >= 6000
     await eventually(lambda: is_in(daemon, "schedules_overdue", "healthy"), timeout_s=30, every_s=0.2)
     assert [len(daemon.events(kind)) for kind in ("SlotOverdue", "SlotSlow")] == [1, 1]
+    ends = await site.rows("select ended, count(*) as n from ingestd.slot where schedule = 'quick' and ended is not null group by 1")
+    assert [(row["ended"], row["n"] > 3) for row in ends] == [("succeeded", True)]
     status, text = await daemon.get("/metrics")
     assert status == 200
     assert 'ingestd_schedule_slots_overdue_total{deadline="finish",schedule="slow"} 1.0' in text
