@@ -12,10 +12,11 @@ import pytest
 
 from ingestd.app.successes import successes
 from ingestd.errors import DatabaseUnreachable
-from ingestd.events import Bus, Event, SlotFired, SlotMissed
+from ingestd.events import Bus, Event, Notice, SlotFired, SlotMissed
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
 from ingestd.postgres.pool import OUTAGE, Database, connect
+from ingestd.schedule import dependencies
 from ingestd.schedule.dependencies import Dependency, Question, Verdict, judge, questions
 from ingestd.schedule.firing import Firer
 from ingestd.schedule.scheduler import WAITING_S, Scheduler, fire_once
@@ -332,6 +333,34 @@ async def test_the_scheduler_looks_again_soon_and_tells_what_became_of_it(db: Da
     await conn.execute("update ingestd.slot set state = 'waiting', job_id = null, due_at = due_at - interval '1 hour'")
     await scheduler.poll()
     assert [type(event) for event in told] == [SlotFired, SlotMissed]
+
+
+async def test_a_past_that_cannot_be_looked_up_keeps_nobody_else_from_running(
+    db: Database, conn: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependencies, "LOOK_UP_S", 0.1)
+    blocked = [True]
+
+    async def slow(other: asyncpg.Connection, asked: Collection[Question]) -> set[Question]:
+        await other.execute("select pg_sleep($1)", 60.0 if blocked[0] else 0.0)
+        return set(asked)
+
+    await declare(conn, {"report": {"every": "1h", "after": [{"import": "prices"}]}, "free": {"every": "1h"}})
+    await backdate(conn, timedelta(hours=1))
+    told: list[Event] = []
+    bus = Bus()
+    bus.subscribe(told.append)
+    scheduler = Scheduler(db, bus, slow)
+    async with asyncio.timeout(30):
+        await scheduler.poll()
+        await scheduler.poll()
+    assert await slot_states(conn, "free") in (["fired"], ["late"])
+    assert await slot_states(conn, "report") == ["waiting"]
+    assert len([event for event in told if isinstance(event, Notice)]) == 1
+    blocked.clear()
+    blocked.append(False)
+    await scheduler.poll()
+    assert await slot_states(conn, "report") in (["fired"], ["late"])
 
 
 async def test_firing_once_ends_waits_as_well(db: Database, conn: asyncpg.Connection) -> None:

@@ -74,11 +74,11 @@ async def test_a_loop_that_fails_shows_in_health_and_goes_on(db: Database, conn:
     scheduler = Scheduler(db, Bus())
     checks = facts.facts(scheduler).checks
     assert checks is not None
-    await conn.execute("alter table ingestd.schedule rename to hidden")
+    await conn.execute("alter table ingestd.downtime rename to hidden")
     async with running(scheduler):
         await eventually(lambda: scheduler.state.failures > 0)
         assert (await checks(conn))[0].status == "degraded"
-        await conn.execute("alter table ingestd.hidden rename to schedule")
+        await conn.execute("alter table ingestd.hidden rename to downtime")
         await eventually(lambda: scheduler.state.failures == 0 and scheduler.state.last_tick > 0)
     assert (await checks(conn))[0].status == "healthy"
 

@@ -1,7 +1,8 @@
-"""Whether what a slot depends on has succeeded: pure. Who asks for successes, and where they are stored, is others' business."""
+"""Whether what a slot depends on has succeeded. Where successes are stored is others' business: they are asked for."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,6 +29,9 @@ class Question(NamedTuple):
 
 # Which of the questions are answered with yes.
 Successes = Callable[[asyncpg.Connection, Collection[Question]], Awaitable[Set[Question]]]
+# Looked up in milliseconds; a history that takes longer must not keep slots from being fired.
+LOOK_UP_S = 5.0
+NOT_LOOKED_UP = (TimeoutError, asyncpg.PostgresError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,19 @@ def read_dependencies(stored: Sequence[Any]) -> tuple[Dependency, ...]:
 def questions(dependencies: Sequence[Dependency], due_at: datetime) -> set[Question]:
     """What has to be known about a slot's dependencies."""
     return {dependency.question(due_at) for dependency in dependencies}
+
+
+async def ask(conn: asyncpg.Connection, successes: Successes, asked: Collection[Question]) -> Set[Question]:
+    """Which of the questions are answered with yes.
+
+    Raises:
+        TimeoutError: that took too long.
+        asyncpg.PostgresError: it cannot be looked up.
+    """
+    if not asked:
+        return frozenset()
+    async with asyncio.timeout(LOOK_UP_S):
+        return await successes(conn, asked)
 
 
 def judge(dependencies: Sequence[Dependency], due_at: datetime, succeeded: Set[Question]) -> Verdict:

@@ -11,7 +11,18 @@ from typing import Any
 import asyncpg
 
 from ingestd.events import Bus, Notice, SlotFired, SlotMissed
-from ingestd.schedule.dependencies import Dependency, Question, Successes, Verdict, judge, looked_at_later, questions, read_dependencies
+from ingestd.schedule.dependencies import (
+    NOT_LOOKED_UP,
+    Dependency,
+    Question,
+    Successes,
+    Verdict,
+    ask,
+    judge,
+    looked_at_later,
+    questions,
+    read_dependencies,
+)
 from ingestd.schedule.rules import Rule, parse_rule
 from ingestd.schedule.slots import Plan, PlannedSlot, Policy, plan, share
 from ingestd.schedule.store import firing as store
@@ -109,11 +120,14 @@ class Firer:
                 continue
             looked_at += made.looked_at
             planned.append(_Planned(row["name"], row["turn"], made, row["jitter"], read_dependencies(row["after"])))
-        if written_off is None:
-            planned = await self._judged(conn, planned)
-        else:
+        if written_off is not None:
             planned = [one.decide(_miss(one.plan, written_off)) for one in planned]
-        recorded = await self._fire(conn, planned) if planned else []
+            recorded = await self._fire(conn, planned)
+        else:
+            # First those that depend on nothing: they wait for nobody's past to be looked up.
+            recorded = await self._fire(conn, _judged([one for one in planned if not one.dependencies], None))
+            dependent = [one for one in planned if one.dependencies]
+            recorded += await self._fire(conn, _judged(dependent, await self._look_up(conn, dependent)))
         finished = len(planned) + len(problems) == len(rows) < SCHEDULES_A_PASS
         behind = any(one.plan.next_due_at is not None and one.plan.next_due_at <= rows[0]["now"] for one in planned)
         # Nothing recorded in spite of plans: another node holds these schedules. Do not spin on them.
@@ -129,13 +143,19 @@ class Firer:
         policy = Policy(row["catch_up"], row["max_catch_up"], row["start_within"])
         return plan(rule, row["accounted_to"], row["now"], policy, SLOTS_A_PASS)
 
-    async def _judged(self, conn: asyncpg.Connection, planned: Sequence[_Planned]) -> list[_Planned]:
-        """The plans, knowing what each slot depends on and how long its job waits; asks once for all of them."""
-        asked = {question for one in planned for question in one.questions}
-        succeeded = await self._successes(conn, asked) if asked and self._successes is not None else None
-        return [one.decide(_judge(one, succeeded)) for one in planned]
+    async def _look_up(self, conn: asyncpg.Connection, dependent: Sequence[_Planned]) -> Set[Question] | None:
+        """What has succeeded of all that these slots depend on, asked at once; None if that cannot be told."""
+        asked = {question for one in dependent for question in one.questions}
+        if self._successes is None:
+            return None
+        try:
+            return await ask(conn, self._successes, asked)
+        except NOT_LOOKED_UP:
+            return None  # the slots wait, and whoever looks at those next says why
 
     async def _fire(self, conn: asyncpg.Connection, planned: Sequence[_Planned]) -> list[RecordedSlot]:
+        if not planned:
+            return []
         for one in planned:
             for slot in one.plan.slots:
                 await self._need_partition(conn, slot.due_at)
@@ -150,6 +170,11 @@ class Firer:
         if month not in self._months:
             await store.make_partition(conn, due_at)
             self._months.add(month)
+
+
+def _judged(planned: Iterable[_Planned], succeeded: Set[Question] | None) -> list[_Planned]:
+    """The plans, knowing what became of what each slot depends on, and how long its job waits."""
+    return [one.decide(_judge(one, succeeded)) for one in planned]
 
 
 def _judge(one: _Planned, succeeded: Set[Question] | None) -> Iterable[PlannedSlot]:

@@ -13,9 +13,9 @@ import asyncpg
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.date import DateTrigger
 
-from ingestd.events import Bus, Downtime
+from ingestd.events import Bus, Downtime, Notice
 from ingestd.postgres.pool import Database
-from ingestd.schedule.dependencies import Successes
+from ingestd.schedule.dependencies import NOT_LOOKED_UP, Successes
 from ingestd.schedule.firing import Firer, announce
 from ingestd.schedule.store import downtime
 from ingestd.schedule.store import firing as store
@@ -52,6 +52,7 @@ class Scheduler:
         self._bus = bus
         self._successes = successes
         self._firer = Firer(successes)
+        self._blind = False
         self._poller = Poller(self.name, self.poll, bus)
         self._timer = AsyncIOScheduler(timezone=UTC)
 
@@ -100,7 +101,18 @@ class Scheduler:
         return min(rest, seconds + TIMER_GRACE_S)
 
     async def _look_again(self, conn: asyncpg.Connection) -> tuple[list[RecordedSlot], bool]:
-        return await look_again(conn, self._successes) if self._successes is not None else ([], False)
+        if self._successes is None:
+            return [], False
+        try:
+            found = await look_again(conn, self._successes)
+        except NOT_LOOKED_UP as error:
+            # Slots that depend on nothing go on. If Postgres is gone, the next statement says so.
+            if not self._blind:
+                self._bus.emit(Notice(f"what slots wait for cannot be looked up: {error or type(error).__name__}", "error"))
+            self._blind = True
+            return [], True
+        self._blind = False
+        return found
 
     async def _count_downtime(self, conn: asyncpg.Connection) -> None:
         for row in await downtime.count(conn):

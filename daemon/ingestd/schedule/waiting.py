@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import asyncpg
 
-from ingestd.schedule.dependencies import Dependency, Question, Successes, judge, questions, read_dependencies, waited_for
+from ingestd.schedule.dependencies import Dependency, Question, Successes, ask, judge, questions, read_dependencies, waited_for
 from ingestd.schedule.slots import PROMPT, expired, lateness, share
 from ingestd.schedule.store import waiting as store
 from ingestd.schedule.store.firing import RecordedSlot
@@ -22,13 +22,17 @@ async def look_again(conn: asyncpg.Connection, successes: Successes) -> tuple[li
 
     Returns:
         What was recorded, and whether slots go on waiting.
+
+    Raises:
+        TimeoutError: what they wait for could not be looked up in time.
+        asyncpg.PostgresError: it could not be looked up.
     """
     rows = await store.waiting(conn)
     if not rows:
         return [], False
     dependencies = [read_dependencies(row["after"] or ()) for row in rows]
     asked = {question for row, needed in zip(rows, dependencies, strict=True) for question in questions(needed, row["due_at"])}
-    succeeded = await successes(conn, asked) if asked else frozenset()
+    succeeded = await ask(conn, successes, asked)
     found = [_settle(row, needed, succeeded) for row, needed in zip(rows, dependencies, strict=True)]
     ended = [one for one in found if one is not None]
     recorded: list[RecordedSlot] = []
