@@ -314,6 +314,17 @@ async def test_more_slots_than_one_look_takes_are_looked_at_at_once(
     assert await conn.fetchval("select count(*) from ingestd.slot where check_at > now()") == 3
 
 
+async def test_what_comes_late_below_the_floor_is_found_by_a_sweep(conn: asyncpg.Connection, watching: Watching) -> None:
+    await watching.watch.poll()
+    assert watching.watch._floor is not None
+    job = await slot_with_job(conn, age=HOUR)
+    await watching.watch.poll()
+    assert (await slot_of(conn, job))["check_at"] < watching.watch._floor
+    watching.watch._sweep_at = 0.0
+    await watching.watch.poll()
+    assert (await slot_of(conn, job))["check_at"] > watching.watch._floor
+
+
 async def test_a_clock_set_back_leaves_no_slot_unwatched(conn: asyncpg.Connection, watching: Watching) -> None:
     job = await slot_with_job(conn)
     await end(conn, job, await begin(conn, job))

@@ -23,6 +23,8 @@ EVERY_S = 5.0
 REST_S = 0.5
 SLOTS_A_LOOK = 500
 PUT_OFF = timedelta(minutes=5)
+FLOOR_MARGIN = timedelta(seconds=10)
+SWEEP_S = 60.0
 # Four passes of a scheduler.
 SILENCE = timedelta(seconds=60)
 # A node that has only just begun, or got its database back, gives schedulers the time to do their first pass.
@@ -46,6 +48,8 @@ class SlotWatch:
         self._bus = bus
         self._poller = Poller(self.name, self.poll, bus)
         self._suspected_at: float | None = None
+        self._floor: datetime | None = None
+        self._sweep_at = 0.0
         self._troubles: dict[tuple[str, datetime], tuple[str, float]] = {}
 
     @property
@@ -73,32 +77,37 @@ class SlotWatch:
 
     async def poll(self) -> float:
         """One look at whatever is due for one."""
+        sweep = time.monotonic() >= self._sweep_at
+        floor = None if sweep else self._floor
         async with self._db.services() as conn:
-            glance = await store.glance(conn, SILENCE)
+            glance = await store.glance(conn, SILENCE, floor)
             self._notice_silence(glance)
             if glance.too_far:
                 await store.pull_near(conn)
                 return 0.0
-            if glance.check_in is None or glance.check_in > EVERY_S:
-                return EVERY_S
-            if glance.check_in > 0:
-                return max(glance.check_in, REST_S)
-            findings = await self._look(conn)
+            is_due = glance.check_in is not None and glance.check_in <= 0
+            findings = await self._look(conn, floor) if is_due else []
         self._tell(findings)
-        return 0.0 if len(findings) == SLOTS_A_LOOK else REST_S
+        if len(findings) == SLOTS_A_LOOK:
+            return 0.0
+        # All that was due is done, or held by another node. What comes late all the same is within the margin, or waits for a sweep.
+        self._floor = glance.now - FLOOR_MARGIN
+        if sweep:
+            self._sweep_at = time.monotonic() + SWEEP_S
+        return EVERY_S if glance.check_in is None else min(max(glance.check_in, REST_S), EVERY_S)
 
-    async def _look(self, conn: asyncpg.Connection) -> list[Finding]:
+    async def _look(self, conn: asyncpg.Connection, floor: datetime | None) -> list[Finding]:
         try:
             async with conn.transaction():
-                return await self._judge(conn, *await store.hold(conn, SLOTS_A_LOOK))
+                return await self._judge(conn, *await store.hold(conn, SLOTS_A_LOOK, floor))
         except OUTAGE:
             raise
         except Exception:  # noqa: BLE001 - whichever slot it was is found by looking at each alone
-            return await self._look_at_each(conn)
+            return await self._look_at_each(conn, floor)
 
-    async def _look_at_each(self, conn: asyncpg.Connection) -> list[Finding]:
+    async def _look_at_each(self, conn: asyncpg.Connection, floor: datetime | None) -> list[Finding]:
         findings: list[Finding] = []
-        for schedule, due_at in await store.due(conn, SLOTS_A_LOOK):
+        for schedule, due_at in await store.due(conn, SLOTS_A_LOOK, floor):
             try:
                 async with conn.transaction():
                     findings += await self._judge(conn, *await store.hold_one(conn, schedule, due_at))

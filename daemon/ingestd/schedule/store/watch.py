@@ -13,9 +13,10 @@ import asyncpg
 from ingestd.jobs.model import PARKED_CHILDREN
 from ingestd.schedule.deadlines import Finding, JobNow, WatchedSlot
 
-# Asked every few seconds by every node: a few looks into small indexes.
+# Asked every few seconds by every node: a few looks into small indexes. A look moves check_at on, and what it was stays in the index
+# as long as vacuum may not remove it: hence the floor, below which only a sweep looks.
 GLANCE = """
-select (select extract(epoch from min(check_at) - clock_timestamp())::float8 from ingestd.slot where check_at is not null) as check_in,
+select (select extract(epoch from min(check_at) - clock_timestamp())::float8 from ingestd.slot where check_at >= $3) as check_in,
        (select max(check_at) > now() + $2::interval from ingestd.slot where check_at is not null) as too_far,
        now() as now, p.at as pulse, d.waiting, d.oldest
 from (select count(*) as waiting, min(next_due_at) as oldest from ingestd.schedule
@@ -25,9 +26,10 @@ left join ingestd.schedule_pulse p on p.one"""
 _SLOT = """schedule, due_at, state, reason, job_id, fired_at, retried_at, start_by, finish_by, target_runtime, started_at, overdue,
        slow_at"""
 # Slots that another node looks at just now are passed by.
-DUE = "select schedule, due_at from ingestd.slot where check_at <= now() order by check_at limit $1"
+DUE = "select schedule, due_at from ingestd.slot where check_at <= now() and check_at >= $2 order by check_at limit $1"
 HOLD = f"""
-select {_SLOT}, now() as now from ingestd.slot where check_at <= now() order by check_at limit $1 for update skip locked"""
+select {_SLOT}, now() as now from ingestd.slot where check_at <= now() and check_at >= $2
+order by check_at limit $1 for update skip locked"""
 HOLD_ONE = f"""
 select {_SLOT}, now() as now from ingestd.slot where schedule = $1 and due_at = $2 and check_at <= now() for update skip locked"""
 
@@ -77,31 +79,34 @@ class Glance:
 
     Args:
         check_in: seconds until a slot has to be looked at, 0 or less if one has; None: there is none.
+        now: the database's clock.
         too_far: some are to be looked at later than any look is ever planned.
         silent_since: since when nobody fires slots that are due; None: somebody does, or none has been for long.
         waiting: how many schedules have been due for long.
     """
 
     check_in: float | None
+    now: datetime
     too_far: bool = False
     silent_since: datetime | None = None
     waiting: int = 0
 
 
-async def glance(conn: asyncpg.Connection, patience: timedelta) -> Glance:
+async def glance(conn: asyncpg.Connection, patience: timedelta, floor: datetime | None = None) -> Glance:
     """What has to be looked at, and whether slots are fired, in one cheap statement.
 
     Args:
         patience: how long slots may wait for a scheduler that gives no sign. One that does, and fires none all the same, gets five
             times that: it may be busy with a long gap.
+        floor: slots that were to be looked at before that have been; None: who knows.
     """
-    row = await conn.fetchrow(GLANCE, patience, FARTHEST)
+    row = await conn.fetchrow(GLANCE, patience, FARTHEST, floor or EVER[0])
     since = None
     if row["waiting"] and (row["pulse"] is None or row["now"] - row["pulse"] > patience):
         since = row["pulse"] or row["oldest"]
     elif row["waiting"] and row["now"] - row["oldest"] > 5 * patience:
         since = row["oldest"]
-    return Glance(row["check_in"], bool(row["too_far"]), since, row["waiting"])
+    return Glance(row["check_in"], row["now"], bool(row["too_far"]), since, row["waiting"])
 
 
 async def pull_near(conn: asyncpg.Connection) -> None:
@@ -109,18 +114,18 @@ async def pull_near(conn: asyncpg.Connection) -> None:
     await conn.execute(PULL_NEAR, FARTHEST)
 
 
-async def due(conn: asyncpg.Connection, limit: int) -> list[tuple[str, datetime]]:
+async def due(conn: asyncpg.Connection, limit: int, floor: datetime | None = None) -> list[tuple[str, datetime]]:
     """Which slots have to be looked at, not held: schedule and due time."""
-    return [(row["schedule"], row["due_at"]) for row in await conn.fetch(DUE, limit)]
+    return [(row["schedule"], row["due_at"]) for row in await conn.fetch(DUE, limit, floor or EVER[0])]
 
 
-async def hold(conn: asyncpg.Connection, limit: int) -> tuple[datetime | None, list[WatchedSlot]]:
+async def hold(conn: asyncpg.Connection, limit: int, floor: datetime | None = None) -> tuple[datetime | None, list[WatchedSlot]]:
     """Hold slots that have to be looked at to the end of the transaction, without those that another node holds.
 
     Returns:
         The database's clock, None where there are none, and the slots.
     """
-    return _held(await conn.fetch(HOLD, limit))
+    return _held(await conn.fetch(HOLD, limit, floor or EVER[0]))
 
 
 async def hold_one(conn: asyncpg.Connection, schedule: str, due_at: datetime) -> tuple[datetime | None, list[WatchedSlot]]:
