@@ -291,6 +291,20 @@ async def test_a_reload_leaves_other_peoples_schedules_alone(conn: asyncpg.Conne
     assert await row(conn) == before
 
 
+async def test_a_reload_finds_the_next_moment_anew_where_the_time_zones_say_otherwise(
+    conn: asyncpg.Connection, definitions: Definitions
+) -> None:
+    await definitions.create(conn, ADA, "mine", HOURLY)
+    await definitions.create(conn, ADA, "off", HOURLY | {"enabled": False})
+    right = (await row(conn))["next_due_at"]
+    await conn.execute("update ingestd.schedule set next_due_at = next_due_at + interval '30 minutes'")
+    await declare(conn, {})
+    assert (await row(conn))["next_due_at"] == right
+    assert (await row(conn, "off"))["next_due_at"] is None
+    await conn.execute("update ingestd.schedule set rule = 'cron 99 * * * *', problem = 'no such minute' where name = 'mine'")
+    await declare(conn, {})
+
+
 async def test_the_file_takes_over_a_name_and_no_slot_is_lost_by_it(conn: asyncpg.Connection, definitions: Definitions) -> None:
     await definitions.create(conn, ADA, "mine", {"every": "1m", "job": "tick", "overlap": "allow", "catch_up": "all"})
     await backdate(conn, timedelta(minutes=5))

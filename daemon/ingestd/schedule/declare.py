@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,7 @@ from ingestd.errors import ConfigurationError, InvalidInput
 from ingestd.jobs.checks import checked
 from ingestd.jobs.model import NewJob
 from ingestd.schedule.firing import Firer
+from ingestd.schedule.rules import parse_rule
 from ingestd.schedule.settings import ScheduleSettings, ScheduleTarget
 from ingestd.schedule.store import declared as store
 from ingestd.schedule.store import firing
@@ -91,6 +93,7 @@ async def apply(conn: asyncpg.Connection, schedules: Mapping[str, ScheduleSettin
             if len(rows) % ROWS_A_TURN == 0:
                 await asyncio.sleep(0)  # thousands of rules take a second to compute; the daemon goes on meanwhile
         written = await store.save(conn, rows)
+        await store.move(conn, _moved(row for name, row in held.items() if name not in schedules and row["owner"] != OWNER))
         in_service = {name for name, row in held.items() if row["removed_at"] is None}
         gone = sorted(name for name in in_service - set(schedules) if held[name]["owner"] == OWNER)
         await store.remove(conn, gone)
@@ -123,6 +126,20 @@ def compile_all(schedules: Mapping[str, ScheduleSettings], compile_target: Compi
     if problems:
         raise ConfigurationError(problems)
     return jobs
+
+
+def _moved(rows: Iterable[asyncpg.Record]) -> dict[str, datetime | None]:
+    """Next moments of schedules that stay as they are: a new release of the time zone data may have moved them."""
+    found: dict[str, datetime | None] = {}
+    for row in rows:
+        if row["removed_at"] is None and row["enabled"]:
+            # What cannot be computed is told by whoever fires it.
+            with suppress(ValueError):
+                rule = parse_rule(row["rule"], row["timezone"], row["starts_at"], row["ends_at"])
+                following = rule.next_after(row["accounted_to"])
+                if following != row["next_due_at"]:
+                    found[row["name"]] = following
+    return found
 
 
 def fault(job: CompiledTarget, settings: ScheduleSettings, queues: Collection[str]) -> str | None:

@@ -61,6 +61,9 @@ where (s.spec, s.target, s.rule, s.timezone, s.owner, s.enabled, s.kind, s.args,
        excluded.next_due_at, excluded.starts_at, excluded.ends_at, null::timestamptz)
 returning name"""
 
+MOVE = """
+update ingestd.schedule s set next_due_at = m.next_due_at, turn = s.turn + 1
+from unnest($1::text[], $2::timestamptz[]) as m(name, next_due_at) where s.name = m.name"""
 REMOVE = """
 update ingestd.schedule set removed_at = now(), next_due_at = null, paused_at = null, paused_by = null, paused_until = null,
     pause_reason = null, skip_at = null, skip_by = null, skip_reason = null, turn = turn + 1
@@ -186,6 +189,12 @@ async def save(conn: asyncpg.Connection, rows: Sequence[DeclaredRow]) -> set[str
         [dump_json(list(row.after)) for row in rows],
     )
     return {row["name"] for row in found}
+
+
+async def move(conn: asyncpg.Connection, following: Mapping[str, datetime | None]) -> None:
+    """Give schedules that are held another next moment."""
+    if following:
+        await conn.execute(MOVE, list(following), list(following.values()))
 
 
 async def remove(conn: asyncpg.Connection, names: Sequence[str]) -> None:
