@@ -89,14 +89,15 @@ def _read_steps(text: str, field: str, most: int) -> str:
         body, slash, step = term.partition("/")
         low, dash, high = body.partition("-")
         if slash and body != "*" and not dash:
-            raise ValueError(f'"{text}": a step needs a range, "{term}" has none; write "{body}-{most}/{step}", or "{body}" alone')
+            instead = f'; write "{body}-{most}/{step}", or "{body}" alone' if _number(body).isdigit() and step.isdigit() else ""
+            raise ValueError(f'"{text}": a step needs a range, "{term}" has none{instead}')
         one = bool(slash and dash and step.strip("0")) and _number(low) == _number(high)
         terms.append(low if one else term)
     return ",".join(terms)
 
 
 def _number(value: str) -> str:
-    return _NUMBERS.get(value, value).lstrip("0")
+    return _NUMBERS.get(value, value).lstrip("0") or "0"
 
 
 def _explain(text: str, fields: list[str], problem: str) -> str:
@@ -107,7 +108,7 @@ def _explain(text: str, fields: list[str], problem: str) -> str:
     hint = {
         "minute": "0 to 59",
         "hour": "0 to 23",
-        "day-of-month": "1 to 31 or L, and a day that its months have",
+        "day-of-month": "1 to 31, L for the last day or LW for the last from Monday to Friday, and a day that its months have",
         "month": "1 to 12 or JAN to DEC",
         "day-of-week": "0 to 7 (0 and 7 are Sunday) or SUN to SAT, 5L for the last Friday, MON#2 for the second Monday",
     }[name]

@@ -85,7 +85,7 @@ def _check_limit(value: timedelta) -> timedelta:
 
 def _read_dependencies(value: object) -> object:
     """Keys of the entries, which a list would tell with the name of the list alone."""
-    for number, entry in enumerate(value, start=1) if isinstance(value, list) else ():
+    for number, entry in enumerate(value[:MOST_DEPENDENCIES], start=1) if isinstance(value, list) else ():
         known = {info.alias or name for name, info in DependencySettings.model_fields.items()}
         for key in entry if isinstance(entry, dict) else ():
             if key not in known:

@@ -15,6 +15,7 @@ from ingestd.settings.layers import Layers
 M = TypeVar("M", bound=BaseModel)
 Keys = tuple[str | int, ...]
 _NEAR_KEY = 0.65
+_LONGEST_WORD = 200
 _PLAIN = {
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
@@ -41,7 +42,8 @@ def did_you_mean(word: str, known: Iterable[str], nearness: float = 0.6) -> str:
     Args:
         nearness: how like it a word must be, 0..1.
     """
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=nearness)
+    # Comparing takes time by the square of the lengths, and nobody mistypes a name as long as that.
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=nearness) if len(word) <= _LONGEST_WORD else []
     return f', did you mean "{near[0]}"?' if near else ""
 
 

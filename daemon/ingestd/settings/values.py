@@ -15,7 +15,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Pla
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,62}")
 PRIORITIES = {"low": -10, "normal": 0, "high": 10}
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)", re.ASCII)
+# Looking for numbers with units takes time by the square of the length.
+_LONGEST_DURATION = 60
 _FORMS = 'a secret is a string, { file = "…" }, { env = "…" } or { credential = "…" }'
 
 
@@ -41,6 +43,8 @@ def parse_duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
     text = str(value).strip().lower()
+    if len(text) > _LONGEST_DURATION:
+        raise ValueError(f'"{text[:_LONGEST_DURATION]}…" is too long for a duration: write a number and a unit, such as "90s" or "1h30m"')
     if text == "0":
         return timedelta()
     parts = _DURATION.findall(text)
