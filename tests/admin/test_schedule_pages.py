@@ -9,10 +9,11 @@ from typing import Any
 import asyncpg
 import pytest
 
+from ingestd.app.successes import successes
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
-from tests.admin.conftest import TOKEN, Site
-from tests.admin.rows import take
+from tests.admin.conftest import TOKEN, Open, Site
+from tests.admin.rows import finish_job, take
 from tests.admin.slots import declare, slot
 from tests.admin.test_job_pages import OURS, read_problem, send
 from tests.admin.test_page import HOSTILE, read
@@ -296,3 +297,23 @@ async def test_rules_that_are_rare_or_over_have_a_page(site: Site, conn: asyncpg
     assert ("No slot is to come." in page.text) == ("cron" not in rule)
     assert "No slots yet." in page.text
     assert (await read(site, "/schedules")).all("li")
+
+
+async def test_a_dependency_says_whether_it_is_met_for_the_next_slot(open_site: Open, conn: asyncpg.Connection) -> None:
+    """By the same look as the scheduler's; where that fails the page is there all the same."""
+    after = [{"job": "sync_stock", "ok_within": "6h"}, {"workflow": "market"}]
+    await declare(conn, soon={"every": "1h", "after": after})
+    site = await open_site(state={"successes": successes})
+    assert (await read(site, "/schedules/soon")).text.count("not yet met") == 2
+    (job,) = await enqueue(conn, [NewJob("sync_stock")])
+    await finish_job(conn, job)
+    other = await open_site(state={"successes": successes})  # the first one has it in mind for some seconds
+    text = (await read(other, "/schedules/soon")).text
+    assert (text.count("not yet met"), len(re.findall(r"\bmet\b", text))) == (1, 2)
+
+    async def broken(connection: asyncpg.Connection, _: Any) -> set[Any]:
+        await connection.execute("select 1 / 0")
+        return set()
+
+    blind = await open_site(state={"successes": broken})
+    assert "succeeded within 6h" in (await read(blind, "/schedules/soon")).text

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlencode
 
 import asyncpg
@@ -19,6 +19,7 @@ from ingestd.admin.schedule_forms import act_on_schedule
 from ingestd.admin.schedule_stats import tiles_of, timeline_of
 from ingestd.admin.shapes import masked, read_moment, read_word
 from ingestd.admin.state import AdminState
+from ingestd.schedule.dependencies import NOT_LOOKED_UP, Question, ask
 from ingestd.schedule.preview import next_slots
 from ingestd.schedule.rules import Upcoming
 from ingestd.schedule.settings import ScheduleSettings
@@ -30,7 +31,7 @@ SLOTS_SHOWN = 30
 NEXT_SHOWN = 10
 DOWNTIMES_SHOWN = 5
 AUDIT_SHOWN = 10
-STATISTICS_FOR_S = 15.0
+LOOKED_UP_FOR_S = 15.0
 REMEMBERED = 64
 TABS = {"": "All", "trouble": "In trouble", "paused": "Paused", "disabled": "Disabled"}
 LIST_QUERY = ("find", "standing", "after")
@@ -47,6 +48,18 @@ class Render(Protocol):
         """The page."""
 
 
+class _LookedUp(NamedTuple):
+    """What was looked up for a page a moment ago.
+
+    Args:
+        totals: the numbers of the last days.
+        met: types and names of the dependencies that have succeeded for the next slot; None: nobody knows.
+    """
+
+    totals: dict[str, Any]
+    met: Set[tuple[str, str]] | None
+
+
 class SchedulePages:
     """The pages of schedules.
 
@@ -60,7 +73,7 @@ class SchedulePages:
         self._state = state
         self._render = render
         self._changed = changed
-        self._statistics: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._looked_up: dict[str, tuple[float, _LookedUp]] = {}
 
     def routes(self) -> list[Route]:
         """Their routes. What changes has addresses of its own: a schedule may be called `live`."""
@@ -105,7 +118,7 @@ class SchedulePages:
         async with call.state.acting() as conn:
             said = await act_on_schedule(conn, call.actor, name, form)
         self._changed()
-        self._statistics.pop(name, None)
+        self._looked_up.pop(name, None)
         return said
 
     async def _answer(self, call: Call, said: str, back: str, live: Handler) -> web.Response:
@@ -154,9 +167,9 @@ class SchedulePages:
             newest = await list_slots(conn, call.name, limit=SLOTS_SHOWN + 1)
             slots = newest if before is None else await list_slots(conn, call.name, None, before, SLOTS_SHOWN + 1)
             ahead = await _upcoming(conn, schedule)
-            totals = await self._totals(conn, call.name)
             downtimes = await list_downtimes(conn, limit=DOWNTIMES_SHOWN)
             audit = await latest_audit(conn, "schedule", call.name, AUDIT_SHOWN)
+            known = await self._look_up(conn, schedule, now)
         zone = schedule_rows.zone_of(schedule["timezone"])
         shown = slots[:SLOTS_SHOWN]
         older = query_of({"before": shown[-1]["due_at"].astimezone(UTC).isoformat()}) if len(slots) > SLOTS_SHOWN else ""
@@ -170,26 +183,36 @@ class SchedulePages:
             "slots": [schedule_rows.slot_row(slot, now, zone) for slot in shown],
             "older": older,
             "newest": before is None,
-            "tiles": tiles_of(totals, self._state.failures_in_a_row()),
-            "timeline": timeline_of(totals),
+            "tiles": tiles_of(known.totals, self._state.failures_in_a_row()),
+            "timeline": timeline_of(known.totals),
             "facts": schedule_rows.schedule_facts(schedule, now),
-            "after": schedule_rows.dependency_rows(schedule),
+            "after": schedule_rows.dependency_rows(schedule, known.met),
             "declaration": declaration_of(schedule),
             "downtimes": schedule_rows.downtime_rows(downtimes, now),
             "audit": audit,
             "looks": schedule_rows.LOOKS,
         }
 
-    async def _totals(self, conn: asyncpg.Connection, name: str) -> dict[str, Any]:
-        """The numbers of the last days; counting them for every refresh of every tab would be too much."""
-        known = self._statistics.get(name)
-        if known is not None and time.monotonic() - known[0] < STATISTICS_FOR_S:
+    async def _look_up(self, conn: asyncpg.Connection, schedule: Mapping[str, Any], now: datetime) -> _LookedUp:
+        """What is too much to be counted again for every refresh of every tab. The last to be read: it may fail."""
+        name = schedule["name"]
+        known = self._looked_up.get(name)
+        if known is not None and time.monotonic() - known[0] < LOOKED_UP_FOR_S:
             return known[1]
         totals = await records.totals(conn, records.Subject("schedule", name))
-        if len(self._statistics) >= REMEMBERED:
-            self._statistics.clear()
-        self._statistics[name] = (time.monotonic(), totals)
-        return totals
+        found = _LookedUp(totals, await self._met(conn, schedule_rows.questions_of(schedule, now)))
+        if len(self._looked_up) >= REMEMBERED:
+            self._looked_up.clear()
+        self._looked_up[name] = (time.monotonic(), found)
+        return found
+
+    async def _met(self, conn: asyncpg.Connection, asked: Sequence[Question]) -> Set[tuple[str, str]] | None:
+        if self._state.successes is None:
+            return None
+        try:
+            return {(one.type, one.name) for one in await ask(conn, self._state.successes, asked)}
+        except NOT_LOOKED_UP:
+            return None  # the page says nothing about it; the scheduler tells of it in its own way
 
     def _base(self, call: Call, now: datetime) -> dict[str, Any]:
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -11,8 +11,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from ingestd.admin.job_rows import Fact
 from ingestd.admin.rows import OPEN
 from ingestd.admin.words import arguments, compact, duration, number, tone
+from ingestd.schedule.dependencies import Question
 from ingestd.schedule.rules import Upcoming
 from ingestd.schedule.words import rule_in_words
+from ingestd.settings import parse_duration
 
 STRIP = 30
 # In the order of the legend: how a mark looks, and what that means.
@@ -242,15 +244,30 @@ def _catch_up(schedule: Mapping[str, Any]) -> str:
     }[schedule["catch_up"]]
 
 
-def dependency_rows(schedule: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What must have succeeded before a slot runs."""
+def questions_of(schedule: Mapping[str, Any], now: datetime) -> list[Question]:
+    """What has to be known about the dependencies of the next slot; of now where there is none."""
+    due_at = schedule["next_due_at"] or now
+    return [Question(*_thing(one), due_at - parse_duration(one["ok_within"])) for one in schedule["after"]]
+
+
+def dependency_rows(schedule: Mapping[str, Any], met: Set[tuple[str, str]] | None) -> list[dict[str, str]]:
+    """What must have succeeded before a slot runs.
+
+    Args:
+        met: types and names of those that have, for the next slot; None: nobody knows.
+    """
     rows = []
     for one in schedule["after"]:
-        kind = next((word for word in ("import", "job", "workflow") if word in one), "")
-        rows.append(
-            {"thing": f"{kind} {one.get(kind, '')}", "within": str(one["ok_within"]), "else": _ON_FAILURE.get(one["on_failure"], "")}
-        )
+        kind, name = _thing(one)
+        stands = "" if met is None else "met" if (kind, name) in met else "not yet met"
+        otherwise = _ON_FAILURE.get(one["on_failure"], "")
+        rows.append({"thing": f"{kind} {name}", "within": str(one["ok_within"]), "else": otherwise, "met": stands})
     return rows
+
+
+def _thing(dependency: Mapping[str, Any]) -> tuple[str, str]:
+    kind = next(word for word in ("import", "job", "workflow") if word in dependency)
+    return kind, str(dependency[kind])
 
 
 def downtime_rows(downtimes: Sequence[Mapping[str, Any]], now: datetime) -> list[dict[str, Any]]:

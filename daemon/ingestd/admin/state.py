@@ -20,6 +20,7 @@ from ingestd.facts import FactBook
 from ingestd.jobs.registry import Registry
 from ingestd.postgres.pool import Database
 from ingestd.schedule.definitions import Definitions
+from ingestd.schedule.dependencies import Successes
 from ingestd.service import LoopState
 
 READ_TIMEOUT_MS = 10_000
@@ -62,6 +63,7 @@ class AdminState:
         imports: names of the declared imports.
         workflows: names of the declared workflows.
         definitions: creates, edits and deletes schedules that are not the file's.
+        successes: answers whether what a schedule depends on has succeeded.
         start_workflow: enqueues a run and records it in the audit log; returns the run's id.
         state_dir: whose disk is watched.
         failures_in_a_row: from how many on something that runs is shown as unhealthy.
@@ -81,6 +83,7 @@ class AdminState:
     workflows: Callable[[], Mapping[str, Any]] = dict
     start_workflow: StartWorkflow | None = None
     definitions: Definitions | None = None
+    successes: Successes | None = None
     failures_in_a_row: Callable[[], int] = lambda: 3
     _reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENT_READS), init=False, repr=False)
 

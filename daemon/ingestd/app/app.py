@@ -22,6 +22,7 @@ from ingestd.app.control import Control
 from ingestd.app.database import Location, database, locate
 from ingestd.app.rooms import InForce, Rooms
 from ingestd.app.settings import Settings
+from ingestd.app.successes import successes
 from ingestd.app.supervisor import Supervisor
 from ingestd.app.upkeep import upkeep
 from ingestd.errors import ConfigurationError, NotFound, Refused
@@ -353,6 +354,7 @@ class App:
             workflows=lambda: self._in_force.workflows,
             start_workflow=self.start_workflow,
             definitions=rooms.definitions,
+            successes=successes,
             failures_in_a_row=lambda: self.settings.daemon.failures_in_a_row,
         )
 
