@@ -141,3 +141,18 @@ async def test_a_schedule_made_at_run_time_survives_reloads_until_the_file_decla
     assert status == 409
     assert "change it there and reload" in problem["detail"]
     assert await daemon.stop() == 0
+
+
+async def test_a_schedule_made_at_run_time_is_fired_at_its_first_slot(site: Site) -> None:
+    """Without being told, the scheduler would look no sooner than 15 s after its last look."""
+    daemon = await site.start()
+    status, _ = await daemon.post("/api/v1/schedules", {"name": "often", "every": "1s", "command": "health", "overlap": "allow"})
+    assert status == 201
+
+    async def first() -> bool:
+        return bool(await site.ask("select count(*) from ingestd.slot"))
+
+    await eventually(first, timeout_s=30)
+    late = "select extract(epoch from min(fired_at) - min(s.since))::float8 from ingestd.slot, ingestd.schedule s"
+    assert await site.ask(late) < 10
+    assert await daemon.stop() == 0
