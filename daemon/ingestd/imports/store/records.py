@@ -39,7 +39,7 @@ select {", ".join(f"coalesce(sum({name}), 0)::bigint as {name}" for name in TOTA
 from ingestd.load l where {_WITHIN} and l.status in ('succeeded', 'partial')"""
 STREAKS = f"""
 select i.name, good.finished_at as last_success_at, bad.finished_at as last_failure_at,
-       (select count(*) from ingestd.load l where l.import = i.name and l.status = 'failed' and l.id > coalesce(good.id, 0)) as failures
+       (select count(*) from ingestd.load where {records.since("import", "i.name", "id", "good.id")} and status = 'failed') as failures
 from unnest($1::text[]) i(name)
 left join lateral (select id, finished_at from ingestd.load
                    where {_THEIRS} and status in ('succeeded', 'partial') order by import desc, id desc limit 1) good on true

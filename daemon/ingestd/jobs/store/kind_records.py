@@ -50,7 +50,7 @@ _BAD = f"select id, finished_at from ingestd.history where keep = 'bad' and {_TH
 # A kind of which nothing failed is told by the few partitions of failures alone.
 FAILING = f"""
 select k.name, good.finished_at as last_success_at, bad.finished_at as last_failure_at, (select count(*) from (
-           select from ingestd.history where keep = 'bad' and kind = k.name and id > coalesce(good.id, 0) limit {MOST_FAILURES}
+           select from ingestd.history where keep = 'bad' and {records.since("kind", "k.name", "id", "good.id")} limit {MOST_FAILURES}
        ) failed) as failures
 from unnest($1::text[]) k(name) cross join lateral ({_BAD}) bad left join lateral ({_GOOD}) good on true"""
 STREAKS = FAILING.replace("cross join lateral", "left join lateral").replace(") bad left", ") bad on true left")

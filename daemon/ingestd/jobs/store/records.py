@@ -25,6 +25,11 @@ def of(column: str, name: str, number: str, below: str = str(NEWEST)) -> str:
     return f"{column} >= {name} and ({column}, {number}) <= ({name}, {below}::bigint)"
 
 
+def since(column: str, name: str, number: str, above: str) -> str:
+    """The condition that a row is of this name and above a number, which the index of numbers alone cannot serve either."""
+    return f"({column}, {number}) > ({name}, coalesce({above}, 0)) and ({column}, {number}) <= ({name}, {NEWEST})"
+
+
 def by_day(runs: str) -> str:
     """Counts runs by day and state.
 

@@ -38,8 +38,8 @@ BY_DAY = records.by_day(RUNS)
 SPREAD = records.spread(RUNS)
 STREAKS = f"""
 select w.name, good.finished_at as last_success_at, bad.finished_at as last_failure_at,
-       (select count(*) from ingestd.workflow_run r
-        where r.workflow = w.name and r.state = 'failed' and r.id > coalesce(good.id, 0)) as failures
+       (select count(*) from ingestd.workflow_run
+        where {records.since("workflow", "w.name", "id", "good.id")} and state = 'failed') as failures
 from unnest($1::text[]) w(name)
 left join lateral (select id, finished_at from ingestd.workflow_run
                    where {_THEIRS} and state in ('succeeded', 'partial') order by workflow desc, id desc limit 1) good on true

@@ -32,15 +32,15 @@ left join lateral (
     select case when j.claim is null then 'waiting' else 'running' end as state, j.claimed_at as started_at,
            null::timestamptz as ended_at, (extract(epoch from clock_timestamp() - j.claimed_at) * 1000)::bigint as duration_ms,
            null::text as reason, j.attempts -> -1 -> 'error' as error
-    from ingestd.job j where j.id = l.job_id
+    from ingestd.job j where l.ended is null and j.id = l.job_id
     union all
     select case when h.partial then 'partial' else h.state end, h.started_at, h.finished_at, h.duration_ms, h.reason, h.error
-    from ingestd.history h where h.id = l.job_id
+    from ingestd.history h where l.ended is null and h.id = l.job_id
     limit 1
-) o on l.ended is null and l.job_id is not null
+) o on true
 left join lateral (
-    select h.reason, h.error from ingestd.history h where h.keep = 'bad' and h.id = l.job_id limit 1
-) e on l.ended = 'failed'
+    select h.reason, h.error from ingestd.history h where l.ended = 'failed' and h.keep = 'bad' and h.id = l.job_id limit 1
+) e on true
 order by l.due_at desc"""
 SLOTS = """
 select due_at as at, coalesce(ended, state) as state, slots as n, duration_ms as ms
