@@ -156,3 +156,19 @@ async def test_a_schedule_made_at_run_time_is_fired_at_its_first_slot(site: Site
     late = "select extract(epoch from min(fired_at) - min(s.since))::float8 from ingestd.slot, ingestd.schedule s"
     assert await site.ask(late) < 10
     assert await daemon.stop() == 0
+
+
+async def test_a_kind_that_no_node_knows_is_said_when_the_configuration_is_applied(site: Site) -> None:
+    often = '[schedules.often]\nevery = "1h"\njob = "{}"\nafter = [{{ job = "health" }}, {{ job = "{}" }}]\n'
+    site.module("mine", "from ingestd import job\n\n@job('greet', aliases=['hello'])\nasync def greet(ctx): ...\n")
+    site.configure(often.format("hello", "greet"), daemon='handlers = ["mine"]')
+    daemon = await site.start()
+    assert [event["event"] for event in daemon.events("Notice") if "kind" in event["event"]] == []
+    site.configure(often.format("gret", "greett"), daemon='handlers = ["mine"]')
+    await reloaded(daemon)
+    said = [event["event"] for event in daemon.events("Notice") if "kind" in event["event"]]
+    assert said == [
+        '"job" in [schedules.often]: no node knows the kind "gret", did you mean "greet"?',
+        '"after" in [schedules.often]: no node knows the kind "greett", did you mean "greet"?',
+    ]
+    assert await daemon.stop() == 0

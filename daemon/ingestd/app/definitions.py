@@ -18,6 +18,7 @@ from ingestd.schedule.definitions import Definitions, read_definition
 from ingestd.schedule.firing import announce
 from ingestd.schedule.settings import ScheduleSettings, ScheduleTarget
 from ingestd.schedule.store import declared as declared_store
+from ingestd.settings import did_you_mean
 
 
 def definitions(settings: Callable[[], Settings], bus: Bus | None = None, specs: Callable[[], Sequence[HandlerSpec]] = list) -> Definitions:
@@ -43,6 +44,21 @@ async def lost_names(conn: asyncpg.Connection, settings: Settings) -> list[str]:
     return found
 
 
+async def lost_kinds(conn: asyncpg.Connection, schedules: Mapping[str, ScheduleSettings], here: Collection[str]) -> list[str]:
+    """Kinds of jobs that declared schedules start or wait for and nobody runs, one line each.
+
+    Args:
+        here: the kinds that this node runs; another one may run others.
+    """
+    known = {*here, *(row["name"] for row in await queue_store.kinds(conn))}
+    return [
+        f'"{key}" in [schedules.{name}]: no node knows the kind "{kind}"{did_you_mean(kind, known)}'
+        for name, schedule in schedules.items()
+        for key, kind in _jobs(schedule)
+        if kind not in known
+    ]
+
+
 class _Known:
     def __init__(self, settings: Callable[[], Settings], specs: Callable[[], Sequence[HandlerSpec]]) -> None:
         self._settings = settings
@@ -59,9 +75,7 @@ class _Known:
     async def problems(self, conn: asyncpg.Connection, name: str, schedule: ScheduleSettings) -> list[str]:
         """What a schedule names that is not there, and arguments that do not fit its job."""
         found = [message for _, message in unknown_names(name, schedule, _there(self._settings()))]
-        jobs = [("job", schedule.job)] if schedule.job else []
-        jobs += [("after", dependency.job) for dependency in schedule.after if dependency.job]
-        for key, kind in jobs:
+        for key, kind in _jobs(schedule):
             found += await self._unfit(conn, f'"{key}" in [schedules.{name}]', kind, schedule.args if key == "job" else None)
         return found
 
@@ -75,6 +89,12 @@ class _Known:
         except InvalidInput as error:
             return [f"{place}: {error.message}"]
         return []
+
+
+def _jobs(schedule: ScheduleSettings) -> list[tuple[str, str]]:
+    """Kinds of jobs that a schedule names, each with the key that does."""
+    named = [("job", schedule.job), *(("after", dependency.job) for dependency in schedule.after)]
+    return [(key, kind) for key, kind in named if kind]
 
 
 def _there(settings: Settings) -> dict[str, Collection[str]]:
