@@ -15,6 +15,8 @@ from ingestd.settings import format_duration, parse_duration
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_TIME = "%H:%M"
+_DAY_AND_TIME = "%Y-%m-%d %H:%M"
 
 
 class Rule(Protocol):
@@ -196,9 +198,11 @@ def _note_time_of_day(rule: CronRule, slot: datetime) -> str | None:
         # Right behind a jump stand the slots that it swallowed, beside one that may be meant for this very minute.
         missing = [wall for wall in _walls(rule, *jump) if not exists(rule.zone, wall)]
         if missing:
-            times = " and ".join(f"{wall:%H:%M}" for wall in missing[:3]) + (" …" if missing[3:] else "")
-            verb = "do" if missing[1:] else "does"
-            return f"{times} {verb} not exist on this day: runs when the clock jumps from {jump[0]:%H:%M} to {jump[1]:%H:%M}"
+            shown = _DAY_AND_TIME if jump[0].date() != jump[1].date() else _TIME
+            times = " and ".join(f"{wall:{shown}}" for wall in missing[:3]) + (" …" if missing[3:] else "")
+            verb = "do not exist" if missing[1:] else "does not exist"
+            day = " on this day" if shown == _TIME else ""
+            return f"{times} {verb}{day}: runs when the clock jumps from {jump[0]:{shown}} to {jump[1]:{shown}}"
     wall = wall_at(rule.zone, slot)
     return f"{wall:%H:%M} comes twice on this day: runs the first time" if twice(rule.zone, wall) else None
 
@@ -230,5 +234,6 @@ def _note_real_time(zone: ZoneInfo, previous: datetime, slot: datetime) -> str |
         return None
     before = wall_at(zone, change - timedelta(seconds=1)) + timedelta(seconds=1)
     behind = wall_at(zone, change)
-    how = "set back" if behind < before else "jumps"
-    return f"the clock {'is ' if behind < before else ''}{how} from {before:%H:%M} to {behind:%H:%M} before this slot"
+    how = "is set back" if behind < before else "jumps"
+    shown = _DAY_AND_TIME if before.date() != behind.date() else _TIME
+    return f"the clock {how} from {before:{shown}} to {behind:{shown}} before this slot"
