@@ -39,7 +39,7 @@ def add_records(group: typer.Typer, what: Kept) -> None:
         shell: Shell = ctx.obj
         shell.run(_history(shell, what, name, state, triggered_by or None, limit, before))
 
-    @group.command(help=f"Success rate, durations and a timeline of its {runs} of the last days.")
+    @group.command(help=f"Success rate, durations and a timeline of its {runs}.")
     def statistics(
         ctx: typer.Context,
         name: str = of,
@@ -49,12 +49,12 @@ def add_records(group: typer.Typer, what: Kept) -> None:
         shell: Shell = ctx.obj
         shell.run(_statistics(shell, what, name, days, timezone or None))
 
-    @group.command(help=f"The newest of its {runs}, the newest that succeeded, the newest that failed.")
+    @group.command(help=f"The newest of its {runs}, of the good ones, of the bad ones.")
     def last(ctx: typer.Context, name: str = of) -> None:
         shell: Shell = ctx.obj
         shell.run(_last(shell, what, name))
 
-    @group.command(help="What it does now, when it is next, and whether it is healthy; exit 1 if it is not.")
+    @group.command(help="What it does now, what is next; exit 1 if it is unhealthy.")
     def status(ctx: typer.Context, name: str = of) -> int:
         shell: Shell = ctx.obj
         return shell.run(_status(shell, what, name))
