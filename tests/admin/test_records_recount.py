@@ -143,6 +143,11 @@ def recount(what: Kept, runs: list[Drawn], now: datetime, days: int, zone: ZoneI
         "mean": sum(took) / len(took) if took else None,
         "quantiles": [nearest_rank(took, share) for share in (0.5, 0.95, 0.99)] + [max(took, default=None)],
         "days": {day: number for day, number in Counter(day for day, _ in seen).items() if number},
+        "day_means": {
+            day: sum(ran) / len(ran)
+            for day in {day for day, _ in seen}
+            if (ran := [run.ms for at, run in seen if at == day and run.state in GOOD | BAD])
+        },
         "read": sum(run.ms % 7 + 1 for _, run in seen if run.state in GOOD),
     }
 
@@ -162,6 +167,8 @@ def compare(what: Kept, found: dict[str, Any], expected: dict[str, Any]) -> None
         else:
             assert quantiles == expected["quantiles"]
     assert {day["date"]: day["runs"] for day in found["timeline"] if day["runs"]} == expected["days"]
+    means = {day["date"]: day["mean_ms"] for day in found["timeline"] if day["mean_ms"] is not None}
+    assert means == {day: pytest.approx(mean, abs=0.06) for day, mean in expected["day_means"].items()}
     assert len(found["timeline"]) == found["days"]
     assert found["totals"] is None or found["totals"]["read"] == expected["read"]
 

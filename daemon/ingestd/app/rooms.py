@@ -194,15 +194,14 @@ class Rooms:
             self.rollups.wake()
 
     def _collect_facts(self) -> None:
-        failures = lambda: self.in_force.settings.daemon.failures_in_a_row  # noqa: E731
         self.facts.add("app", app_facts.facts(self.bus))
-        self.facts.add("jobs", job_facts.facts(lambda: self.in_force.workflows, failures))
+        self.facts.add("jobs", job_facts.facts(lambda: self.in_force.workflows, self._failures_in_a_row))
         self.facts.add("work", work_facts.facts())
         self.facts.add("watchdog", self.watchdog.facts())
-        self.facts.add("imports", import_facts.facts(self._imports, self.bus, self.watch, failures))
+        self.facts.add("imports", import_facts.facts(self._imports, self.bus, self.watch, self._failures_in_a_row))
         self.facts.add("rollups", rollup_facts.facts())
         self.facts.add("health", horizon.facts(self.horizon))
-        self.facts.add("schedule", schedule_facts.facts(self.scheduler, self.slot_watch, self.ping, failures))
+        self.facts.add("schedule", schedule_facts.facts(self.scheduler, self.slot_watch, self.ping, self._failures_in_a_row))
 
 
 async def _tidy_slots(conn: asyncpg.Connection) -> Mapping[str, int]:
