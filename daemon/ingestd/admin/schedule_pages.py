@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlencode
 
@@ -227,8 +227,12 @@ class SchedulePages:
 async def _upcoming(conn: asyncpg.Connection, schedule: Mapping[str, Any]) -> list[Upcoming]:
     if not schedule["enabled"]:
         return []
+    name, until = schedule["name"], schedule["paused_until"]
     try:
-        return await next_slots(conn, schedule["name"], NEXT_SHOWN)
+        ahead = await next_slots(conn, name, NEXT_SHOWN)
+        if until is not None and ahead and ahead[-1].at < until:
+            ahead += await next_slots(conn, name, 1, until - timedelta(microseconds=1))
+        return ahead
     except ValueError:
         return []  # its problem is shown instead
 

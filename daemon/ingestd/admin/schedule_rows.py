@@ -204,7 +204,7 @@ def next_rows(schedule: Mapping[str, Any], upcoming: Sequence[Upcoming], now: da
         if schedule["skip_at"] == at:
             fate = "skipped once"
         elif held and (until is None or at < until):
-            fate = "skipped: paused"
+            fate = "paused"
         rows.append({"at": at, "text": local(at, zone, now), "offset": f"{at.astimezone(zone):%Z}", "note": slot.note or "", "fate": fate})
     return rows
 
