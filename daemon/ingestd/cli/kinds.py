@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
 
     @kinds.command("list")
     def list_kinds(ctx: typer.Context) -> None:
-        """All kinds of job that nodes have published, and their defaults."""
+        """Kinds of job that nodes have published, with defaults."""
         shell: Shell = ctx.obj
         shell.run(_list(shell))
 
