@@ -20,6 +20,10 @@ DUTIES = ("--duties", "work,schedule")
 LAG = timedelta(seconds=5)
 STATES = "select state, count(*) as n, max(fired_at - due_at) as latest from ingestd.slot group by state order by state"
 JOB_IDS = "select job_id from ingestd.slot where job_id is not null order by job_id"
+# What the clock of the database, which knows when jobs were enqueued and ended, cannot have seen.
+IMPOSSIBLE = """
+select id, created_at, started_at, finished_at, duration_ms from ingestd.history
+where started_at > finished_at or started_at < created_at or duration_ms not between 0 and 60000 limit 5"""
 NEWEST = "select max(due_at) from ingestd.slot"
 
 

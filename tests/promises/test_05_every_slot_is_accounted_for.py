@@ -18,7 +18,7 @@ import pytest
 from tests.daemon.harness import Daemon, Site
 from tests.faults import clocks, ledger, slots
 from tests.faults.clocks import Clock
-from tests.promises.firing import DUTIES, HANDLERS, LAG, LONG, STATES, every_second, fires, keeps_up, steps, tell, work_off
+from tests.promises.firing import DUTIES, HANDLERS, IMPOSSIBLE, LAG, LONG, STATES, every_second, fires, keeps_up, steps, tell, work_off
 
 KILLING_S = 60.0 if LONG else 15.0
 NODES, SCHEDULES = 3, 200
@@ -127,6 +127,7 @@ async def test_three_nodes_killed_at_random_of_which_one_has_a_wrong_clock_accou
     assert by_wrong_clock > 0
     assert await conn.fetchval("select count(*) from ingestd.slot") >= KILLING_S * SCHEDULES
     await work_off(site, conn)
+    assert [dict(row) for row in await conn.fetch(IMPOSSIBLE)] == [], "no wrong clock shows in what is told of jobs"
 
 
 async def test_a_process_whose_clock_steps_back_and_forth_loses_and_doubles_nothing(
@@ -147,3 +148,4 @@ async def test_a_process_whose_clock_steps_back_and_forth_loses_and_doubles_noth
     assert [row["state"] for row in await conn.fetch(STATES)] == ["fired"]
     assert await conn.fetchval("select max(fired_at - due_at) from ingestd.slot") < LAG
     await work_off(site, conn)
+    assert [dict(row) for row in await conn.fetch(IMPOSSIBLE)] == [], "no wrong clock shows in what is told of jobs"

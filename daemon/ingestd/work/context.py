@@ -96,6 +96,8 @@ class Context:
         self.bus = bus
         self.on_progress = report
         self.started = time.time()
+        # What has passed since is measured by the clock that nobody sets.
+        self.began = time.monotonic()
 
     @property
     def log(self) -> Any:
@@ -130,7 +132,7 @@ class Context:
     @property
     def remaining(self) -> float | None:
         """Seconds until `deadline`, not below 0; None without one."""
-        return None if self.deadline is None else max((self.deadline - datetime.now(UTC)).total_seconds(), 0.0)
+        return None if self.limit is None else max(self.limit.total_seconds() - (time.monotonic() - self.began), 0.0)
 
     def check(self) -> None:
         """End here if the attempt was cancelled or is over its time; long loops in threads and processes call it.
@@ -350,7 +352,7 @@ class Context:
 
     def elapsed_ms(self) -> int:
         """Milliseconds since this attempt began."""
-        return round((time.time() - self.started) * 1000)
+        return round((time.monotonic() - self.began) * 1000)
 
     def attempt_entry(self, outcome: str, error: dict[str, Any] | None = None) -> dict[str, Any]:
         """This attempt as an entry in the job's list."""

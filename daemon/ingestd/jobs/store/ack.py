@@ -20,13 +20,16 @@ _MOVED = """id, kind, queue_id, rank, attempt, max_attempts, crashes, run_at, du
            unique_key, unique_until, args, timeout, hard_timeout, backoff, tags, notes, metadata, correlation_id, parent_id,
            triggered_by, workflow_run, step"""
 
+# When it began, as the node told, but not before its claim nor so late that it could not have taken as long: the node's clock may
+# be wrong, and the claim and now() are by the one that all go by.
+_STARTED = "greatest(claimed_at, least(started_at, now() - duration_ms * interval '1 ms'))"
 # One statement moves the job out of the hot table into history, tells its workflow step, holds its strict key and appends
 # the statistics. What is not returned was not ours any more.
 _REST = f"""
 ), kept as (
     insert into ingestd.history (keep, state, partial, reason, result, error, counts, rejects, started_at, duration_ms, attempts, {_MOVED})
     select case state when 'failed' then 'bad' else 'ok' end, state, partial, reason, result, error, counts, rejects,
-           coalesce(started_at, claimed_at), duration_ms,
+           case when started_at is null then claimed_at else {_STARTED} end, duration_ms,
            case when entry is null then attempts
                 else jsonb_path_query_array(attempts, '$[last - {ATTEMPTS_KEPT - 2} to last]') || entry end, {_MOVED}
     from gone

@@ -144,7 +144,7 @@ class _Workshop:
     async def work(self, message: Mapping[str, Any]) -> None:
         """Run one job and tell how it ended."""
         ctx = Context(messages.job_from_json(message["facts"]), self._db, self._node, Bus(), self._line.progress)
-        ctx.started = message["started"]
+        ctx.started, ctx.began = message["started"], message["began"]
         ctx.limit = None if message["limit_s"] is None else timedelta(seconds=message["limit_s"])
         ctx.resources = self._resources
         ctx.on_acked = self._tell_acked

@@ -266,6 +266,7 @@ class _Attempt:
         job = {
             "facts": messages.job_to_json(ctx.job),
             "started": ctx.started,
+            "began": ctx.began,
             "limit_s": first.total_seconds() if first is not None else None,
         }
         try:
