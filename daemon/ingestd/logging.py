@@ -163,7 +163,7 @@ _WORDS: dict[type[Event], Callable[[Any], tuple[str, str]]] = {
     events.SlotMissed: lambda e: ("warning", f"schedule {e.schedule} missed its slot of {e.due_at:%Y-%m-%d %H:%M:%S %Z}: {e.reason}"),
     events.SlotOverdue: lambda e: ("warning", f"schedule {e.schedule}, slot of {e.due_at:%Y-%m-%d %H:%M:%S %Z}: {e.reason}"),
     events.SlotSlow: lambda e: ("warning", f"job {e.job_id} of schedule {e.schedule} takes longer than its target of {e.target}"),
-    events.SlotsStopped: lambda e: ("error", f"no node has fired slots since {e.since:%Y-%m-%d %H:%M:%S %Z}; {e.overdue} schedules are due"),
+    events.SlotsStopped: lambda e: ("error", f"no node has fired slots since {e.since:%Y-%m-%d %H:%M:%S %Z}; {e.overdue} schedules due"),
     events.Downtime: _downtime,
     events.ConfigurationApplied: _configuration,
     events.ConfigurationRefused: lambda e: ("error", "configuration refused, the old one stays: " + "; ".join(e.problems)),
