@@ -23,6 +23,7 @@ from ingestd.schedule.scheduler import WAITING_S, Scheduler, fire_once
 from ingestd.schedule.store import waiting as store
 from ingestd.schedule.store.waiting import Settlement
 from ingestd.schedule.waiting import look_again
+from tests.schedule import past
 from tests.schedule.conftest import backdate, declare, slot_states
 
 MINUTE = timedelta(minutes=1)
@@ -48,27 +49,6 @@ async def due(conn: asyncpg.Connection, on_failure: str, age: timedelta = timede
         "update ingestd.schedule set rule = $1, since = $2, accounted_to = $2, next_due_at = $3", rule, slot - 5 * MINUTE, slot
     )
     return slot
-
-
-async def load(conn: asyncpg.Connection, name: str, finished_at: datetime, status: str = "succeeded") -> None:
-    """A load of an import as it is kept once it has ended."""
-    (file,) = await conn.fetchrow(
-        """insert into ingestd.file (sha256, size, store, path)
-           values (sha256(gen_random_uuid()::text::bytea), 1, gen_random_uuid(), 'x') returning id"""
-    )
-    (arrival,) = await conn.fetchrow(
-        """insert into ingestd.arrival (import, store, path, name, size, mtime_ns, file_id)
-           values ($1, gen_random_uuid(), '/x', 'x', 1, 1, $2) returning id""",
-        name,
-        file,
-    )
-    counts = (0, 0, 0, 0, 0, 0) if status in ("succeeded", "partial") else (None,) * 6
-    await conn.execute(
-        """insert into ingestd.load (import, target, mode, arrival_id, file_id, file_name, status, read, inserted, updated, unchanged,
-                                     rejected, superseded, bytes, triggered_by, finished_at)
-           values ($1, 't', 'append', $2, $3, 'x', $4, $5, $6, $7, $8, $9, $10, 1, 'folder', $11)""",
-        name, arrival, file, status, *counts, finished_at,
-    )  # fmt: skip
 
 
 # --- the decision
@@ -327,7 +307,7 @@ async def test_the_scheduler_looks_again_soon_and_tells_what_became_of_it(db: Da
     scheduler = Scheduler(db, bus, successes)
     assert await scheduler.poll() <= WAITING_S
     assert await slot_states(conn, "report") == ["waiting"]
-    await load(conn, "prices", await conn.fetchval("select now()"))
+    await past.load(conn, "prices", await conn.fetchval("select now()"))
     assert await scheduler.poll() > WAITING_S
     assert [type(event) for event in told] == [SlotFired]
     await conn.execute("update ingestd.slot set state = 'waiting', job_id = null, due_at = due_at - interval '1 hour'")
@@ -366,76 +346,9 @@ async def test_a_past_that_cannot_be_looked_up_keeps_nobody_else_from_running(
 async def test_firing_once_ends_waits_as_well(db: Database, conn: asyncpg.Connection) -> None:
     await due(conn, "wait")
     assert await fire_once(db, Bus(), successes) == 0
-    await load(conn, "prices", await conn.fetchval("select now()"))
+    await past.load(conn, "prices", await conn.fetchval("select now()"))
     assert await fire_once(db, Bus(), successes) == 1
 
 
 async def age_slots(conn: asyncpg.Connection, by: timedelta) -> None:
     await conn.execute("update ingestd.slot set due_at = due_at - $1::interval", by)
-
-
-# --- what counts as a success
-
-
-@pytest.mark.parametrize(
-    ("state", "partial", "counts"),
-    [("succeeded", False, True), ("succeeded", True, True), ("failed", False, False), ("cancelled", False, False)],
-)
-async def test_a_job_has_succeeded_when_history_says_so(conn: asyncpg.Connection, state: str, partial: bool, counts: bool) -> None:
-    now = await conn.fetchval("select now()")
-    await finished(conn, "sync", now - MINUTE, state, partial)
-    asked = {Question("job", "sync", now - 2 * MINUTE), Question("job", "sync", now - MINUTE), Question("job", "other", now - 2 * MINUTE)}
-    assert await successes(conn, asked) == ({Question("job", "sync", now - 2 * MINUTE)} if counts else set())
-
-
-async def test_a_long_job_that_ended_last_counts_though_later_ones_began_behind_it(conn: asyncpg.Connection) -> None:
-    now = await conn.fetchval("select now()")
-    await finished(conn, "sync", now - MINUTE)
-    for _ in range(3):
-        await finished(conn, "sync", now - 5 * MINUTE)
-    asked = Question("job", "sync", now - 2 * MINUTE)
-    assert await successes(conn, {asked}) == {asked}
-
-
-@pytest.mark.parametrize(("status", "counts"), [("succeeded", True), ("partial", True), ("failed", False), ("skipped", False)])
-async def test_an_import_has_succeeded_when_a_load_of_it_has(conn: asyncpg.Connection, status: str, counts: bool) -> None:
-    now = await conn.fetchval("select now()")
-    await load(conn, "prices", now - MINUTE, status)
-    asked = {
-        Question("import", "prices", now - 2 * MINUTE),
-        Question("import", "prices", now),
-        Question("import", "stock", now - 2 * MINUTE),
-    }
-    assert await successes(conn, asked) == ({Question("import", "prices", now - 2 * MINUTE)} if counts else set())
-
-
-async def test_an_import_that_found_nothing_new_has_succeeded_too(conn: asyncpg.Connection) -> None:
-    now = await conn.fetchval("select now()")
-    await finished(conn, "import", now - MINUTE, args={"import": "prices"})
-    await finished(conn, "import", now, "failed", args={"import": "stock"})
-    asked = {Question("import", name, now - 2 * MINUTE) for name in ("prices", "stock", "other")} | {Question("import", "prices", now)}
-    assert await successes(conn, asked) == {Question("import", "prices", now - 2 * MINUTE)}
-
-
-@pytest.mark.parametrize(("state", "counts"), [("succeeded", True), ("partial", True), ("failed", False), ("cancelled", False)])
-async def test_a_workflow_has_succeeded_when_a_run_of_it_has(conn: asyncpg.Connection, state: str, counts: bool) -> None:
-    now = await conn.fetchval("select now()")
-    await conn.execute(
-        "insert into ingestd.workflow_run (workflow, definition, state, triggered_by, finished_at) values ('w', '{}', $1, 'cli', $2)",
-        state,
-        now - MINUTE,
-    )
-    asked = {Question("workflow", "w", now - 2 * MINUTE), Question("workflow", "w", now), Question("workflow", "v", now - 2 * MINUTE)}
-    assert await successes(conn, asked) == ({Question("workflow", "w", now - 2 * MINUTE)} if counts else set())
-
-
-async def finished(
-    conn: asyncpg.Connection, kind: str, at: datetime, state: str = "succeeded", partial: bool = False, args: dict[str, Any] | None = None
-) -> None:
-    await conn.execute(
-        """insert into ingestd.history (keep, finished_at, state, partial, id, kind, queue_id, rank, attempt, max_attempts, crashes, run_at,
-                                        due_at, created_at, key_strict, unique_until, args, attempts, triggered_by, tags)
-           values (case $1 when 'failed' then 'bad' else 'ok' end, $2, $1, $3, nextval(pg_get_serial_sequence('ingestd.job', 'id')), $4, 1,
-                   0, 1, 4, 0, now(), now(), now(), false, 'finish', $5, '[]', 'api', '{}')""",
-        state, at, partial, kind, args or {},
-    )  # fmt: skip
