@@ -32,6 +32,7 @@ NEXT_SHOWN = 10
 DOWNTIMES_SHOWN = 5
 AUDIT_SHOWN = 10
 LOOKED_UP_FOR_S = 15.0
+LEAST_S = 3.0
 REMEMBERED = 64
 TABS = {"": "All", "trouble": "In trouble", "paused": "Paused", "disabled": "Disabled"}
 LIST_QUERY = ("find", "standing", "after")
@@ -52,10 +53,12 @@ class _LookedUp(NamedTuple):
     """What was looked up for a page a moment ago.
 
     Args:
+        shown: the slots that were known then.
         totals: the numbers of the last days.
         met: types and names of the dependencies that have succeeded for the next slot; None: nobody knows.
     """
 
+    shown: Sequence[tuple[datetime, str | None]]
     totals: dict[str, Any]
     met: Set[tuple[str, str]] | None
 
@@ -169,7 +172,7 @@ class SchedulePages:
             ahead = await _upcoming(conn, schedule)
             downtimes = await list_downtimes(conn, limit=DOWNTIMES_SHOWN)
             audit = await latest_audit(conn, "schedule", call.name, AUDIT_SHOWN)
-            known = await self._look_up(conn, schedule, now)
+            known = await self._look_up(conn, schedule, now, [(slot["due_at"], slot["ended"]) for slot in newest])
         zone = schedule_rows.zone_of(schedule["timezone"])
         shown = slots[:SLOTS_SHOWN]
         older = query_of({"before": shown[-1]["due_at"].astimezone(UTC).isoformat()}) if len(slots) > SLOTS_SHOWN else ""
@@ -193,14 +196,17 @@ class SchedulePages:
             "looks": schedule_rows.LOOKS,
         }
 
-    async def _look_up(self, conn: asyncpg.Connection, schedule: Mapping[str, Any], now: datetime) -> _LookedUp:
+    async def _look_up(
+        self, conn: asyncpg.Connection, schedule: Mapping[str, Any], now: datetime, shown: Sequence[tuple[datetime, str | None]]
+    ) -> _LookedUp:
         """What is too much to be counted again for every refresh of every tab. The last to be read: it may fail."""
         name = schedule["name"]
         known = self._looked_up.get(name)
-        if known is not None and time.monotonic() - known[0] < LOOKED_UP_FOR_S:
+        # Numbers must not lag behind the slots that stand beside them.
+        if known is not None and time.monotonic() - known[0] < (LOOKED_UP_FOR_S if known[1].shown == shown else LEAST_S):
             return known[1]
         totals = await records.totals(conn, records.Subject("schedule", name))
-        found = _LookedUp(totals, await self._met(conn, schedule_rows.questions_of(schedule, now)))
+        found = _LookedUp(shown, totals, await self._met(conn, schedule_rows.questions_of(schedule, now)))
         if len(self._looked_up) >= REMEMBERED:
             self._looked_up.clear()
         self._looked_up[name] = (time.monotonic(), found)
