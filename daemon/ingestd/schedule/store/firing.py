@@ -54,7 +54,7 @@ WATCHED_VALUES = """case when runs then nextval(pg_get_serial_sequence('ingestd.
            case when runs then target_runtime end, case when runs then now() + interval '1 second' end"""
 
 # The jobs of `slots`, made as `judged` says, and the wake-up of those who can run them.
-JOBS = f"""
+JOBS = f"""jobs as (
     insert into ingestd.job (id, kind, queue_id, rank, parked, max_attempts, run_at, due_at, args, tags, key, triggered_by,
                              correlation_id, metadata)
     select s.job_id, j.kind, j.queue_id, j.rank, case when j.job_key is null then 0 else {PARKED_KEY} end, j.max_attempts,
@@ -104,7 +104,7 @@ with plan as (
     order by due_at
     on conflict (schedule, due_at) do nothing
     returning schedule, due_at, state, reason, job_id, triggered_by, first_due_at, slots
-), jobs as ({JOBS}
+), {JOBS}
 ), moved as (
     update ingestd.schedule s
     set accounted_to = h.accounted_to, next_due_at = h.next_due_at, turn = s.turn + 1, problem = null,

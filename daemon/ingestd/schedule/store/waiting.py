@@ -50,7 +50,7 @@ with wanted as (
     ) d (schedule, due_at, state, reason, skipped_because, {WATCHED})
     where l.schedule = d.schedule and l.due_at = d.due_at and l.state = 'waiting'
     returning l.schedule, l.due_at, l.state, l.reason, l.job_id, l.triggered_by, l.first_due_at, l.slots
-), jobs as ({JOBS}
+), {JOBS}
 ), moved as (
     update ingestd.schedule s set last_job_id = f.job_id, turn = s.turn + 1
     from (select schedule, max(job_id) as job_id from slots where job_id is not null group by schedule) f where s.name = f.schedule
