@@ -343,6 +343,21 @@ async def test_a_past_that_cannot_be_looked_up_keeps_nobody_else_from_running(
     assert await slot_states(conn, "report") in (["fired"], ["late"])
 
 
+async def test_what_was_fired_is_told_though_what_depends_on_something_could_not_be(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"report": {"every": "1h", "after": [{"import": "prices"}]}, "free": {"every": "1h"}})
+    await backdate(conn, timedelta(hours=1))
+
+    async def broken(_conn: asyncpg.Connection, asked: Collection[Question]) -> set[Question]:
+        raise RuntimeError("a bug")
+
+    firer = Firer(broken)
+    first = await firer.fire(conn)
+    assert ([slot.schedule for slot in first.recorded], first.more) == (["free"], True)
+    with pytest.raises(RuntimeError):
+        await firer.fire(conn)
+    assert [slot.schedule for slot in (await Firer(yes).fire(conn)).recorded] == ["report"]
+
+
 async def test_firing_once_ends_waits_as_well(db: Database, conn: asyncpg.Connection) -> None:
     await due(conn, "wait")
     assert await fire_once(db, Bus(), successes) == 0

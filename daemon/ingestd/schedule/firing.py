@@ -127,7 +127,13 @@ class Firer:
             # First those that depend on nothing: they wait for nobody's past to be looked up.
             recorded = await self._fire(conn, _judged([one for one in planned if not one.dependencies], None))
             dependent = [one for one in planned if one.dependencies]
-            recorded += await self._fire(conn, _judged(dependent, await self._look_up(conn, dependent)))
+            try:
+                recorded += await self._fire(conn, _judged(dependent, await self._look_up(conn, dependent)))
+            except Exception:
+                if not recorded:
+                    raise
+                # What has been recorded is told first; the next pass, at once, meets the same trouble or none.
+                return Pass(recorded, True, problems)
         finished = len(planned) + len(problems) == len(rows) < SCHEDULES_A_PASS
         behind = any(one.plan.next_due_at is not None and one.plan.next_due_at <= rows[0]["now"] for one in planned)
         # Nothing recorded in spite of plans: another node holds these schedules. Do not spin on them.
