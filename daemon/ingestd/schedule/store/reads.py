@@ -72,12 +72,6 @@ where $1::bigint is null or id < $1 order by id desc limit $2"""
 RULE = """
 select rule, timezone, starts_at, ends_at, now() as now from ingestd.schedule where name = $1 and removed_at is null"""
 
-SUMMARY = """
-select s.name, s.next_due_at, s.enabled and s.paused_at is null as running, s.problem,
-       coalesce((select sum(t.slots) from ingestd.slot t where t.schedule = s.name and t.state = 'missed'
-                 and t.due_at > now() - interval '24 hours'), 0)::bigint as missed
-from ingestd.schedule s where s.removed_at is null order by s.name"""
-
 OVERDUE = """
 select name, next_due_at, extract(epoch from now() - next_due_at)::float8 as late_s from ingestd.schedule
 where next_due_at < now() and removed_at is null and enabled and problem is null order by next_due_at limit 1"""
@@ -177,12 +171,6 @@ async def stored_rule(conn: asyncpg.Connection, name: str) -> asyncpg.Record | N
     """What the slots of a schedule in service are computed from, and the database's clock."""
     row: asyncpg.Record | None = await conn.fetchrow(RULE, name)
     return row
-
-
-async def summary(conn: asyncpg.Connection) -> list[asyncpg.Record]:
-    """For gauges: each schedule's next moment and its missed slots of the last day."""
-    rows: list[asyncpg.Record] = await conn.fetch(SUMMARY)
-    return rows
 
 
 async def most_overdue(conn: asyncpg.Connection) -> asyncpg.Record | None:
