@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
+from ingestd.admin.shapes import write_cursor
 from ingestd.imports.settings import ImportSettings
 from tests.admin.conftest import Open, Site
 from tests.admin.rows import new_load, take
@@ -166,6 +167,16 @@ async def test_bad_questions_are_answered_with_what_is_wrong(site: Site) -> None
     assert "Europe/Berlin" in (await site.get(f"{base}/statistics?timezone=Europe/Berln", 400))["detail"]
     assert 'did you mean "failed"' in (await site.get(f"{base}/history?state=faild", 400))["detail"]
     assert "cursor" in (await site.get(f"{base}/history?cursor=x", 400))["detail"]
+    assert "is not a time zone" in (await site.get(f"{base}/statistics?timezone=../../etc/passwd", 400))["detail"]
+    assert "unknown" in (await site.get(f"{base}/last?days=3", 400))["detail"]
+
+
+@pytest.mark.parametrize(("what", "name"), THINGS)
+async def test_a_cursor_beyond_everything_is_a_page_like_any_other(site: Site, what: str, name: str) -> None:
+    base = f"/api/v1/{PATHS[what]}/{name}/history"
+    assert len((await site.get(f"{base}?cursor={write_cursor({}, 2**63 - 1)}"))["items"]) == 3
+    assert (await site.get(f"{base}?cursor={write_cursor({}, 1)}"))["items"] == []
+    assert (await site.get(f"{base}?triggered_by=a%00b", 400))["status"] == 400
 
 
 async def test_a_thing_that_pauses_says_so_and_when_it_is_next(site: Site, conn: asyncpg.Connection) -> None:

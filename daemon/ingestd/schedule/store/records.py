@@ -12,6 +12,7 @@ from ingestd.jobs.records import Counted, Run, RunFilter, Streak, Window
 from ingestd.jobs.store import records
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _OPEN = "(l.ended is null and l.state in ('fired', 'late'))"
 _WORDS = {
     **{state: f"l.ended = '{state}'" for state in ("succeeded", "partial", "failed", "cancelled")},
@@ -73,8 +74,12 @@ async def history(conn: asyncpg.Connection, name: str, which: RunFilter, limit: 
     page = records.Page(name, limit)
     page.either(_WORDS, which)
     page.add("l.triggered_by = {}", which.triggered_by)
-    page.add("l.due_at < {}::timestamptz", None if which.before is None else _EPOCH + timedelta(microseconds=which.before))
+    page.add("l.due_at < {}::timestamptz", None if which.before is None else _at(which.before))
     return [_run(row) for row in await conn.fetch(HISTORY.format(where=page), *page.values)]
+
+
+def _at(position: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=min(position, _LATEST))
 
 
 def position(due_at: datetime) -> int:
