@@ -147,3 +147,13 @@ async def test_many_kinds_are_asked_about_at_once_for_little(full: asyncpg.Conne
 
 async def _window(conn: asyncpg.Connection) -> Window:
     return window(await conn.fetchval("select now()"), 30, ZoneInfo("UTC"))
+
+
+async def test_what_runs_is_found_among_many_that_wait(conn: asyncpg.Connection) -> None:
+    await conn.execute(
+        """insert into ingestd.job (kind, queue_id, claim, node) select 'busy', 1, case when n = 7 then gen_random_uuid() end,
+        case when n = 7 then gen_random_uuid() end from generate_series(1, 20000) n"""
+    )
+    await conn.execute("vacuum analyze ingestd.job")
+    asked = await look(conn, "kind", "busy", RunFilter(("running",)))
+    assert (asked.whole_tables(), asked.blocks < 50) == (set(), True), asked.blocks
