@@ -23,7 +23,7 @@ _OPEN = """
 select j.id, case when j.claim is null then 'waiting' else 'running' end as state, j.due_at, j.claimed_at as started_at,
        null::timestamptz as finished_at, (extract(epoch from clock_timestamp() - j.claimed_at) * 1000)::bigint as duration_ms,
        j.triggered_by, null::text as reason, j.attempts -> -1 -> 'error' as error, null::jsonb as counts
-from {source} where j.kind = $1 and j.id <= {below}{where} order by j.id desc limit {limit}"""
+from ingestd.job j where j.kind = $1 and j.id <= {below}{where} order by j.id desc limit {limit}"""
 _SHOWN = """
 select h.id, case when h.partial then 'partial' else h.state end as state, h.due_at, h.started_at, h.finished_at, h.duration_ms,
        h.triggered_by, h.reason, h.error, h.counts"""
@@ -34,8 +34,6 @@ _ODD = f"""{_SHOWN}
 from ingestd.history h
 where h.kind = $1 and h.id <= {{below}} and h.keep = 'ok' and (h.state <> 'succeeded' or h.partial){{where}}
 order by h.id desc limit {{limit}}"""
-# What runs is found by the index of claims, however many wait.
-_CLAIMED = "(select * from ingestd.job where claim is not null offset 0) j"
 
 COUNTED = """
 select width_bucket(minute, $2::timestamptz[]) - 1 as day, outcome, bucket, sum(n)::bigint as n, sum(ms)::bigint as ms
@@ -78,29 +76,29 @@ def history_statement(name: str, which: RunFilter, limit: int) -> tuple[str, lis
     by = f" where triggered_by = ${len(page.values)}" if which.triggered_by is not None else ""
     looked_at = MOST_LOOKED_AT if by else "$2"
     arms = [
-        f"({arm.format(of=records.of('h.kind', '$1', 'h.id', below), below=below, where=states, limit=looked_at, source=source)})"
-        for arm, states, source in _arms(which.states)
+        f"({arm.format(of=records.of('h.kind', '$1', 'h.id', below), below=below, where=states, limit=looked_at)})"
+        for arm, states in _arms(which.states)
     ]
     runs = " union all ".join(arms)
     return (f"select {_COLUMNS} from ({runs}) runs{by} order by id desc limit $2" if arms else ""), page.values
 
 
-def _arms(states: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
-    """Where to look for jobs in these states: the query, what narrows it, and its table."""
+def _arms(states: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Where to look for jobs in these states: the query, and what narrows it."""
     open_states = [state for state in states if state in _OPEN_WORDS]
     if not states or len(open_states) == len(_OPEN_WORDS):
-        yield _OPEN, "", "ingestd.job j"
+        yield _OPEN, ""
     elif open_states:
-        yield _OPEN, f" and {_OPEN_WORDS[open_states[0]]}", _CLAIMED if open_states == ["running"] else "ingestd.job j"
+        yield _OPEN, f" and {_OPEN_WORDS[open_states[0]]}"
     if not states:
-        yield _DONE, "", ""
+        yield _DONE, ""
     if "succeeded" in states:
-        yield _DONE, " and h.keep = 'ok' and h.state = 'succeeded' and not h.partial", ""
+        yield _DONE, " and h.keep = 'ok' and h.state = 'succeeded' and not h.partial"
     if "failed" in states:
-        yield _DONE, " and h.keep = 'bad'", ""
+        yield _DONE, " and h.keep = 'bad'"
     odd = " or ".join(_ODD_WORDS[state] for state in states if state in _ODD_WORDS)
     if odd:
-        yield _ODD, f" and ({odd})", ""
+        yield _ODD, f" and ({odd})"
 
 
 def _run(row: asyncpg.Record) -> Run:
