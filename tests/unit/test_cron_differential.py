@@ -84,6 +84,7 @@ def starts(zone: ZoneInfo, dice: random.Random) -> Iterator[datetime]:
 
 def differences(hand: ByHand, zone: ZoneInfo, start: datetime, ours: list[datetime], answer: Answer) -> list[Difference]:
     """The moments that only one has, as far as both have looked."""
+    assert ours == sorted(set(ours)), f'"{" ".join(hand.texts)}" {zone} from {start}: {ours}'
     theirs = dict(zip(answer.moments, answer.times, strict=True))
     if ours == list(theirs):
         return []
@@ -125,7 +126,7 @@ def beside_cronsim(text: str, hand: ByHand, zone: ZoneInfo, start: datetime, our
     """How cronsim answers otherwise."""
     answer = ask_cronsim(text, zone, start, SLOTS)
     found = differences(hand, zone, start, ours, answer)
-    if found and text != spelled_out(text):
+    if (found or answer.gave_up) and text != spelled_out(text):
         yield RANGE_OF_ONE
         answer = ask_cronsim(spelled_out(text), zone, start, SLOTS)
         found = differences(hand, zone, start, ours, answer)
