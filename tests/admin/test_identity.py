@@ -71,8 +71,8 @@ async def test_nobody_on_loopback_is_an_admin(site: Site, monkeypatch: pytest.Mo
     seen: list[Actor] = []
     resolve = identity.Identity.actor
 
-    def spy(self: identity.Identity, *given: object) -> Actor:
-        seen.append(resolve(self, *given))  # type: ignore[arg-type]
+    async def spy(self: identity.Identity, *given: object) -> Actor:
+        seen.append(await resolve(self, *given))  # type: ignore[arg-type]
         return seen[-1]
 
     monkeypatch.setattr(identity.Identity, "actor", spy)

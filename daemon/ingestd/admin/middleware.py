@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from ingestd.access.roles import Via
+from ingestd.access.roles import Actor, Via
+from ingestd.access.scopes import area_of
 from ingestd.admin.guard import Hosts
 from ingestd.admin.identity import Identity
 from ingestd.admin.problems import Problem, Unauthorized, problem_of
@@ -97,17 +98,37 @@ def serve(around: Surroundings, route: Route) -> Handler:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         via: Via = "api" if request.path.startswith(_MACHINE_PATHS) else "page"
-        actor = around.identity.actor(request, via, CORRELATION.get())
-        if not actor.may(route.permission):
-            if around.identity.takes_token and actor.role == "viewer":
-                raise Unauthorized("this needs the [admin] token", hint="send it as Authorization: Bearer …")
-            raise Refused(
-                f"a {actor.role} may not do this; it needs the permission to {route.permission}",
-                hint="ask as the daemon's own user or root, or with the [admin] token",
-            )
+        actor = await around.identity.actor(request, via, CORRELATION.get())
+        _check_permission(around, request, route, actor)
         return await route.handler(Call(request, around.state, actor, _query(request, route)))
 
     return handle
+
+
+def _check_permission(around: Surroundings, request: web.Request, route: Route, actor: Actor) -> None:
+    """Refuse what the role does not carry, or the scopes do not include.
+
+    Raises:
+        Unauthorized: a token is needed.
+        Refused: the one that came is not enough.
+    """
+    if not actor.may(route.permission):
+        if around.identity.takes_token and "Authorization" not in request.headers:
+            raise Unauthorized("this needs a token that may do it", hint="send it as Authorization: Bearer TOKEN")
+        raise Refused(
+            f"{_article(actor.role)} may not do this; it needs the permission to {route.permission}",
+            hint="`ingestd token create` makes a token with another role"
+            if around.identity.takes_token
+            else "ask as the daemon's own user or root, or with a token",
+        )
+    area = area_of(route.path)
+    if not actor.reaches(area, route.permission):
+        scopes = ", ".join(sorted(actor.scopes))
+        raise Refused(f"this token is limited to {scopes}; this needs the scope {area}", hint="`ingestd token create --scope` sets scopes")
+
+
+def _article(role: str) -> str:
+    return f"an {role}" if role[0] in "ao" else f"a {role}"
 
 
 def _query(request: web.Request, route: Route) -> dict[str, str]:

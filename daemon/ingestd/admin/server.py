@@ -39,7 +39,7 @@ def build(state: AdminState, settings: AdminSettings, port: int) -> tuple[web.Ap
     routes = Routes([*all_routes(health, metrics), *pages.routes()])
     around = Surroundings(
         state,
-        Identity(settings.token.get_secret_value()),
+        Identity(settings.token.get_secret_value(), state.tokens),
         Hosts(settings.host, port, settings.public_url),
         metrics,
         pages.problem,
@@ -82,6 +82,7 @@ class AdminServer:
             PortTaken: another process listens there.
             Refused: the address cannot be bound.
         """
+        await self._state.tokens.refresh()
         sock = bind(self._settings.host, self._settings.port)
         self.port = int(sock.getsockname()[1])
         app, self._metrics, _ = build(self._state, self._settings, self.port)

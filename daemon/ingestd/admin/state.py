@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from uuid import UUID
 
 import asyncpg
 
+from ingestd.access.book import TokenBook
 from ingestd.access.roles import Actor
+from ingestd.access.store import secret
 from ingestd.admin.store import limit_time
 from ingestd.events import Bus
 from ingestd.facts import FactBook
@@ -66,6 +68,7 @@ class AdminState:
         successes: answers whether what a schedule depends on has succeeded.
         start_workflow: enqueues a run and records it in the audit log; returns the run's id.
         state_dir: whose disk is watched.
+        book: the database's tokens as this node knows them; made from `db` if not given.
         failures_in_a_row: from how many on something that runs is shown as unhealthy.
     """
 
@@ -85,7 +88,20 @@ class AdminState:
     definitions: Definitions | None = None
     successes: Successes | None = None
     failures_in_a_row: Callable[[], int] = lambda: 3
+    book: InitVar[TokenBook | None] = None
+    tokens: TokenBook = field(init=False)
     _reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENT_READS), init=False, repr=False)
+    _cursor_key: bytes = field(default=b"", init=False, repr=False)
+
+    def __post_init__(self, book: TokenBook | None) -> None:
+        self.tokens = book or TokenBook(self.db)
+
+    async def cursor_key(self) -> bytes:
+        """What cursors are signed with, on all nodes alike."""
+        if not self._cursor_key:
+            async with self.reading() as conn:
+                self._cursor_key = await secret(conn, "cursor")
+        return self._cursor_key
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[asyncpg.Connection]:

@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 
 from ingestd import __version__
+from ingestd.access.book import TokenBook
 from ingestd.app import facts as app_facts
 from ingestd.app import handlers as app_handlers
 from ingestd.app.definitions import definitions
@@ -55,6 +56,7 @@ from ingestd.work.worker import Worker
 
 JOB_CHANNEL = "ingestd_job"
 SCHEDULE_CHANNEL = "ingestd_schedule"
+ACCESS_CHANNEL = "ingestd_access"
 
 
 @dataclass
@@ -149,7 +151,17 @@ class Rooms:
         self.definitions = definitions(lambda: in_force.settings, bus, self.registry.specs)
         self.presence = Presence(settings.daemon.state_dir / "nodes")
         self.rescuer = Rescuer(db, node, self.presence, bus, lambda: self.heartbeat.sessions, settings.daemon.stall_limit.total_seconds())
-        self.listener = Listener(db, {JOB_CHANNEL: self._on_job, SCHEDULE_CHANNEL: lambda _: self.scheduler.wake()})
+        self.tokens = TokenBook(db)
+        self.token_reader = Poller("tokens", self.tokens.poll, bus)
+        self.tokens.wake = self.token_reader.wake
+        self.listener = Listener(
+            db,
+            {
+                JOB_CHANNEL: self._on_job,
+                SCHEDULE_CHANNEL: lambda _: self.scheduler.wake(),
+                ACCESS_CHANNEL: lambda _: self.token_reader.wake(),
+            },
+        )
         self.heartbeat = Heartbeat(
             db,
             node,
