@@ -29,14 +29,15 @@ class Layers:
     Args:
         data: nested mappings, later layers over earlier ones.
         origin: key path -> file name or environment variable that set it last.
-        lines: file name -> key path -> the line it stands in.
+        texts: file name -> what it says; only a message about one of its keys asks in which line that stands.
         problems: what could not even be read.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
     origin: dict[Keys, str] = field(default_factory=dict)
-    lines: dict[str, dict[Keys, int]] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    _lines: dict[str, dict[Keys, int]] = field(default_factory=dict)
 
     def merge(self, layer: Mapping[str, Any], origin: str) -> None:
         """Lay `layer` over what is there: mappings merge, everything else replaces."""
@@ -63,7 +64,9 @@ class Layers:
         return "configuration"
 
     def _line(self, origin: str, path: Sequence[str | int]) -> int | None:
-        lines = self.lines.get(origin, {})
+        if origin not in self._lines:
+            self._lines[origin] = key_lines(self.texts.get(origin, ""))
+        lines = self._lines[origin]
         return next((lines[keys] for keys in _prefixes(path) if keys in lines), None)
 
 
@@ -104,7 +107,7 @@ def _read_file(layers: Layers, file: Path) -> None:
     except RecursionError:
         layers.problems.append(f"{file}: not valid TOML: brackets are nested too deeply")
     else:
-        layers.lines[str(file)] = key_lines(text)
+        layers.texts[str(file)] = text
         layers.merge(_place_strings(document, file.resolve().parent), str(file))
 
 
