@@ -96,3 +96,16 @@ def test_mistakes_are_named(cli: Cli) -> None:
 def test_kinds_are_listed(cli: Cli) -> None:
     assert [one["name"] for one in cli("kinds", "list", "--json").json["items"]] == ["sync_prices"]
     assert "sync_prices" in cli("kinds", "list").out
+
+
+def test_the_error_of_the_newest_run_is_a_line_and_its_traceback_lines(cli: Cli, dsn: str) -> None:
+    error = {
+        "class": "ValueError",
+        "message": "no such price",
+        "traceback": 'Traceback\n  File "prices.py", line 7\nValueError: \x1b[31mno',
+    }
+    ask(dsn, lambda conn: conn.execute("update ingestd.history set error = $1 where kind = 'sync_prices'", error))
+    shown = cli("kinds", "last", "sync_prices").out.splitlines()
+    assert [line.split() for line in shown if line.startswith("error")] == [["error", "ValueError:", "no", "such", "price"]]
+    assert shown[-3:] == ["Traceback", '  File "prices.py", line 7', "ValueError: \\x1b[31mno"]
+    assert cli("kinds", "last", "sync_prices", "--json").json["run"]["error"] == error

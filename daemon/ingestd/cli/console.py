@@ -78,6 +78,17 @@ def cell(value: Any) -> Text:
     return Text(text, style=_STYLES.get(text, ""))
 
 
+def error_line(error: Mapping[str, Any] | None) -> str | None:
+    """Class and message of an attempt's error on one line."""
+    return f"{error.get('class')}: {error.get('message')}" if error else None
+
+
+def traceback_lines(error: Mapping[str, Any] | None) -> str | None:
+    """An attempt's traceback line by line, an empty line before it; None: it has none."""
+    text = (error or {}).get("traceback")
+    return "\n" + "\n".join(printable(line) for line in str(text).splitlines()) if text else None
+
+
 def milliseconds(value: int | None) -> str | None:
     """A duration in milliseconds, for people."""
     if value is None:

@@ -9,11 +9,11 @@ import asyncpg
 import typer
 
 from ingestd.cli import job_actions
-from ingestd.cli.console import details, milliseconds, strings_for_ids, table
+from ingestd.cli.console import details, error_line, milliseconds, strings_for_ids, table, traceback_lines
 from ingestd.cli.job_filter import filtered
 from ingestd.cli.options import JobId
 from ingestd.cli.session import session
-from ingestd.cli.shell import Shell, printable
+from ingestd.cli.shell import Shell
 from ingestd.errors import NotFound
 from ingestd.jobs.filters import JobFilter
 from ingestd.jobs.store import reads
@@ -109,19 +109,15 @@ async def _show(shell: Shell, job_id: int) -> None:
         found = await reads.show_whole(opened.conn, job_id)
     if found is None:
         raise NotFound(f"there is no job {job_id}")
-    facts = found | {"attempts": None, "rejects": None, "children": None, "error": _sentence(found["error"])}
+    facts = found | {"attempts": None, "rejects": None, "children": None, "error": error_line(found["error"])}
     if found["workflow_run"] is not None:
         facts |= {"workflow": f"{found['workflow']}, run {found['workflow_run']}, step {found['step']}", "workflow_run": None, "step": None}
     for number, entry in enumerate(found["attempts"] or [], start=1):
-        facts[f"attempt {entry.get('n', number)}"] = f"{entry.get('outcome')} {_sentence(entry.get('error')) or ''}".rstrip()
+        facts[f"attempt {entry.get('n', number)}"] = f"{entry.get('outcome')} {error_line(entry.get('error')) or ''}".rstrip()
     for number, reject in enumerate((found["rejects"] or [])[:REJECTS_SHOWN], start=1):
         facts[f"reject {number}"] = f"{reject.get('item')}: {reject.get('reason')}"
     for child in found["children"]:
         facts[f"child {child['id']}"] = f"{child['kind']} {child['state']}"
     shell.answer(strings_for_ids(found), details(facts))
-    if not shell.json and (found["error"] or {}).get("traceback"):
-        shell.answer(None, "\n" + "\n".join(printable(line) for line in found["error"]["traceback"].splitlines()))
-
-
-def _sentence(error: dict[str, Any] | None) -> str | None:
-    return f"{error.get('class')}: {error.get('message')}" if error else None
+    if not shell.json:
+        shell.answer(None, traceback_lines(found["error"]))

@@ -10,7 +10,7 @@ import typer
 
 from ingestd.admin import records
 from ingestd.admin.records import Kept, Subject
-from ingestd.cli.console import details, milliseconds, table
+from ingestd.cli.console import details, error_line, milliseconds, table, traceback_lines
 from ingestd.cli.session import Session, not_in_service, session
 from ingestd.cli.shell import Shell
 from ingestd.errors import InvalidInput, NotFound, UsageError
@@ -141,7 +141,10 @@ async def _last(shell: Shell, what: Kept, name: str) -> None:
         shell.answer(found, f"no {_RUNS[what]}")
         return
     newest = {key: value for key, value in run.items() if key != "duration_ms"} | {"took": milliseconds(run["duration_ms"])}
+    newest["error"] = error_line(run["error"])
     shell.answer(found, details(newest | {"last_success": good and good["id"], "last_failure": bad and bad["id"]}))
+    if not shell.json:
+        shell.answer(None, traceback_lines(run["error"]))
 
 
 async def _status(shell: Shell, what: Kept, name: str) -> int:
