@@ -14,7 +14,7 @@ from ingestd.access import store, tokens
 from ingestd.access.roles import TOKEN_ROLES, Actor, Role
 from ingestd.access.scopes import parse_scopes, rank, within
 from ingestd.errors import Conflict, InvalidInput, NotFound, Refused
-from ingestd.settings import did_you_mean, format_duration
+from ingestd.settings import did_you_mean, format_duration, parse_duration
 
 DEFAULT_LIFE = timedelta(days=90)
 SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=3660)
@@ -120,6 +120,20 @@ async def _find(conn: asyncpg.Connection, which: str) -> asyncpg.Record:
         known = [row["name"] for row in await store.list_tokens(conn)]
         raise NotFound(f'there is no token "{text[:100]}"{did_you_mean(text, known)}', hint="`ingestd token list --all` shows every one")
     return found[0]
+
+
+def parse_life(text: str) -> timedelta | None:
+    """Read how long a token is to let somebody in: a duration, or `never` for one that does not expire.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    if text.strip().lower() == "never":
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise InvalidInput(f"{error}; or write never", pointer="/expires") from None
 
 
 def _role(text: str) -> Role:

@@ -28,9 +28,12 @@ AUDIT_IS_PAST = "at < $1::timestamptz"
 HAS_ENDED = "(revoked_at < $1::timestamptz or expires_at < $1::timestamptz)"
 
 KEY_NAMED = "select value from ingestd.secret where name = $1"
-KEPT = "id, name, prefix, role, scopes, created_at, created_by, expires_at, last_used_at, last_used_from, revoked_at, revoked_by"
+KEPT = (
+    "id, name, prefix, role, scopes, created_at, created_by, expires_at, last_used_at, last_used_from, revoked_at, revoked_by, "
+    "coalesce(expires_at <= now(), false) as expired"
+)
 TOKENS = f"""
-select {KEPT}, expires_at <= now() as expired from ingestd.token
+select {KEPT} from ingestd.token
 where ($1 or (revoked_at is null and (expires_at is null or expires_at > now()))) order by id"""
 # What nodes hold in memory. Seconds that are left, not moments: a node's clock need not agree with the database's.
 BOOK = """

@@ -12,7 +12,9 @@ import re
 import secrets
 import string
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ingestd.access.roles import TOKEN_ROLES, Role
 
@@ -21,6 +23,7 @@ SECRET_LENGTH = 43  # 62 ** 43 is more than 2 ** 256
 PREFIX_LENGTH = 8
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _CHECK_LENGTH = 6
+_TOLD = ("expires_at", "last_used_at", "last_used_from", "created_at", "created_by", "revoked_at", "revoked_by")
 _FORM = re.compile(rf"igd_({'|'.join(TOKEN_ROLES)})_([0-9A-Za-z]{{{SECRET_LENGTH}}})_([0-9A-Za-z]{{{_CHECK_LENGTH}}})")
 
 
@@ -86,6 +89,23 @@ def digest(key: bytes, text: str) -> bytes:
 def shown(role: str, prefix: str) -> str:
     """How a token is named to people who must not learn it."""
     return f"{MARK}{role}_{prefix}…"
+
+
+def describe(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the database as people and programs are shown it: never its hash.
+
+    `state` is `in force`, `expired` or `revoked`.
+    """
+    state = "revoked" if row["revoked_at"] else "expired" if row["expired"] else "in force"
+    return {
+        "id": str(row["id"]),
+        "name": row["name"],
+        "begins": shown(row["role"], row["prefix"]),
+        "role": row["role"],
+        "scopes": list(row["scopes"]),
+        "state": state,
+        **{name: row[name] for name in _TOLD},
+    }
 
 
 def _checksum(text: str) -> str:
