@@ -103,6 +103,7 @@ class JobFinished(Event):
     duration_ms: int
     error: str | None = None
     result: Any = None
+    correlation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ class JobRetrying(Event):
     attempt: int
     delay_s: float
     reason: str
+    correlation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,12 @@ class StaleAck(Event):
 
     job_id: int
     kind: str
+    correlation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class JobsRescued(Event):
-    node: str
+    dead_node: str
     count: int
     reason: str
 
@@ -138,6 +141,7 @@ class JobSlow(Event):
     seconds: float
     usual_s: float
     stack: str
+    correlation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,7 @@ class JobStuck(Event):
     seconds: float
     reason: str
     stack: str
+    correlation_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,56 +1,45 @@
-"""How the daemon speaks: structlog set up once, and every event worded here.
+"""How the daemon speaks: set up once, and every event worded here.
 
-JSON lines elsewhere, a console on a terminal. Code emits events; only this module turns them into sentences.
+A line goes to journald by its own protocol where systemd connected us to it, is a JSON document elsewhere, and a sentence on a
+terminal. Code emits events; only this module turns them into sentences.
 """
 
 from __future__ import annotations
 
 import logging as stdlib
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, TextIO
 
 import structlog
 
-from ingestd import events
+from ingestd import events, journal
 from ingestd.events import Event
+from ingestd.lines import JournalOutput, JsonOutput, Output, TerminalOutput
+from ingestd.redaction import Redactor
 
 LEVELS = {"debug": stdlib.DEBUG, "info": stdlib.INFO, "warning": stdlib.WARNING, "error": stdlib.ERROR}
 
 
 def configure(level: str = "info", stream: TextIO | None = None) -> None:
-    """Set up structlog and the standard library's logging to write to one stream.
+    """Set up structlog and the standard library's logging to write to one place.
 
     Args:
         level: debug, info, warning or error.
-        stream: stderr if not given; a terminal gets colours, anything else JSON lines.
+        stream: stderr if not given; a terminal gets colours, journald's stream its own protocol, anything else JSON lines.
     """
-    target = stream or sys.stderr
-    terminal = target.isatty()
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="%H:%M:%S" if terminal else "iso", utc=not terminal),
-    ]
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer(pad_event_to=44) if terminal else structlog.processors.JSONRenderer(default=str, ensure_ascii=False)
-    )
-    handler = stdlib.StreamHandler(target)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *([] if terminal else [structlog.processors.format_exc_info]),
-                renderer,
-            ],
-        )
-    )
+    put_out(_output(stream or sys.stderr), level)
+
+
+def put_out(output: Output, level: str = "info") -> None:
+    """Have everything that is said go to one output, in place of the one before; secrets that one knew stay known."""
     root = stdlib.getLogger()
-    root.handlers = [handler]
+    before = _current()
+    if before is not None:
+        output.redactor = before.redactor
+    root.handlers = [output]
     set_level(level)
     # These tell at info what our own events tell better.
     for noisy in ("apscheduler", "asyncio", "aiohttp.access"):
@@ -58,7 +47,7 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     # Garbage sent to the admin port is the sender's mistake, not worth a traceback; what handlers raise is told by our own events.
     stdlib.getLogger("aiohttp.server").setLevel(stdlib.CRITICAL)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.stdlib.PositionalArgumentsFormatter(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
@@ -68,6 +57,42 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
 def set_level(level: str) -> None:
     """Change the level while running."""
     stdlib.getLogger().setLevel(LEVELS[level])
+
+
+def conceal(secrets: Iterable[str]) -> None:
+    """Keep these out of every line from now on, and out of what `without_secrets` gives."""
+    output = _current()
+    if output is not None:
+        output.redactor.know(secrets)
+
+
+def without_secrets(text: str) -> str:
+    """The text without what is known to be a secret, or has the form of one."""
+    output = _current()
+    return (output.redactor if output is not None else Redactor()).text(text)
+
+
+def tally() -> tuple[Mapping[str, int], int]:
+    """Lines written by level, and how many were lost."""
+    output = _current()
+    return ({}, 0) if output is None else (output.written, output.lost)
+
+
+def _current() -> Output | None:
+    return next((handler for handler in stdlib.getLogger().handlers if isinstance(handler, Output)), None)
+
+
+def _output(target: TextIO) -> Output:
+    if target.isatty():
+        return TerminalOutput(target)
+    try:
+        descriptor = target.fileno()
+    except (OSError, ValueError, AttributeError):
+        return JsonOutput(target)
+    # Both must be there: a container may inherit the variable without the socket.
+    if journal.is_stream(descriptor, os.environ) and journal.SOCKET.is_socket():
+        return JournalOutput(journal.Journal(journal.SOCKET))
+    return JsonOutput(target)
 
 
 def word(event: Event) -> tuple[str, str] | None:
@@ -153,7 +178,7 @@ _WORDS: dict[type[Event], Callable[[Any], tuple[str, str]]] = {
     events.JobFinished: _finished,
     events.JobRetrying: lambda e: ("warning", f"job {e.job_id} {e.kind} will be retried in {e.delay_s:.0f} s: {e.reason}"),
     events.StaleAck: lambda e: ("warning", f"job {e.job_id} {e.kind} belonged to somebody else by then; nothing was written"),
-    events.JobsRescued: lambda e: ("warning", f"rescued {e.count} jobs of node {e.node}: {e.reason}"),
+    events.JobsRescued: lambda e: ("warning", f"rescued {e.count} jobs of node {e.dead_node}: {e.reason}"),
     events.JobSlow: lambda e: ("warning", f"job {e.job_id} {e.kind} has run for {e.seconds:.0f} s, usual is {e.usual_s:.1f} s at most"),
     events.JobStuck: lambda e: ("error", f"job {e.job_id} {e.kind} is stuck: {e.reason}"),
     events.FileArrived: lambda e: ("info", f"{e.name} arrived for {e.import_name}, {e.size} bytes"),

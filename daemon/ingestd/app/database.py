@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from ingestd.app.settings import CORE_CONNECTIONS, SERVICE_CONNECTIONS, Settings
 from ingestd.errors import DatabaseUnreachable
+from ingestd.logging import conceal
 from ingestd.postgres.embedded import EmbeddedPostgres, EmbeddedSettings
 from ingestd.postgres.pool import Database, PoolSizes, connect, is_pooled
+from ingestd.redaction import secrets_in
 
 RETRY_S = 0.5
 
@@ -45,6 +47,7 @@ async def locate(settings: Settings, report: Callable[[str], None] = lambda _: N
         Refused: it refuses the login.
         ConfigurationError: the URL is malformed.
     """
+    conceal(secrets_in(settings))
     url = settings.database.url.get_secret_value()
     if url:
         direct_url = settings.database.direct_url.get_secret_value()
@@ -56,6 +59,7 @@ async def locate(settings: Settings, report: Callable[[str], None] = lambda _: N
         report=report,
     )
     dsn = await server.acquire()
+    conceal([dsn])
     try:
         yield Location(dsn, dsn, server)
     finally:

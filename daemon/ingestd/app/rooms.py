@@ -34,8 +34,10 @@ from ingestd.jobs.care import Care
 from ingestd.jobs.promoter import Promoter
 from ingestd.jobs.registry import HandlerSpec, Registry
 from ingestd.jobs.workflow import Workflow
+from ingestd.logging import conceal
 from ingestd.postgres.listen import Listener
 from ingestd.postgres.pool import Database
+from ingestd.redaction import secrets_in
 from ingestd.rollups import facts as rollup_facts
 from ingestd.rollups import handlers as rollup_handlers
 from ingestd.rollups.upkeep import Upkeep
@@ -71,6 +73,8 @@ class InForce:
 
     def replace(self, settings: Settings) -> None:
         """Put another configuration in force."""
+        # Of the one before as well: what was said with its secrets may still be on its way.
+        conceal(secrets_in(settings))
         self.settings = settings
         self.workflows = {name: declared.compile(name, target_job) for name, declared in settings.workflows.items()}
 
@@ -88,6 +92,7 @@ class Rooms:
         extra: further kinds of jobs, of the demo.
         loops: the node's loops, as its supervisor knows them.
         on_drain: called with a name when somebody asks this node to drain.
+        feed: keeps the service manager's watchdog quiet while the node is well.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class Rooms:
         extra: list[HandlerSpec],
         loops: Callable[[], Mapping[str, LoopState]] = dict,
         on_drain: Callable[[str], None] = lambda asker: None,
+        feed: Callable[[], None] = lambda: None,
     ) -> None:
         settings = in_force.settings
         self.in_force = in_force
@@ -174,6 +180,7 @@ class Rooms:
             running=self.worker.running_jobs,
             stall_limit_s=settings.daemon.stall_limit.total_seconds(),
             blocked_after_s=settings.daemon.blocked_after.total_seconds(),
+            feed=feed,
         )
         self.autoscaler = Autoscaler(db, node, bus, self.worker.claimer, self.registry.kinds, lambda: self.heartbeat.lag_ms, on_drain)
         self._collect_facts()

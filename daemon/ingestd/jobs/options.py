@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypedDict, get_args
 
+from ingestd.cause import correlation
 from ingestd.errors import InvalidInput
 from ingestd.jobs.backoff import Backoff, read_backoff
 from ingestd.jobs.checks import BIGGEST_ID
@@ -71,7 +72,7 @@ def new_job(kind: str, args: Mapping[str, Any] | None, options: Mapping[str, Any
         raise InvalidInput(f"kind must be a string, not {type(kind).__name__}", pointer="/kind")
     args = {} if args is None else args
     if not options:
-        return NewJob(kind, args, triggered_by=triggered_by)
+        return NewJob(kind, args, triggered_by=triggered_by, correlation_id=correlation())
     read: dict[str, Any] = {}
     for name, value in options.items():
         if name not in _READERS:
@@ -85,6 +86,8 @@ def new_job(kind: str, args: Mapping[str, Any] | None, options: Mapping[str, Any
         raise InvalidInput("unique_mode, unique_until and unique_for need a unique_key", pointer="/unique_key")
     if read.get("key_strict") and "key" not in read:
         raise InvalidInput("key_strict needs a key", pointer="/key_strict")
+    # What a handler or a request enqueues, by whatever way, is joined to it.
+    read.setdefault("correlation_id", correlation())
     return NewJob(kind, args, triggered_by=triggered_by, **read)
 
 

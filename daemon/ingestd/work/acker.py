@@ -87,13 +87,13 @@ class Acker:
 
     def tell_acked(self, job: Job, result: store.Result) -> None:
         """Tell of a job that its own transaction, or another process, has acked."""
-        self._bus.emit(JobFinished(job.id, job.kind, _shown(result), result.duration_ms, result.reason, result.result))
+        self._bus.emit(JobFinished(job.id, job.kind, _shown(result), result.duration_ms, result.reason, result.result, job.correlation_id))
         if _frees_others(job):
             self._on_progress()
 
     def tell_stale(self, job: Job) -> None:
         """Tell of a job whose claim was gone before its ending could be written."""
-        self._bus.emit(StaleAck(job.id, job.kind))
+        self._bus.emit(StaleAck(job.id, job.kind, job.correlation_id))
 
     @property
     def unwritten(self) -> int:
@@ -184,12 +184,12 @@ class Acker:
     def _tell(self, pending: Pending, written: bool) -> None:
         job, write = pending.job, pending.write
         if not written:
-            self._bus.emit(StaleAck(job.id, job.kind))
+            self._bus.emit(StaleAck(job.id, job.kind, job.correlation_id))
         elif isinstance(write, store.Result):
             error = write.reason or (write.error or {}).get("message")
-            self._bus.emit(JobFinished(job.id, job.kind, _shown(write), write.duration_ms, error, write.result))
+            self._bus.emit(JobFinished(job.id, job.kind, _shown(write), write.duration_ms, error, write.result, job.correlation_id))
         elif write.spent:
-            self._bus.emit(JobRetrying(job.id, job.kind, job.attempt, write.delay.total_seconds(), pending.reason))
+            self._bus.emit(JobRetrying(job.id, job.kind, job.attempt, write.delay.total_seconds(), pending.reason, job.correlation_id))
 
 
 async def _apart(

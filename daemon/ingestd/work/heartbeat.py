@@ -8,6 +8,7 @@ jobs. Through a pooler there is no session to hold a lock: the beats alone tell 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -54,6 +55,7 @@ class Heartbeat:
         running: ids of the jobs that run, asked from this thread when the main loop cannot say it.
         stall_limit_s: with a main loop silent for so long the beats end, in seconds.
         blocked_after_s: with a main loop silent for so long its stack is logged, in seconds.
+        feed: called several times a second, on this thread, until the main loop has been silent for `stall_limit_s`.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Heartbeat:
         running: Callable[[], Collection[int]] = tuple,
         stall_limit_s: float = 600.0,
         blocked_after_s: float = 1.0,
+        feed: Callable[[], None] = lambda: None,
     ) -> None:
         self.state = "running"
         self.last_beat = 0.0
@@ -86,6 +89,7 @@ class Heartbeat:
         self._jobs = running
         self._stall_limit_s = stall_limit_s
         self._blocked_after_s = blocked_after_s
+        self._feed = feed
         self._main: asyncio.AbstractEventLoop | None = None
         self._watch: LoopWatch | None = None
         self._ready = threading.Event()
@@ -96,7 +100,7 @@ class Heartbeat:
         self._nudge = asyncio.Event()
         self._lost_at: float | None = None
         self._failures = 0
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=contextvars.copy_context().run, args=(self._run,), name="heartbeat", daemon=True)
 
     @property
     def silent_s(self) -> float:
@@ -165,6 +169,9 @@ class Heartbeat:
         blocked = False
         while True:
             self._watch.look()
+            # Here and not at the beats: a watchdog that starved while Postgres is away would end all nodes at once.
+            if not self._stalled:
+                self._feed()
             if self._watch.blocked is not blocked:
                 blocked = self._watch.blocked
                 self._nudge.set()

@@ -25,12 +25,17 @@ class NodeIdentity:
     @property
     def name(self) -> str:
         """Host, process id and the start of the UUID, for people."""
-        return f"{self.host}:{self.pid}"
+        return node_name(self.host, self.pid)
 
     @property
     def application_name(self) -> str:
         """What this node's database sessions call themselves: a rescuer finds them by it."""
         return application_name(self.id)
+
+
+def node_name(host: str | None = None, pid: int | None = None) -> str:
+    """What people call a node: its host and process id; this process unless others are given."""
+    return f"{host or socket.gethostname()}:{pid or os.getpid()}"
 
 
 def application_name(node: UUID) -> str:

@@ -163,11 +163,13 @@ class Watchdog:
             self._told[self._key(each)] = "stuck"
             stack = each.stack()
             if self._interrupt(each.job.id, runner.Interrupted.STUCK):
-                self._bus.emit(JobStuck(each.job.id, each.job.kind, round(now - each.began, 1), verdict.reason, stack))
+                self._bus.emit(
+                    JobStuck(each.job.id, each.job.kind, round(now - each.began, 1), verdict.reason, stack, each.job.correlation_id)
+                )
         elif verdict.state == "slow" and told is None:
             self._told[self._key(each)] = "slow"
             usual = self._usual[each.job.kind] or 0.0
-            self._bus.emit(JobSlow(each.job.id, each.job.kind, round(now - each.began, 1), usual, each.stack()))
+            self._bus.emit(JobSlow(each.job.id, each.job.kind, round(now - each.began, 1), usual, each.stack(), each.job.correlation_id))
 
     def _patience_s(self, spec: HandlerSpec | None) -> float:
         own = _seconds(spec.stuck_after) if spec else None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from ingestd.cause import on_behalf_of
 from ingestd.errors import ConfigurationError
 from ingestd.events import Bus, JobStarted, Notice
 from ingestd.jobs.client import Client, use_client
@@ -230,6 +231,7 @@ class Worker:
         if self._cut_off:
             running.ctx.cut_off = self._cut_off.get(job.id, 0)
         self._running[job.id] = running
+        on_behalf_of(job)
         self.notes.cells[cell] = job.id
         lane.running += 1
         if self._tell_starts:

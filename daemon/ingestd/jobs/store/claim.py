@@ -147,13 +147,17 @@ def to_job(row: asyncpg.Record, queue: str, claim: UUID) -> Job:
     # By position, in the order of RETURNING: this runs for every job.
     job_id, kind, _, args, attempt, max_attempts, run_at, rank, more = row
     if more is None:
-        return Job(job_id, kind, queue, args or {}, attempt, max_attempts, 0, run_at, run_at, run_at, claim, -rank)
+        job = Job(job_id, kind, queue, args or {}, attempt, max_attempts, 0, run_at, run_at, run_at, claim, -rank)
+        job.correlation_id = f"job-{job_id}"
+        return job
     crashes, due_at, created_at, key, checkpoint, timeout, hard_timeout, backoff, *rest = more
     job = Job(
         job_id, kind, queue, args or {}, attempt, max_attempts, crashes, run_at, due_at, created_at, claim, -rank, key,
         None if checkpoint is None else orjson.loads(checkpoint), timeout, hard_timeout, None if backoff is None else orjson.loads(backoff),
     )  # fmt: skip
     job.tags, job.correlation_id, job.parent_id, job.triggered_by, job.workflow_run, job.step, slot = rest
+    # Nobody gave it one: its own cause is itself, and what it enqueues is joined to it.
+    job.correlation_id = job.correlation_id or f"job-{job_id}"
     job.slot = None if slot is None else Slot.read(orjson.loads(slot))
     return job
 

@@ -1,0 +1,226 @@
+"""Log lines: what every one carries, what none may carry, and the forms in which they are put out.
+
+What is said while a job runs, by whomever, carries the job's id, kind and correlation id (`cause`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging as stdlib
+import sys
+import traceback
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import structlog
+
+from ingestd.cause import JOB, NODE, REQUEST
+from ingestd.journal import Journal, field_name
+from ingestd.redaction import CUT, MASK, Redactor, is_secret_name
+
+# A line is no place for more: it is cut, whatever a handler says.
+MOST_DEPTH = 8
+MOST_VALUES = 2000
+LONGEST_TEXT = 64 << 10
+_OWN = frozenset({"timestamp", "level", "event", "logger", "lost"})
+_STANDARD = frozenset(vars(stdlib.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_TRACES = ("exception", "traceback", "stack")
+_PRIORITIES = ((stdlib.CRITICAL, "2"), (stdlib.ERROR, "3"), (stdlib.WARNING, "4"), (stdlib.INFO, "6"))
+
+
+class Output(stdlib.Handler):
+    """Where lines go. What keeps it from writing loses the line, is counted, and harms nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.redactor = Redactor()
+        self.written: Counter[str] = Counter()
+        self.lost = 0
+        self._untold = 0
+
+    def emit(self, record: stdlib.LogRecord) -> None:
+        """Write one line."""
+        try:
+            written = self.write(record.levelno, self._line(record))
+        except Exception:  # noqa: BLE001 - a log that cannot be written must not end what wrote it
+            written = False
+        if written:
+            self.written[record.levelname.lower()] += 1
+            self._untold = 0
+        else:
+            self.lost += 1
+            self._untold += 1
+
+    @abstractmethod
+    def write(self, level: int, line: dict[str, Any]) -> bool:
+        """Put one line out; returns False where it was lost.
+
+        Args:
+            level: as the standard library numbers it.
+            line: `timestamp level event logger node …`, of plain values only.
+        """
+
+    def _line(self, record: stdlib.LogRecord) -> dict[str, Any]:
+        said = _said(record)
+        fields = _Cleaner(self.redactor).fields(
+            {**_bound(said), **{f"{name}_" if name in _OWN else name: value for name, value in said.items() if name != "event"}}
+        )
+        head = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
+            "level": record.levelname.lower(),
+            "event": self.redactor.text(_text(said["event"])[:LONGEST_TEXT]),
+            "logger": record.name,
+        }
+        return {**head, **({"lost": self._untold} if self._untold else {}), **fields}
+
+
+class JsonOutput(Output):
+    """A JSON document a line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self.stream = stream
+
+    def write(self, level: int, line: dict[str, Any]) -> bool:
+        """Write one line to the stream."""
+        # Half a surrogate pair, as in a file's name, is written out.
+        text = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+        self.stream.write(text + "\n")
+        self.stream.flush()
+        return True
+
+
+class TerminalOutput(Output):
+    """A coloured sentence a line, for people who watch."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self.stream = stream
+        # Not its own tracebacks: those show the values of variables.
+        self._render = structlog.dev.ConsoleRenderer(pad_event_to=44, exception_formatter=structlog.dev.plain_traceback)
+
+    def write(self, level: int, line: dict[str, Any]) -> bool:
+        """Write one line to the terminal."""
+        local = datetime.fromisoformat(line["timestamp"]).astimezone()
+        shown = {**line, "timestamp": f"{local:%H:%M:%S}"}
+        shown.pop("node", None)
+        self.stream.write(str(self._render(None, "", shown)) + "\n")
+        self.stream.flush()
+        return True
+
+
+class JournalOutput(Output):
+    """Entries of journald with a field for each field."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__()
+        self.journal = journal
+
+    def write(self, level: int, line: dict[str, Any]) -> bool:
+        """Send one entry."""
+        # journalctl shows the message only: what an error left behind belongs to it.
+        traces = [str(line[name]).rstrip() for name in _TRACES if line.get(name)]
+        entry = {
+            "MESSAGE": "\n".join([line["event"], *traces]),
+            "PRIORITY": next((priority for least, priority in _PRIORITIES if level >= least), "7"),
+            "SYSLOG_IDENTIFIER": "ingestd",
+        }
+        for name, value in line.items():
+            if name not in ("event", "level", "timestamp", *_TRACES):
+                named = "INGESTD_EVENT" if name == "event_type" else field_name(name)
+                entry[named] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return self.journal.send(entry)
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self.journal.close()
+        super().close()
+
+
+def _said(record: stdlib.LogRecord) -> dict[str, Any]:
+    """What whoever logged has said, as fields; `event` is the sentence."""
+    message: Any = record.msg
+    # structlog hands over its fields as the message.
+    if isinstance(message, dict) and "event" in message:
+        said = dict(message)
+        trouble = said.pop("exc_info", None)
+    else:
+        said = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        try:
+            said["event"] = record.getMessage()
+        except Exception as error:  # noqa: BLE001 - a library's bad format string; what it said is better than nothing
+            said["event"] = f"{_text(message)} ({type(error).__name__}: {error})"
+        trouble = record.exc_info
+        if record.stack_info:
+            said["stack"] = record.stack_info
+    if trouble and "exception" not in said and (words := _traceback(trouble)):
+        said["exception"] = words
+    return said
+
+
+def _bound(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What the context adds: the node, and the job where the line is not about another one."""
+    bound = dict(structlog.contextvars.get_contextvars())
+    if (node := NODE.get()) is not None:
+        bound["node"] = node
+    job = JOB.get()
+    if job is None:
+        if (request := REQUEST.get()) is not None:
+            bound["correlation_id"] = request
+    elif said.get("job_id", job.id) == job.id:
+        bound |= {"job_id": job.id, "kind": job.kind, "attempt": job.attempt, "correlation_id": job.correlation_id}
+    return bound
+
+
+def _traceback(trouble: Any) -> str:
+    error = trouble if isinstance(trouble, BaseException) else trouble[1] if isinstance(trouble, tuple) else sys.exc_info()[1]
+    return "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else ""
+
+
+class _Cleaner:
+    """Turns what somebody wants to log into plain values without secrets, and no more of them than a line may have."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._left = MOST_VALUES
+
+    def fields(self, fields: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+        """Named values; those whose name says so are secrets."""
+        clean: dict[str, Any] = {}
+        for key, value in fields.items():
+            if self._left <= 0:
+                clean[CUT] = CUT
+                break
+            name = _text(key)[:LONGEST_TEXT]
+            clean[name] = MASK if value and is_secret_name(name) else self.value(value, depth + 1)
+        return clean
+
+    def value(self, value: Any, depth: int) -> Any:
+        """One value."""
+        self._left -= 1
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, str):
+            return self._redactor.text(value[:LONGEST_TEXT])
+        if self._left <= 0 or depth > MOST_DEPTH:
+            return CUT
+        if isinstance(value, Mapping):
+            return self.fields(value, depth)
+        if isinstance(value, list | tuple | set | frozenset):
+            clean = []
+            for item in value:
+                clean.append(self.value(item, depth + 1))
+                if self._left <= 0:
+                    break
+            return clean
+        return self._redactor.text(_text(value)[:LONGEST_TEXT])
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception as error:  # noqa: BLE001 - its own __str__ may do anything
+        return f"a {type(value).__name__} that cannot say what it is: {type(error).__name__}"
