@@ -11,6 +11,8 @@ from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 _CHUNK = 64 * 1024
+# As many bytes of what a client says first as hold its application name.
+_GREETING = 512
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for 0 seconds: closing sends RST
 
 
@@ -78,17 +80,21 @@ class Proxy:
         """Let no byte pass in either direction, new connections included, and close nothing: a half-open line."""
         self._flowing.clear()
 
-    def strand(self) -> int:
+    def strand(self, sparing: tuple[bytes, ...] = ()) -> int:
         """Let no byte pass on the connections there are, ever again, and close nothing; new ones flow.
 
         So do connections look from here whose server was failed over, or whose firewall has forgotten them.
 
+        Args:
+            sparing: leave connections alone that said one of these when they were opened, such as the end of an application name.
+
         Returns:
             How many there were.
         """
-        for line in self._lines:
+        victims = [line for line in self._lines if not line.stranded and not any(word in line.greeting for word in sparing)]
+        for line in victims:
             line.stranded = True
-        return len(self._lines)
+        return len(victims)
 
     def lose_answers(self, to: bytes | None = None) -> None:
         """Pass on what clients say and swallow what the server answers, so that a COMMIT happens and nobody hears of it.
@@ -143,6 +149,8 @@ class Proxy:
             if line.stranded:
                 await line.released.wait()
                 return
+            if not answers and len(line.greeting) < _GREETING:
+                line.greeting += data[:_GREETING]
             if answers and (self._losing_answers or line.losing):
                 continue
             if not answers and self._lost_to is not None and self._lost_to in data:
@@ -168,6 +176,7 @@ class _Line:
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.client = client
         self.upstream: asyncio.StreamWriter | None = None
+        self.greeting = b""
         self.stranded = False
         self.losing = False
         self.released = asyncio.Event()

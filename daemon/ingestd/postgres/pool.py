@@ -187,7 +187,8 @@ class Database:
             conn = await pool.acquire(timeout=self._acquire_timeout_s)
         except TimeoutError:
             raise NoneFree("no database connection became free in time") from None
-        except OUTAGE as error:
+        except (*OUTAGE, asyncpg.PostgresError) as error:
+            # It has let this process in before: a login that is refused now is an outage like any other, and nobody's failed attempt.
             raise ConnectionLost(f"Postgres lets nobody in: {reason(error)}") from error
         lent.add(conn)
         try:
