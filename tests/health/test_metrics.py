@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 
 import asyncpg
@@ -14,6 +15,7 @@ from ingestd.facts import FactBook, Gauge, RoomFacts
 from ingestd.health import metrics as module
 from ingestd.health.metrics import Metrics
 from ingestd.postgres.pool import Database
+from ingestd.service import LoopState
 
 
 def samples(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -38,7 +40,7 @@ async def test_events_are_counted(db: Database) -> None:
         events.RollupRefreshed("daily", 1, 30, 250), events.SlotFired("nightly", now, 1), events.SlotMissed("nightly", now, "x"),
         events.SlotOverdue("nightly", now, "finish", 1, "x"), events.SlotSlow("nightly", now, 1, "5m"), events.SlotsStopped(now, 2),
         events.Downtime(now, now, 2, missed=4, late=1),
-        events.LoopFailed("claimer", "x", 1.0), events.DatabaseLost("x"), events.Notice("not counted"),
+        events.DatabaseLost("x"), events.Notice("not counted"),
     ):  # fmt: skip
         bus.emit(event)
     found = samples(await made.exposition())
@@ -65,13 +67,23 @@ async def test_events_are_counted(db: Database) -> None:
         ("ingestd_schedule_stopped_total", ()): 1,
         ("ingestd_schedule_downtime_slots_total", (("outcome", "missed"),)): 4,
         ("ingestd_schedule_downtime_slots_total", (("outcome", "late"),)): 1,
-        ("ingestd_loop_failures_total", (("loop", "claimer"),)): 1,
         ("ingestd_database_lost_total", ()): 1,
     }.items():  # fmt: skip
         assert found[key] == value, key
     made.close()
     bus.emit(events.DatabaseLost("x"))
     assert samples(await made.exposition())["ingestd_database_lost_total", ()] == 1
+
+
+async def test_every_loop_has_its_failures_and_its_last_tick(db: Database) -> None:
+    """From its start on, also where it never failed, so that an alert can tell silence from health."""
+    loops = {"claimer": LoopState(last_tick=time.monotonic() - 60, restarts=2), "rescuer": LoopState()}
+    made = Metrics(db, FactBook(), events.Bus(), "1", lambda: loops)
+    found = samples(await made.exposition())
+    assert found["ingestd_loop_failures_total", (("loop", "claimer"),)] == 2
+    assert found["ingestd_loop_failures_total", (("loop", "rescuer"),)] == 0
+    assert found["ingestd_loop_last_tick_timestamp_seconds", (("loop", "claimer"),)] == pytest.approx(time.time() - 60, abs=5)
+    assert ("ingestd_loop_last_tick_timestamp_seconds", (("loop", "rescuer"),)) not in found
 
 
 async def test_every_name_keeps_the_rules(db: Database) -> None:

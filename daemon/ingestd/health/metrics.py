@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -27,7 +27,6 @@ from ingestd.events import (
     JobsSucceeded,
     JobStuck,
     LoadFinished,
-    LoopFailed,
     LoopFreed,
     RollupRefreshed,
     SlotFired,
@@ -39,7 +38,9 @@ from ingestd.events import (
 )
 from ingestd.facts import FactBook, Gauge
 from ingestd.health.durations import Durations
+from ingestd.health.loops import LoopMetrics
 from ingestd.postgres.pool import Database
+from ingestd.service import LoopState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FRESH_FOR_S = 15.0
@@ -111,12 +112,14 @@ class Metrics:
         facts: see `GaugeCache`.
         bus: whose events are counted.
         version: see `GaugeCache`.
+        loops: the daemon's loops by name.
     """
 
-    def __init__(self, db: Database, facts: FactBook, bus: Bus, version: str) -> None:
+    def __init__(self, db: Database, facts: FactBook, bus: Bus, version: str, loops: Callable[[], Mapping[str, LoopState]] = dict) -> None:
         self.registry = CollectorRegistry()
         self._gauges = GaugeCache(db, facts, version)
         self.registry.register(self._gauges)
+        self.registry.register(LoopMetrics(loops))
         ProcessCollector(registry=self.registry)
         self._seen: dict[str, set[str]] = {}
         self._listeners = self._make_listeners()
@@ -187,7 +190,6 @@ class Metrics:
         slow = self._counter("jobs_slow", "Jobs that ran far longer than others of their kind.", "kind")
         stuck = self._counter("jobs_stuck", "Jobs that were stopped because they showed no progress.", "kind")
         blocked = self._histogram("loop_blocked_seconds", "Times the main loop did not answer, and for how long.")
-        loops = self._counter("loop_failures", "Passes of a service loop that raised.", "loop")
         lost = self._counter("database_lost", "Times the database went away.")
         cap = self._capped
 
@@ -239,6 +241,5 @@ class Metrics:
             SlotSlow: lambda event: slots_slow.labels(cap("schedule", event.schedule)).inc(),
             SlotsStopped: lambda _: stopped.inc(),
             Downtime: downtime,
-            LoopFailed: lambda event: loops.labels(cap("loop", event.loop)).inc(),
             DatabaseLost: lambda _: lost.inc(),
         }
