@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from ingestd.admin.shapes import write_cursor
+from ingestd.admin.cursors import Cursors
 from ingestd.imports.settings import ImportSettings
 from tests.admin.conftest import Open, Site
 from tests.admin.rows import new_load, take
@@ -174,8 +174,9 @@ async def test_bad_questions_are_answered_with_what_is_wrong(site: Site) -> None
 @pytest.mark.parametrize(("what", "name"), THINGS)
 async def test_a_cursor_beyond_everything_is_a_page_like_any_other(site: Site, what: str, name: str) -> None:
     base = f"/api/v1/{PATHS[what]}/{name}/history"
-    assert len((await site.get(f"{base}?cursor={write_cursor({}, 2**63 - 1)}"))["items"]) == 3
-    assert (await site.get(f"{base}?cursor={write_cursor({}, 1)}"))["items"] == []
+    cursors = Cursors(await site.state.cursor_key(), base, {})
+    assert len((await site.get(f"{base}?cursor={cursors.write(2**63 - 1)}"))["items"]) == 3
+    assert (await site.get(f"{base}?cursor={cursors.write(1)}"))["items"] == []
     assert (await site.get(f"{base}?triggered_by=a%00b", 400))["status"] == 400
 
 

@@ -14,7 +14,6 @@ from ingestd.admin import job_rows, rows
 from ingestd.admin.job_filter import WORDS, query_of, read_query, words_of
 from ingestd.admin.job_forms import act_on_job, bulk_from_form, fits, look_plan
 from ingestd.admin.routes import Call, Route
-from ingestd.admin.shapes import page_of, read_cursor
 from ingestd.admin.state import AdminState
 from ingestd.errors import NotFound, UsageError
 from ingestd.jobs.actions import start_bulk
@@ -66,11 +65,12 @@ class JobPages:
     async def index(self, call: Call) -> web.Response:
         """The list, the newest first."""
         words = words_of(call.query)
-        which = replace(read_query(call.query), before_id=read_cursor(words | _only(call.query, "cursor")))
+        cursors = await call.cursors(words | _only(call.query, "cursor"))
+        which = replace(read_query(call.query), before_id=cursors.read_id())
         async with call.state.reading() as conn:
             found = await list_jobs(conn, which, SHOWN + 1)
             lanes = [row["name"] for row in await queues(conn)]
-        page = page_of(found, SHOWN, rows.job_row, words)
+        page = cursors.page(found, SHOWN, rows.job_row)
         older = query_of(words, cursor=page["next_cursor"]) if page["next_cursor"] else ""
         context = {
             "jobs": page["items"],

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar, get_args
 
+import asyncpg
 import orjson
 from aiohttp import web
 from aiohttp.web import RequestPayloadError
 from pydantic import BaseModel
 
 from ingestd.access.roles import Actor, Permission
+from ingestd.admin.answers.base import Anything
+from ingestd.admin.cursors import Cursors
+from ingestd.admin.parameters import MAX_LIMIT, Parameter
 from ingestd.admin.shapes import check_storable, parse
 from ingestd.admin.state import AdminState
 from ingestd.errors import InvalidInput, NotFound, UsageError
 
 METHODS = ("GET", "POST", "PATCH", "DELETE")
-MAX_LIMIT = 500
 MAX_ID = 2**63 - 1
 
 M = TypeVar("M", bound=BaseModel)
@@ -38,6 +42,37 @@ class Call:
         self.state = state
         self.actor = actor
         self.query = query
+        self._conn: asyncpg.Connection | None = None
+
+    @asynccontextmanager
+    async def acting(self) -> AsyncIterator[asyncpg.Connection]:
+        """The transaction of what the request does and of its audit row; within another one of the same request, that one."""
+        if self._conn is not None:
+            yield self._conn
+            return
+        async with self.state.acting() as conn:
+            self._conn = conn
+            try:
+                yield conn
+            finally:
+                self._conn = None
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[asyncpg.Connection]:
+        """One snapshot to read from; within a transaction of the same request, that one: it must not wait for a second connection."""
+        if self._conn is not None:
+            yield self._conn
+            return
+        async with self.state.reading() as conn:
+            yield conn
+
+    async def cursors(self, filters: Mapping[str, str] | None = None) -> Cursors:
+        """The cursors of the list at this path.
+
+        Args:
+            filters: what they are bound to besides, if not to the query.
+        """
+        return Cursors(await self.state.cursor_key(), self.request.path, self.query if filters is None else filters)
 
     @property
     def name(self) -> str:
@@ -90,10 +125,7 @@ class Call:
             UsageError: it is not JSON.
             InvalidInput: it does not fit.
         """
-        try:
-            raw = await self.request.read()
-        except RequestPayloadError as error:
-            raise UsageError(f"the body cannot be read: {error}") from None
+        raw = await self.raw()
         if raw.strip() and self.request.content_type != "application/json":
             raise UsageError("send the body as JSON, with Content-Type: application/json")
         try:
@@ -104,6 +136,17 @@ class Call:
             raise InvalidInput("the body must be a JSON object", pointer="/")
         check_storable(data)
         return parse(model, data)
+
+    async def raw(self) -> bytes:
+        """The request's body as it came.
+
+        Raises:
+            UsageError: it cannot be read.
+        """
+        try:
+            return await self.request.read()
+        except RequestPayloadError as error:
+            raise UsageError(f"the body cannot be read: {error}") from None
 
     async def form(self) -> dict[str, str]:
         """The fields of a plain form; none may hold what Postgres cannot.
@@ -135,6 +178,12 @@ class Route:
         handler: answers it.
         summary: one line for the reference.
         query: query parameters it understands; any other is refused.
+        body: what it reads as JSON; None: nothing.
+        answers: the models of what it answers, by status; None: text.
+        words: parameters that mean something else here than in `parameters`.
+        media: content types of what is not JSON.
+        once: whether it heeds an `Idempotency-Key`; an answer that holds a secret must not, for it would be kept.
+        streams: whether it answers for as long as the caller listens.
     """
 
     method: str
@@ -143,6 +192,12 @@ class Route:
     handler: Handler
     summary: str
     query: tuple[str, ...] = field(default=())
+    body: type[BaseModel] | None = None
+    answers: Mapping[int, type[BaseModel] | None] = field(default_factory=lambda: {200: Anything})
+    words: Mapping[str, Parameter] = field(default_factory=dict)
+    media: tuple[str, ...] = ()
+    once: bool = False
+    streams: bool = False
 
     def __post_init__(self) -> None:
         if self.permission not in get_args(Permission):

@@ -1,16 +1,12 @@
-"""How values leave through the API and the page: ids as text, secrets masked, lists with a cursor."""
+"""How values leave through the API and the page: ids as text, secrets masked."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import orjson
 from pydantic import BaseModel, ValidationError
 
 from ingestd.admin.problems import InvalidBody
@@ -20,7 +16,6 @@ from ingestd.settings import did_you_mean
 MASK = "••••••"
 CUT = "…"
 MAX_DEPTH = 64
-MAX_CURSOR = 400
 _SECRET_NAME = re.compile(
     r"(?i)(?:^|[_\-. ])(?:pass(?:word|wd|phrase)?|secret|token|api[_-]?key|private[_-]?key|authorization|credentials?|cookie)s?$"
     r"|^[a-z]+(?:Password|Secret|Token|ApiKey)$"
@@ -69,80 +64,6 @@ def with_text_ids(row: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any
         if shown.get(name) is not None:
             shown[name] = str(shown[name])
     return shown
-
-
-def page_of(
-    items: Sequence[Mapping[str, Any]], limit: int, shape: Callable[[Mapping[str, Any]], dict[str, Any]], query: Mapping[str, str]
-) -> dict[str, Any]:
-    """A page of a list that was read with one row more than shown, which tells whether there is another page.
-
-    Args:
-        items: up to `limit + 1` rows, newest first, each with its `id`.
-        shape: one row as the API shows it.
-        query: the filter, which the cursor is bound to.
-    """
-    shown = list(items[:limit])
-    more = len(items) > limit and bool(shown)
-    return {
-        "items": [shape(item) for item in shown],
-        "next_cursor": write_cursor(query, int(shown[-1]["id"])) if more else None,
-    }
-
-
-def write_cursor(query: Mapping[str, str], last: int | str) -> str:
-    """An opaque mark of where a page ended: behind an id, or behind a name."""
-    raw = orjson.dumps([_fingerprint(query), last])
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
-
-
-def read_cursor(query: Mapping[str, str]) -> int | None:
-    """Where the next page begins: only ids below the returned one.
-
-    Raises:
-        UsageError: the cursor is not one of ours, or of another filter.
-    """
-    last = _read_cursor(query)
-    if last is not None and (type(last) is not int or not 0 < last < 2**63):
-        raise _no_cursor()
-    return last
-
-
-def read_name_cursor(query: Mapping[str, str]) -> str | None:
-    """Where the next page begins: only names behind the returned one.
-
-    Raises:
-        UsageError: the cursor is not one of ours, or of another filter.
-    """
-    last = _read_cursor(query)
-    if last is not None and (type(last) is not str or "\0" in last):
-        raise _no_cursor()
-    return last
-
-
-def _read_cursor(query: Mapping[str, str]) -> Any:
-    text = query.get("cursor")
-    if text is None:
-        return None
-    try:
-        if len(text) > MAX_CURSOR or not text.isascii():
-            raise ValueError(text)
-        mark, last = orjson.loads(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
-    except (ValueError, TypeError, binascii.Error):
-        raise _no_cursor() from None
-    if last is None:
-        raise _no_cursor()
-    if mark != _fingerprint(query):
-        raise UsageError("the cursor belongs to another filter; start again without it")
-    return last
-
-
-def _no_cursor() -> UsageError:
-    return UsageError("the cursor is not valid; start again without it")
-
-
-def _fingerprint(query: Mapping[str, str]) -> str:
-    filters = sorted((name, value) for name, value in query.items() if name not in ("cursor", "limit"))
-    return hashlib.sha256(orjson.dumps(filters)).hexdigest()[:12]
 
 
 def read_moment(query: Mapping[str, str], name: str) -> datetime | None:

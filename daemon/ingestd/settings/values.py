@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, SecretStr, WithJsonSchema
 
 NAME_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,62}")
 PRIORITIES = {"low": -10, "normal": 0, "high": 10}
@@ -159,9 +159,22 @@ def _secret_from_file(how: str, name: str) -> tuple[str, str]:
         raise ValueError(f"cannot read the secret from {path}: it is not UTF-8 text") from None
 
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str, when_used="json")]
-Priority = Annotated[int, BeforeValidator(parse_priority)]
-Name = Annotated[str, AfterValidator(parse_name)]
+DURATION_SCHEMA = {
+    "type": "string",
+    "pattern": r"^(([0-9]+([.][0-9]+)?(ms|s|m|h|d|w))+|0)$",
+    "maxLength": _LONGEST_DURATION,
+    "examples": ["90s", "1h30m"],
+}
+PRIORITY_SCHEMA = {"anyOf": [{"type": "integer", "minimum": -100, "maximum": 100}, {"type": "string", "enum": [*PRIORITIES]}]}
+NAME_SCHEMA = {"type": "string", "pattern": "^[a-z](_?[a-z0-9])*_?$", "maxLength": 63}
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str, when_used="json"),
+    WithJsonSchema(DURATION_SCHEMA),
+]
+Priority = Annotated[int, BeforeValidator(parse_priority), WithJsonSchema(PRIORITY_SCHEMA)]
+Name = Annotated[str, AfterValidator(parse_name), WithJsonSchema(NAME_SCHEMA)]
 StrList = Annotated[list[str], BeforeValidator(split_list)]
 ConfigPath = Annotated[Path, BeforeValidator(_resolve_path)]
 Secret = Annotated[SecretStr, BeforeValidator(_read_secret)]

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from ingestd.admin.api import bulk, enqueue, imports, jobs, loads, nodes, queues, records, rollups, schedules, stats, workflows
+from ingestd.admin.api import (
+    audit,
+    bulk,
+    enqueue,
+    imports,
+    jobs,
+    loads,
+    nodes,
+    queues,
+    records,
+    rollups,
+    schedules,
+    stats,
+    tokens,
+    workflows,
+)
 from ingestd.admin.api import health as health_api
 from ingestd.admin.routes import Route
 from ingestd.health.checks import HealthRunner
@@ -25,4 +40,6 @@ def all_routes(health: HealthRunner, metrics: Metrics) -> list[Route]:
         *workflows.routes(),
         *records.routes(),
         *stats.routes(),
+        *audit.routes(),
+        *tokens.routes(),
     ]

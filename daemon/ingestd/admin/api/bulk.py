@@ -68,12 +68,12 @@ async def create(call: Call) -> web.Response:
     changes = body.changes.given() if body.changes else {}
     bulk = plan(body.action, body.filter.filter(), run_at=read_when(body.run_at, body.in_), changes=changes, force=body.force)
     if body.preview:
-        async with call.state.reading() as conn:
+        async with call.reading() as conn:
             found = await look(conn, bulk)
         sample = [shape(job) for job in found.sample]
         shown = {"jobs": found.jobs, "states": found.states, "kinds": found.kinds, "sample": sample, "at_once": found.jobs <= AT_ONCE}
         return answer({"action": bulk.action} | shown)
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         asked = await start_bulk(conn, call.actor, bulk, body.expected)
     if asked.job_id is None:
         return answer({"action": bulk.action, "jobs": asked.jobs, **(asked.counts or {})})
@@ -87,4 +87,6 @@ def _text(value: Any) -> str:
 
 def routes() -> list[Route]:
     """This resource's routes."""
-    return [Route("POST", "/api/v1/bulk", "operate", create, "Cancel, retry, run again, edit, delete or snooze all jobs that match")]
+    return [
+        Route("POST", "/api/v1/bulk", "operate", create, "Cancel, retry, run again, edit, delete or snooze all jobs that match", once=True)
+    ]

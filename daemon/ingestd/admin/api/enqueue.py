@@ -50,7 +50,7 @@ async def create(call: Call) -> web.Response:
     body = await call.body(JobRequest)
     options: Mapping[str, Any] = body.model_dump(exclude={"kind", "args", "allow_unknown"}, exclude_none=True)
     job = new_job(body.kind, body.args, {"correlation_id": call.actor.correlation_id, **options}, triggered_by=call.actor.via)
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         done = await enqueue_job(conn, call.actor, job, allow_unknown=body.allow_unknown)
         made = await show_job(conn, done.id)
     # Where a unique key is held, the holder may have become final and gone out of sight between the two looks.
@@ -61,4 +61,4 @@ async def create(call: Call) -> web.Response:
 
 def routes() -> list[Route]:
     """This resource's routes."""
-    return [Route("POST", "/api/v1/jobs", "operate", create, "Enqueue a job")]
+    return [Route("POST", "/api/v1/jobs", "operate", create, "Enqueue a job", once=True)]

@@ -22,7 +22,7 @@ def shape(call: Call, row: Mapping[str, Any]) -> dict[str, Any]:
 
 async def index(call: Call) -> web.Response:
     """Declared imports."""
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         found = await list_imports(conn, sorted(call.state.imports()))
     return answer({"items": [shape(call, row) for row in found], "next_cursor": None})
 
@@ -30,7 +30,7 @@ async def index(call: Call) -> web.Response:
 async def show(call: Call) -> web.Response:
     """One import."""
     require_import(call)
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         found = await list_imports(conn, [call.name])
     return answer(shape(call, found[0]))
 
@@ -38,7 +38,7 @@ async def show(call: Call) -> web.Response:
 async def trigger(call: Call) -> web.Response:
     """Look at an import's source now."""
     require_import(call)
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         job_id = await trigger_import(conn, call.actor, call.name)
     return answer({"job_id": str(job_id)}, 202, {"Location": f"/api/v1/jobs/{job_id}"})
 
@@ -60,5 +60,5 @@ def routes() -> list[Route]:
     return [
         Route("GET", "/api/v1/imports", "read", index, "Declared imports and their last load"),
         Route("GET", "/api/v1/imports/{name}", "read", show, "One import"),
-        Route("POST", "/api/v1/imports/{name}/trigger", "operate", trigger, "Look at the source now"),
+        Route("POST", "/api/v1/imports/{name}/trigger", "operate", trigger, "Look at the source now", once=True),
     ]

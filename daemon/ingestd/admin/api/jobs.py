@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from ingestd.admin.job_filter import WORDS, read_query, read_when
 from ingestd.admin.routes import Call, Route, answer
-from ingestd.admin.shapes import masked, page_of, read_cursor, with_text_ids
+from ingestd.admin.shapes import masked, with_text_ids
 from ingestd.errors import InvalidInput, NotFound
 from ingestd.jobs import actions
 from ingestd.jobs.changes import changes_of
@@ -91,17 +91,17 @@ def shape_whole(row: Mapping[str, Any]) -> dict[str, Any]:
 
 async def index(call: Call) -> web.Response:
     """Jobs, newest first."""
-    limit = call.limit()
-    which = replace(read_query(call.query), before_id=read_cursor(call.query))
-    async with call.state.reading() as conn:
+    limit, cursors = call.limit(), await call.cursors()
+    which = replace(read_query(call.query), before_id=cursors.read_id())
+    async with call.reading() as conn:
         found = await list_jobs(conn, which, limit + 1)
-    return answer(page_of(found, limit, shape, call.query))
+    return answer(cursors.page(found, limit, shape))
 
 
 async def dead(call: Call) -> web.Response:
     """Jobs that failed for good, by what went wrong."""
     which = read_query(call.query)
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         groups = await dead_groups(conn, which, call.limit())
     items = [masked(with_text_ids(group, ("sample",))) for group in groups]
     return answer({"items": items, "next_cursor": None})
@@ -109,7 +109,7 @@ async def dead(call: Call) -> web.Response:
 
 async def show(call: Call) -> web.Response:
     """One job."""
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         found = await show_whole(conn, call.id)
     if found is None:
         raise NotFound(f"there is no job {call.id}")
@@ -119,7 +119,7 @@ async def show(call: Call) -> web.Response:
 async def retry(call: Call) -> web.Response:
     """Bring a failed or cancelled job back into its queue."""
     body = await call.body(When)
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await actions.retry_job(conn, call.actor, call.id, body.moment())
         found = await show_job(conn, call.id)
     return answer(shape_whole(found or {"id": call.id}))
@@ -128,7 +128,7 @@ async def retry(call: Call) -> web.Response:
 async def cancel(call: Call) -> web.Response:
     """Cancel a job; one that runs is asked to stop."""
     body = await call.body(CancelRequest)
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         done = await actions.cancel_job(conn, call.actor, call.id, force=body.force)
         found = await show_job(conn, call.id)
     shown = shape_whole(found or {"id": call.id, "state": done})
@@ -138,7 +138,7 @@ async def cancel(call: Call) -> web.Response:
 async def again(call: Call) -> web.Response:
     """Enqueue a job like a finished one."""
     body = await call.body(When)
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         job_id = await actions.run_again(conn, call.actor, call.id, body.moment())
         made = await show_job(conn, job_id)
     return answer(shape_whole(made or {"id": job_id}), 201, {"Location": f"/api/v1/jobs/{job_id}"})
@@ -150,7 +150,7 @@ async def snooze(call: Call) -> web.Response:
     until = body.moment()
     if until is None:
         raise InvalidInput('say until when: "run_at", or "in" such as "2h"', pointer="/run_at")
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await actions.snooze_job(conn, call.actor, call.id, until)
         found = await show_job(conn, call.id)
     return answer(shape_whole(found or {"id": call.id}))
@@ -161,7 +161,7 @@ async def edit(call: Call) -> web.Response:
     body = await call.body(JobChanges)
     if not body.model_fields_set:
         raise InvalidInput("say what to change: the body is empty", pointer="/")
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await actions.edit_job(conn, call.actor, call.id, body.given())
         found = await show_whole(conn, call.id)
     return answer(shape_whole(found or {"id": call.id}))
@@ -169,7 +169,7 @@ async def edit(call: Call) -> web.Response:
 
 async def delete(call: Call) -> web.Response:
     """Delete a job that does not run."""
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         was = await actions.delete_job(conn, call.actor, call.id)
     return answer({"id": str(call.id), "deleted": True, "was": was})
 
@@ -182,8 +182,8 @@ def routes() -> list[Route]:
         Route("GET", "/api/v1/jobs/{id}", "read", show, "One job with its attempts"),
         Route("PATCH", "/api/v1/jobs/{id}", "operate", edit, "Change a job that waits"),
         Route("DELETE", "/api/v1/jobs/{id}", "operate", delete, "Delete a job that does not run"),
-        Route("POST", "/api/v1/jobs/{id}/retry", "operate", retry, "Bring a failed or cancelled job back"),
-        Route("POST", "/api/v1/jobs/{id}/cancel", "operate", cancel, "Cancel a job, or ask it to stop"),
-        Route("POST", "/api/v1/jobs/{id}/again", "operate", again, "Run a finished job once more, as a new one"),
-        Route("POST", "/api/v1/jobs/{id}/snooze", "operate", snooze, "Let a waiting job run later, or earlier"),
+        Route("POST", "/api/v1/jobs/{id}/retry", "operate", retry, "Bring a failed or cancelled job back", once=True),
+        Route("POST", "/api/v1/jobs/{id}/cancel", "operate", cancel, "Cancel a job, or ask it to stop", once=True),
+        Route("POST", "/api/v1/jobs/{id}/again", "operate", again, "Run a finished job once more, as a new one", once=True),
+        Route("POST", "/api/v1/jobs/{id}/snooze", "operate", snooze, "Let a waiting job run later, or earlier", once=True),
     ]

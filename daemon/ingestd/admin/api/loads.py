@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from ingestd.admin.routes import MAX_ID, Call, Route, answer
-from ingestd.admin.shapes import masked, page_of, read_cursor, read_word, with_text_ids, write_cursor
+from ingestd.admin.shapes import masked, read_word, with_text_ids
 from ingestd.errors import NotFound
 from ingestd.imports.actions import retry_load, skip_load
 from ingestd.imports.store.reads import list_loads, list_rejects, load_detail
@@ -28,17 +28,17 @@ def shape(row: Mapping[str, Any]) -> dict[str, Any]:
 
 async def index(call: Call) -> web.Response:
     """Loads, newest first."""
-    limit = call.limit()
+    limit, cursors = call.limit(), await call.cursors()
     status = read_word(call.query, "status", STATUSES)
-    name, before = call.query.get("import"), read_cursor(call.query)
-    async with call.state.reading() as conn:
+    name, before = call.query.get("import"), cursors.read_id()
+    async with call.reading() as conn:
         found = await list_loads(conn, import_name=name, status=status, limit=limit + 1, before_id=before)
-    return answer(page_of(found, limit, shape, call.query))
+    return answer(cursors.page(found, limit, shape))
 
 
 async def show(call: Call) -> web.Response:
     """One load, with where its file came from and its rejects by kind."""
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         found = await load_detail(conn, call.id)
     if found is None:
         raise NotFound(f"there is no load {call.id}")
@@ -47,21 +47,21 @@ async def show(call: Call) -> web.Response:
 
 async def rejects(call: Call) -> web.Response:
     """The rejected records of a load, in file order."""
-    limit = call.limit(100)
-    after = read_cursor(call.query) or 0
-    async with call.state.reading() as conn:
+    limit, cursors = call.limit(100), await call.cursors()
+    after = cursors.read_id() or 0
+    async with call.reading() as conn:
         if await load_detail(conn, call.id) is None:
             raise NotFound(f"there is no load {call.id}")
         found = await list_rejects(conn, call.id, limit, min(after, MAX_ID))
     # A page never ends inside a record, so it may be longer than asked; a shorter one is the last.
     more = len(found) >= limit
-    cursor = write_cursor(call.query, found[-1]["record"]) if more else None
+    cursor = cursors.write(found[-1]["record"]) if more else None
     return answer({"items": found, "next_cursor": cursor})
 
 
 async def retry(call: Call) -> web.Response:
     """Run a failed load again."""
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         job_id = await retry_load(conn, call.actor, call.id)
         found = await load_detail(conn, call.id)
     return answer(shape(found or {"id": call.id, "job_id": job_id}))
@@ -69,7 +69,7 @@ async def retry(call: Call) -> web.Response:
 
 async def skip(call: Call) -> web.Response:
     """Give up on a load that failed or waits."""
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await skip_load(conn, call.actor, call.id)
         found = await load_detail(conn, call.id)
     return answer(shape(found or {"id": call.id}))
@@ -82,6 +82,6 @@ def routes() -> list[Route]:
         Route("GET", "/api/v1/loads", "read", index, "Loads, newest first", ("import", "status", *paging)),
         Route("GET", "/api/v1/loads/{id}", "read", show, "One load"),
         Route("GET", "/api/v1/loads/{id}/rejects", "read", rejects, "Its rejected records", paging),
-        Route("POST", "/api/v1/loads/{id}/retry", "operate", retry, "Run a failed load again"),
-        Route("POST", "/api/v1/loads/{id}/skip", "operate", skip, "Give up on a load"),
+        Route("POST", "/api/v1/loads/{id}/retry", "operate", retry, "Run a failed load again", once=True),
+        Route("POST", "/api/v1/loads/{id}/skip", "operate", skip, "Give up on a load", once=True),
     ]

@@ -11,14 +11,14 @@ from ingestd.work.store import nodes
 
 async def index(call: Call) -> web.Response:
     """Live nodes, and those that ended within a day; `self` tells which one answers."""
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         items = [dict(row) | {"self": row["id"] == call.state.node.id} for row in await nodes(conn)]
     return answer({"items": items, "next_cursor": None})
 
 
 async def drain(call: Call) -> web.Response:
     """Ask a node to drain and end, as by SIGTERM."""
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         return answer(await drain_node(conn, call.actor, call.name), status=202)
 
 
@@ -26,5 +26,5 @@ def routes() -> list[Route]:
     """This resource's routes."""
     return [
         Route("GET", "/api/v1/nodes", "read", index, "Nodes with their slots, the youngest first"),
-        Route("POST", "/api/v1/nodes/{name}/drain", "administer", drain, "Let a node finish its jobs and end"),
+        Route("POST", "/api/v1/nodes/{name}/drain", "administer", drain, "Let a node finish its jobs and end", once=True),
     ]

@@ -15,13 +15,13 @@ from ingestd.jobs.store import queues as store
 
 async def index(call: Call) -> web.Response:
     """All queues."""
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         return answer({"items": await store.overview(conn), "next_cursor": None})
 
 
 async def show(call: Call) -> web.Response:
     """One queue."""
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         return answer(await _find(conn, call.name))
 
 
@@ -34,14 +34,14 @@ async def _find(conn: asyncpg.Connection, name: str) -> dict[str, Any]:
 
 async def pause(call: Call) -> web.Response:
     """Stop claiming from a queue."""
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await pause_queue(conn, call.actor, call.name)
         return answer(await _find(conn, call.name))
 
 
 async def resume(call: Call) -> web.Response:
     """Claim from a queue again."""
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await resume_queue(conn, call.actor, call.name)
         return answer(await _find(conn, call.name))
 
@@ -49,7 +49,7 @@ async def resume(call: Call) -> web.Response:
 async def kinds(call: Call) -> web.Response:
     """All kinds of job that a node ever published; `here` tells whether this node runs it."""
     here = set(call.state.registry.kinds())
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         items = [dict(row) | {"here": row["name"] in here} for row in await store.kinds(conn)]
     return answer({"items": items, "next_cursor": None})
 
@@ -59,7 +59,7 @@ def routes() -> list[Route]:
     return [
         Route("GET", "/api/v1/queues", "read", index, "Queues with their open jobs"),
         Route("GET", "/api/v1/queues/{name}", "read", show, "One queue"),
-        Route("POST", "/api/v1/queues/{name}/pause", "operate", pause, "Stop claiming from a queue"),
-        Route("POST", "/api/v1/queues/{name}/resume", "operate", resume, "Claim from a queue again"),
+        Route("POST", "/api/v1/queues/{name}/pause", "operate", pause, "Stop claiming from a queue", once=True),
+        Route("POST", "/api/v1/queues/{name}/resume", "operate", resume, "Claim from a queue again", once=True),
         Route("GET", "/api/v1/kinds", "read", kinds, "Kinds of job and their defaults"),
     ]

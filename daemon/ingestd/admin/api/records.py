@@ -10,7 +10,7 @@ from aiohttp import web
 from ingestd.admin import records
 from ingestd.admin.records import KEPT, Kept, Subject
 from ingestd.admin.routes import Call, Handler, Route, answer
-from ingestd.admin.shapes import masked, page_of, read_cursor
+from ingestd.admin.shapes import masked
 from ingestd.jobs.records import DAYS, MOST_DAYS, Run, RunFilter
 
 HISTORY_FILTERS = ("state", "triggered_by", "limit", "cursor")
@@ -32,23 +32,23 @@ def _subject(call: Call, what: Kept) -> Subject:
 
 def _handlers(what: Kept) -> dict[str, Handler]:
     async def history(call: Call) -> web.Response:
-        limit = call.limit()
-        which = RunFilter(records.read_states(call.query.get("state")), call.query.get("triggered_by"), read_cursor(call.query))
-        async with call.state.reading() as conn:
+        limit, cursors = call.limit(), await call.cursors()
+        which = RunFilter(records.read_states(call.query.get("state")), call.query.get("triggered_by"), cursors.read_id())
+        async with call.reading() as conn:
             found = await records.history(conn, _subject(call, what), which, limit + 1)
-        return answer(page_of([_row(run) for run in found], limit, lambda row: shape(row["shown"]), call.query))
+        return answer(cursors.page([_row(run) for run in found], limit, lambda row: shape(row["shown"])))
 
     async def statistics(call: Call) -> web.Response:
         days = call.number("days", DAYS, 1, MOST_DAYS)
-        async with call.state.reading() as conn:
+        async with call.reading() as conn:
             return answer(await records.totals(conn, _subject(call, what), days, call.query.get("timezone")))
 
     async def last(call: Call) -> web.Response:
-        async with call.state.reading() as conn:
+        async with call.reading() as conn:
             return answer(shape(await records.last(conn, _subject(call, what))))
 
     async def status(call: Call) -> web.Response:
-        async with call.state.reading() as conn:
+        async with call.reading() as conn:
             return answer(shape(await records.status(conn, _subject(call, what), call.state.failures_in_a_row())))
 
     return {"history": history, "statistics": statistics, "last": last, "status": status}

@@ -24,20 +24,20 @@ def shape(rollup: RollupStatus) -> dict[str, Any]:
 
 async def index(call: Call) -> web.Response:
     """All rollups."""
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         items = [shape(rollup) for rollup in await list_rollups(conn)]
     return answer({"items": items, "next_cursor": None})
 
 
 async def show(call: Call) -> web.Response:
     """One rollup."""
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         return answer(shape(await rollup_status(conn, call.name)))
 
 
 async def refresh(call: Call) -> web.Response:
     """Refresh a rollup now."""
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         job_id = await refresh_now(conn, call.actor, call.name)
     return answer({"job_id": str(job_id)}, 202, {"Location": f"/api/v1/jobs/{job_id}"})
 
@@ -47,5 +47,5 @@ def routes() -> list[Route]:
     return [
         Route("GET", "/api/v1/rollups", "read", index, "Rollups and how fresh they are"),
         Route("GET", "/api/v1/rollups/{name}", "read", show, "One rollup"),
-        Route("POST", "/api/v1/rollups/{name}/refresh", "operate", refresh, "Refresh it now"),
+        Route("POST", "/api/v1/rollups/{name}/refresh", "operate", refresh, "Refresh it now", once=True),
     ]

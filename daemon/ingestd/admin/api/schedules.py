@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from ingestd.admin.routes import MAX_LIMIT, Call, Route, answer
-from ingestd.admin.shapes import masked, page_of, read_cursor, read_local, read_name_cursor, with_text_ids, write_cursor
+from ingestd.admin.parameters import MAX_LIMIT
+from ingestd.admin.routes import Call, Route, answer
+from ingestd.admin.shapes import masked, read_local, with_text_ids
 from ingestd.errors import InvalidInput, UsageError
 from ingestd.schedule import actions
 from ingestd.schedule.definitions import Definitions
@@ -77,24 +78,24 @@ def shape_slot(row: Mapping[str, Any]) -> dict[str, Any]:
 
 async def index(call: Call) -> web.Response:
     """Schedules, by name."""
-    limit = call.limit(MAX_LIMIT)
-    async with call.state.reading() as conn:
-        found = await list_schedules(conn, None, read_name_cursor(call.query), limit + 1)
+    limit, cursors = call.limit(MAX_LIMIT), await call.cursors()
+    async with call.reading() as conn:
+        found = await list_schedules(conn, None, cursors.read_name(), limit + 1)
     more, found = len(found) > limit, found[:limit]
-    cursor = write_cursor(call.query, found[-1]["name"]) if more else None
+    cursor = cursors.write(found[-1]["name"]) if more else None
     return answer({"items": [shape(row) for row in found], "next_cursor": cursor})
 
 
 async def show(call: Call) -> web.Response:
     """One schedule."""
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         return answer(shape_whole(await find_schedule(conn, call.name)))
 
 
 async def create(call: Call) -> web.Response:
     """Put a new schedule in service."""
     body = await call.body(NewSchedule)
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await _definitions(call).create(conn, call.actor, body.name, body.given())
         made = shape_whole(await find_schedule(conn, body.name))
     return answer(made, 201, {"Location": f"/api/v1/schedules/{body.name}"})
@@ -103,14 +104,14 @@ async def create(call: Call) -> web.Response:
 async def edit(call: Call) -> web.Response:
     """Change keys of a schedule that is not the file's."""
     body = await call.body(Keys)
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await _definitions(call).edit(conn, call.actor, call.name, body.given())
         return answer(shape_whole(await find_schedule(conn, call.name)))
 
 
 async def delete(call: Call) -> web.Response:
     """Take a schedule out of service that is not the file's."""
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await _definitions(call).delete(conn, call.actor, call.name, call.query.get("reason"))
     return answer({"name": call.name, "deleted": True})
 
@@ -123,7 +124,7 @@ def _definitions(call: Call) -> Definitions:
 async def upcoming(call: Call) -> web.Response:
     """The slots to come of a schedule."""
     count, start = call.number("count", 10, 1, MOST), read_local(call.query, "from")
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         found = await next_slots(conn, call.name, count, start)
     # With the offset of the schedule's own time zone, which is what the note is about.
     items = [{"at": slot.at.isoformat(), "note": slot.note} for slot in found]
@@ -132,7 +133,8 @@ async def upcoming(call: Call) -> web.Response:
 
 async def slots(call: Call) -> web.Response:
     """The slots of a schedule, newest first."""
-    limit, mark = call.limit(30), read_cursor(call.query)
+    limit, cursors = call.limit(30), await call.cursors()
+    mark = cursors.read_id()
     try:
         states = read_slot_states(call.query.get("state"), "state")
         before = None if mark is None else _EPOCH + mark * _MICROSECOND
@@ -140,18 +142,18 @@ async def slots(call: Call) -> web.Response:
         raise UsageError(error.message) from None
     except OverflowError:
         raise UsageError("the cursor is not valid; start again without it") from None
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         await require_ever_declared(conn, call.name)
         found = await list_slots(conn, call.name, states, before, limit + 1)
     more, found = len(found) > limit, found[:limit]
-    cursor = write_cursor(call.query, (found[-1]["due_at"] - _EPOCH) // _MICROSECOND) if more else None
+    cursor = cursors.write((found[-1]["due_at"] - _EPOCH) // _MICROSECOND) if more else None
     return answer({"items": [shape_slot(slot) for slot in found], "next_cursor": cursor})
 
 
 async def trigger(call: Call) -> web.Response:
     """Run a schedule's target now."""
     why = await call.body(Why)
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         job_id = await actions.trigger(conn, call.actor, call.name, why.reason)
     return answer({"job_id": str(job_id)}, 202, {"Location": f"/api/v1/jobs/{job_id}"})
 
@@ -159,14 +161,14 @@ async def trigger(call: Call) -> web.Response:
 async def pause(call: Call) -> web.Response:
     """Skip a schedule's slots from now on."""
     body = await call.body(PauseRequest)
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await actions.pause(conn, call.actor, call.name, body.reason, until=body.until, lasting=body.for_)
         return answer(shape_whole(await find_schedule(conn, call.name)))
 
 
 async def resume(call: Call) -> web.Response:
     """Let a schedule fire again."""
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await actions.resume(conn, call.actor, call.name)
         return answer(shape_whole(await find_schedule(conn, call.name)))
 
@@ -174,24 +176,24 @@ async def resume(call: Call) -> web.Response:
 async def skip_next(call: Call) -> web.Response:
     """Pass over a schedule's next slot."""
     why = await call.body(Why)
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await actions.skip_next(conn, call.actor, call.name, why.reason)
         return answer(shape_whole(await find_schedule(conn, call.name)))
 
 
 async def unskip(call: Call) -> web.Response:
     """Let the slot fire that was to be passed over."""
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await actions.unskip(conn, call.actor, call.name)
         return answer(shape_whole(await find_schedule(conn, call.name)))
 
 
 async def downtimes(call: Call) -> web.Response:
     """Times in which nothing fired slots, newest first."""
-    limit = call.limit(30)
-    async with call.state.reading() as conn:
-        found = await list_downtimes(conn, read_cursor(call.query), limit + 1)
-    return answer(page_of(found, limit, lambda row: with_text_ids(row, ("id",)), call.query))
+    limit, cursors = call.limit(30), await call.cursors()
+    async with call.reading() as conn:
+        found = await list_downtimes(conn, cursors.read_id(), limit + 1)
+    return answer(cursors.page(found, limit, lambda row: with_text_ids(row, ("id",))))
 
 
 def routes() -> list[Route]:
@@ -199,16 +201,16 @@ def routes() -> list[Route]:
     one = "/api/v1/schedules/{name}"
     return [
         Route("GET", "/api/v1/schedules", "read", index, "Schedules with their next and last slot", ("limit", "cursor")),
-        Route("POST", "/api/v1/schedules", "operate", create, "Make a schedule"),
+        Route("POST", "/api/v1/schedules", "operate", create, "Make a schedule", once=True),
         Route("GET", one, "read", show, "One schedule"),
         Route("PATCH", one, "operate", edit, "Change a schedule that is not the file's"),
         Route("DELETE", one, "operate", delete, "Take a schedule that is not the file's out of service", ("reason",)),
         Route("GET", f"{one}/next", "read", upcoming, "Its slots to come", ("count", "from")),
         Route("GET", f"{one}/slots", "read", slots, "Its slots, newest first", ("state", "limit", "cursor")),
-        Route("POST", f"{one}/trigger", "operate", trigger, "Run it now"),
-        Route("POST", f"{one}/pause", "operate", pause, "Skip its slots from now on, or until a moment"),
-        Route("POST", f"{one}/resume", "operate", resume, "Let it fire again"),
-        Route("POST", f"{one}/skip-next", "operate", skip_next, "Skip its next slot, once"),
+        Route("POST", f"{one}/trigger", "operate", trigger, "Run it now", once=True),
+        Route("POST", f"{one}/pause", "operate", pause, "Skip its slots from now on, or until a moment", once=True),
+        Route("POST", f"{one}/resume", "operate", resume, "Let it fire again", once=True),
+        Route("POST", f"{one}/skip-next", "operate", skip_next, "Skip its next slot, once", once=True),
         Route("DELETE", f"{one}/skip-next", "operate", unskip, "Let the slot fire after all that was to be skipped"),
         Route("GET", "/api/v1/downtimes", "read", downtimes, "Times in which nothing fired slots", ("limit", "cursor")),
     ]

@@ -1,4 +1,4 @@
-"""`/api/v1/stats` and `/api/v1/audit`."""
+"""`/api/v1/stats`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from datetime import timedelta
 
 from aiohttp import web
 
-from ingestd.access.store import latest_audit
 from ingestd.admin.routes import Call, Route, answer
-from ingestd.admin.shapes import masked, with_text_ids
 from ingestd.errors import UsageError
 from ingestd.jobs.store import reads, statistics
 from ingestd.settings import format_duration, parse_duration
@@ -19,7 +17,7 @@ LONGEST = timedelta(days=31)
 async def stats(call: Call) -> web.Response:
     """Open jobs by queue and state, and what finished within a window."""
     window = _window(call)
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         open_jobs: dict[str, dict[str, int]] = {}
         for row in await reads.counts(conn):
             open_jobs.setdefault(row["queue"], {})[row["state"]] = row["n"]
@@ -42,17 +40,8 @@ def _window(call: Call) -> timedelta:
     return window
 
 
-async def audit(call: Call) -> web.Response:
-    """What people did, newest first."""
-    async with call.state.reading() as conn:
-        rows = await latest_audit(conn, call.query.get("object_type"), call.query.get("object_id"), call.limit())
-    items = [masked(with_text_ids(dict(row), ("id",))) for row in rows]
-    return answer({"items": items, "next_cursor": None})
-
-
 def routes() -> list[Route]:
     """These resources' routes."""
     return [
         Route("GET", "/api/v1/stats", "read", stats, "Open jobs, and what finished within a window", ("window",)),
-        Route("GET", "/api/v1/audit", "read", audit, "The audit log, newest first", ("object_type", "object_id", "limit")),
     ]

@@ -50,7 +50,7 @@ def shape(run: Mapping[str, Any]) -> dict[str, Any]:
 async def index(call: Call) -> web.Response:
     """Declared workflows, each with its last run."""
     items = []
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         for name in sorted(call.state.workflows()):
             latest = await workflow_runs(conn, name, limit=1)
             items.append({"name": name, "last_run": shape(latest[0]) if latest else None})
@@ -60,21 +60,21 @@ async def index(call: Call) -> web.Response:
 async def show(call: Call) -> web.Response:
     """One workflow with its latest runs."""
     require(call)
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         runs = [shape(run) for run in await workflow_runs(conn, call.name, limit=call.limit(20))]
     return answer({"name": call.name, "last_run": runs[0] if runs else None, "runs": runs})
 
 
 async def runs(call: Call) -> web.Response:
     """Runs of all workflows, newest first."""
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         found = await workflow_runs(conn, call.query.get("workflow"), limit=call.limit(20))
     return answer({"items": [shape(run) for run in found], "next_cursor": None})
 
 
 async def run(call: Call) -> web.Response:
     """One run with its steps."""
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         found = await workflow_runs(conn, run=call.id, limit=1)
     if not found:
         raise NotFound(f"there is no workflow run {call.id}")
@@ -87,7 +87,7 @@ async def start(call: Call) -> web.Response:
     if (await call.body(StartBody)).dry_run:
         return await show_plan(call)
     assert call.state.start_workflow is not None
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         run_id = await call.state.start_workflow(conn, call.actor, call.name)
         found = await workflow_runs(conn, run=run_id, limit=1)
     return answer(shape(found[0]), 201, {"Location": f"/api/v1/workflows/runs/{run_id}"})
@@ -98,7 +98,7 @@ async def show_plan(call: Call) -> web.Response:
     require(call)
     declared = call.state.workflows()[call.name]
     assert isinstance(declared, Workflow)
-    async with call.state.reading() as conn:
+    async with call.reading() as conn:
         lanes = {row["name"]: row["queue"] for row in await queues.kinds(conn)}
         busy = await steps.open_run(conn, call.name)
     planned = plan(declared, lanes, busy["id"] if busy else None)
@@ -108,7 +108,7 @@ async def show_plan(call: Call) -> web.Response:
 async def retry(call: Call) -> web.Response:
     """Run again what did not succeed."""
     body = await call.body(RetryBody)
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await retry_run(conn, call.actor, call.id, body.step)
         found = await workflow_runs(conn, run=call.id, limit=1)
     return answer(shape(found[0]))
@@ -117,7 +117,7 @@ async def retry(call: Call) -> web.Response:
 async def cancel(call: Call) -> web.Response:
     """Cancel what has not ended."""
     body = await call.body(CancelBody)
-    async with call.state.acting() as conn:
+    async with call.acting() as conn:
         await cancel_run(conn, call.actor, call.id, undo=body.undo)
         found = await workflow_runs(conn, run=call.id, limit=1)
     return answer(shape(found[0]))
@@ -140,9 +140,16 @@ def routes() -> list[Route]:
         Route("GET", "/api/v1/workflows", "read", index, "Declared workflows and their last run"),
         Route("GET", "/api/v1/workflows/runs", "read", runs, "Workflow runs, newest first", ("workflow", "limit")),
         Route("GET", "/api/v1/workflows/runs/{id}", "read", run, "One run with its steps"),
-        Route("POST", "/api/v1/workflows/runs/{id}/retry", "operate", retry, "Run again what did not succeed in a run that has ended"),
-        Route("POST", "/api/v1/workflows/runs/{id}/cancel", "operate", cancel, "Cancel what has not ended of a run"),
+        Route(
+            "POST",
+            "/api/v1/workflows/runs/{id}/retry",
+            "operate",
+            retry,
+            "Run again what did not succeed in a run that has ended",
+            once=True,
+        ),
+        Route("POST", "/api/v1/workflows/runs/{id}/cancel", "operate", cancel, "Cancel what has not ended of a run", once=True),
         Route("GET", "/api/v1/workflows/{name}", "read", show, "One workflow with its latest runs", ("limit",)),
         Route("GET", "/api/v1/workflows/{name}/plan", "read", show_plan, "What a start would do, without doing it"),
-        Route("POST", "/api/v1/workflows/{name}/start", "operate", start, "Start a workflow"),
+        Route("POST", "/api/v1/workflows/{name}/start", "operate", start, "Start a workflow", once=True),
     ]
