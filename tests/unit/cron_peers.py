@@ -144,9 +144,10 @@ def answers_a_midnight_that_does_not_exist(it: Difference) -> bool:
 
 
 def goes_back_to_the_first_pass(it: Difference) -> bool:
-    """From the second pass of a fold it goes back to the full hour before, or on to a midnight, of the first pass, which is over."""
-    second = it.start.astimezone(it.zone).fold == 1
-    return not it.ours and not it.hand.time_of_day and it.moment <= it.start and second
+    """Within a fold it goes back to the full hour before, or on to a midnight, of the first pass, which is over."""
+    wall = it.start.astimezone(it.zone)
+    folded = wall.replace(fold=0).utcoffset() != wall.replace(fold=1).utcoffset()
+    return not it.ours and not it.hand.time_of_day and it.moment <= it.start and folded
 
 
 def loses_the_hour_behind_such_a_midnight(it: Difference) -> bool:
