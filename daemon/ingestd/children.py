@@ -7,6 +7,7 @@ dies, and the end of stdin ends it as well.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ctypes
 import json
 import os
@@ -59,6 +60,7 @@ class ChildProcess:
         self._process = process
         self._on_words = on_words
         self._words: deque[str] = deque(maxlen=WORDS_KEPT)
+        self._context = contextvars.copy_context()
         self._listener = asyncio.create_task(self._hear_stderr(), name=f"child {process.pid} stderr")
 
     @classmethod
@@ -106,6 +108,10 @@ class ChildProcess:
     def alive(self) -> bool:
         """Whether it has not ended."""
         return self._process.returncode is None
+
+    def work_for_caller(self) -> None:
+        """From now on what it writes to stderr is told in the caller's context: on behalf of the job that runs there."""
+        self._context = contextvars.copy_context()
 
     async def send(self, message: Mapping[str, Any]) -> None:
         """Write a message to its stdin.
@@ -189,7 +195,7 @@ class ChildProcess:
                 return
             text = line.decode("utf-8", "replace").rstrip()[:LONGEST_WORD]
             self._words.append(text)
-            self._on_words(self.pid, text)
+            self._context.run(self._on_words, self.pid, text)
 
 
 def become_child(parent: int) -> Line:

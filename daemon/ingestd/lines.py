@@ -11,7 +11,7 @@ import sys
 import traceback
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -138,6 +138,30 @@ class JournalOutput(Output):
         """Let go of the socket."""
         self.journal.close()
         super().close()
+
+
+class RelayOutput(Output):
+    """Hands lines to the process that started this one, which knows where they go.
+
+    Args:
+        send: called with `[level, event, logger, fields]`.
+    """
+
+    def __init__(self, send: Callable[[list[Any]], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def write(self, level: int, line: dict[str, Any]) -> bool:
+        """Hand over one line."""
+        fields = {name: value for name, value in line.items() if name not in _OWN}
+        self._send([level, line["event"], line["logger"], fields])
+        return True
+
+
+def relayed(line: list[Any]) -> None:
+    """Say here what `RelayOutput` sent from another process."""
+    level, event, logger, fields = line
+    stdlib.getLogger(logger).log(level, {**fields, "event": event})
 
 
 def _said(record: stdlib.LogRecord) -> dict[str, Any]:

@@ -59,6 +59,12 @@ def set_level(level: str) -> None:
     stdlib.getLogger().setLevel(LEVELS[level])
 
 
+def present_level() -> str:
+    """The level that is set."""
+    number = stdlib.getLogger().level
+    return next((name for name, least in LEVELS.items() if least >= number), "error")
+
+
 def conceal(secrets: Iterable[str]) -> None:
     """Keep these out of every line from now on, and out of what `without_secrets` gives."""
     output = _current()
@@ -194,5 +200,6 @@ _WORDS: dict[type[Event], Callable[[Any], tuple[str, str]]] = {
     events.ConfigurationRefused: lambda e: ("error", "configuration refused, the old one stays: " + "; ".join(e.problems)),
     events.HorizonHeld: lambda e: ("warning", f"{e.who} has kept dead rows from being removed for {e.seconds:.0f} s; {e.hint}"),
     events.IndexRebuilt: _rebuilt,
+    events.AccessDenied: lambda e: ("warning", f"{e.actor} at {e.address} was refused {e.action}: {e.reason}"),
     events.Notice: lambda e: (e.level, e.message),
 }

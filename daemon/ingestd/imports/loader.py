@@ -164,6 +164,7 @@ class _Child:
     async def run(self, request: LoadRequest, on_progress: Progress) -> LoadOutcome | IngestdError:
         """Run one load: its outcome, or the error it answered with; after either the child is as good as before."""
         self._loads += 1
+        self._process.work_for_caller()
         await self._send({"load": request.to_json()})
         while True:
             message = await self._receive(SILENCE_S)

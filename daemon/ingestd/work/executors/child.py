@@ -1,7 +1,7 @@
 """The process that runs one kind's handler: one job after another, each with a context like the daemon's own.
 
 To it: {"hello": {…}} once, then {"job": {…}} whenever the last one was answered, and {"cancel": true} in between.
-From it: {"ready": pid} or {"failed": {…}}; {"progress": [fraction, text]}, {"log": [level, event, fields]}, {"acked": […]} when its
+From it: {"ready": pid} or {"failed": {…}}; {"progress": [fraction, text]}, {"log": [level, event, logger, fields]}, {"acked": […]} when its
 transaction has completed the job, and {"end": {…}} for each job.
 The end of stdin is the order to close what handlers share, and to end.
 """
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from ingestd.cause import on_behalf_of
 from ingestd.children import Line, become_child, next_message, open_stdin, resident_bytes
 from ingestd.errors import StaleClaim
 from ingestd.events import Bus
@@ -32,6 +33,8 @@ from ingestd.jobs.decorator import JobFunction
 from ingestd.jobs.lifespan import lifespan_of
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store.ack import Result
+from ingestd.lines import RelayOutput
+from ingestd.logging import put_out
 from ingestd.postgres.pool import ConnectionLost, Database, NoneFree, PoolSizes, dump_json
 from ingestd.work.context import Context, JobCancelled
 from ingestd.work.endings import ArgumentsDoNotFit, describe
@@ -57,6 +60,7 @@ async def _serve(line: Line) -> None:
     hello = await next_message(reader)
     if hello is None:
         return
+    put_out(RelayOutput(lambda said: line.send({"log": said})), hello["hello"]["log_level"])
     async with AsyncExitStack() as stack:
         try:
             workshop = await _Workshop.open(hello["hello"], line, stack)
@@ -75,25 +79,6 @@ async def _serve(line: Line) -> None:
             os._exit(0)
         # A close that hangs is ended by the parent.
     os._exit(0)
-
-
-class _Log:
-    """Hands log lines to the daemon, which knows where they go."""
-
-    def __init__(self, line: Line, bound: Mapping[str, Any]) -> None:
-        self._line = line
-        self._bound = bound
-
-    def bind(self, **fields: Any) -> _Log:
-        """A logger that adds these fields to each line."""
-        return _Log(self._line, {**self._bound, **fields})
-
-    def __getattr__(self, level: str) -> Any:
-        if level.startswith("_"):
-            raise AttributeError(level)
-        return lambda event, *args, **fields: self._line.send(
-            {"log": [level, str(event) % args if args else str(event), dump_json({**self._bound, **fields})]}
-        )
 
 
 class _Workshop:
@@ -148,7 +133,7 @@ class _Workshop:
         ctx.limit = None if message["limit_s"] is None else timedelta(seconds=message["limit_s"])
         ctx.resources = self._resources
         ctx.on_acked = self._tell_acked
-        ctx._log = _Log(self._line, {})  # noqa: SLF001
+        on_behalf_of(ctx.job)
         self._ctx = ctx
         _forget_peak()
         began = time.process_time()

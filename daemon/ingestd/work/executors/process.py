@@ -22,6 +22,8 @@ from ingestd.events import Bus, Notice
 from ingestd.jobs.decorator import JobFunction
 from ingestd.jobs.model import State
 from ingestd.jobs.registry import HandlerSpec
+from ingestd.lines import relayed
+from ingestd.logging import present_level
 from ingestd.postgres.pool import ConnectionLost, Database
 from ingestd.settings import format_duration
 from ingestd.work.context import Context, JobCancelled
@@ -144,6 +146,7 @@ class ProcessExecutor:
                     "kind": spec.kind,
                     "node": str(ctx.node),
                     "memory_limit": spec.memory_limit,
+                    "log_level": present_level(),
                 }
             )
         except BaseException as error:
@@ -262,6 +265,7 @@ class _Attempt:
         child.jobs += 1
         child.busy = True
         self._child = child
+        child.process.work_for_caller()
         self._set_timers()
         job = {
             "facts": messages.job_to_json(ctx.job),
@@ -276,10 +280,7 @@ class _Attempt:
                 if "progress" in message:
                     ctx.on_progress(*message["progress"])
                 elif "log" in message:
-                    level, event, fields = message["log"]
-                    getattr(ctx.log, level if level in ("debug", "info", "warning", "error", "critical") else "info")(
-                        event, **{f"{name}_" if name == "event" else name: value for name, value in orjson.loads(fields).items()}
-                    )
+                    relayed(message["log"])
                 elif "acked" in message:
                     state, result, partial, reason = message["acked"]
                     ctx.completed_elsewhere(State(state), orjson.loads(result), partial=partial, reason=reason)
