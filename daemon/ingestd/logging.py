@@ -39,6 +39,7 @@ def put_out(output: Output, level: str = "info") -> None:
     before = _current()
     if before is not None:
         output.redactor = before.redactor
+        before.close()
     root.handlers = [output]
     set_level(level)
     # These tell at info what our own events tell better.
