@@ -285,6 +285,16 @@ class IndexRebuilt(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class AccessDenied(Event):
+    """Requests of one kind were refused; told of each kind once a minute."""
+
+    actor: str
+    address: str
+    action: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Notice(Event):
     """Something an operator should read that has no event of its own."""
 

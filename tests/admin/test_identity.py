@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from ingestd.access.roles import Actor
-from ingestd.admin import identity
-from ingestd.admin.identity import socket_owner
+from ingestd.admin import identity, peers
+from ingestd.admin.peers import socket_owner
 from tests.admin.conftest import Site
 
 ASK = """
@@ -78,7 +78,7 @@ async def test_nobody_on_loopback_is_an_admin(site: Site, monkeypatch: pytest.Mo
     monkeypatch.setattr(identity.Identity, "actor", spy)
     await site.get("/api/v1/jobs")
     assert seen[-1].role == "operator"
-    monkeypatch.setattr(identity, "socket_owner", lambda *_: None)
+    monkeypatch.setattr(peers, "socket_owner", lambda *_: None)
     await site.get("/api/v1/jobs", headers={"Connection": "close"})  # the connection's owner has been looked up already
     await site.get("/api/v1/jobs")
     assert seen[-1].role == "viewer"

@@ -72,6 +72,11 @@ class TokenBook:
         """Whether tokens are defined. An expired one counts: nothing may open by itself because time passes."""
         return any(known.revoked_at is None for known in self._known.values())
 
+    @property
+    def ever(self) -> bool:
+        """Whether anybody ever made a token that is not forgotten yet."""
+        return bool(self._known)
+
     async def poll(self) -> float:
         """Read the book again, and note which tokens were used."""
         await self.refresh()
@@ -127,6 +132,10 @@ class TokenBook:
 
     def _look_up(self, text: str) -> Known | None:
         return self._known.get(tokens.digest(self._key, text)) if self._key else None
+
+    def still(self, token_id: int | None) -> bool:
+        """Whether what somebody came in with still lets them in; None: they came without a token of the database."""
+        return token_id is None or any(k.id == token_id and k.revoked_at is None and not k.expired for k in self._known.values())
 
     def used(self, token: Known, address: str) -> None:
         """Remember that a token let somebody in; it is written down once a minute."""

@@ -22,12 +22,17 @@ class Hosts:
         host: the configured host.
         port: the port bound.
         public_url: the configured public address, or empty.
+        own_addresses: whether the address that a connection was made to is a Host as well: names are what an attacker can point
+            elsewhere, numbers are not.
     """
 
-    def __init__(self, host: str, port: int, public_url: str = "") -> None:
+    def __init__(self, host: str, port: int, public_url: str = "", *, own_addresses: bool = False) -> None:
+        self._port = port
+        self._own_addresses = own_addresses
+        self._public = origin(public_url)
         self._known = {(name, port) for name in (*LOOPBACK_NAMES, host.lower())}
-        if public := origin(public_url):
-            self._known.add(public)
+        if self._public:
+            self._known.add(self._public)
 
     def check_host(self, request: web.Request) -> None:
         """Refuse a request that was made to another name or port.
@@ -36,10 +41,14 @@ class Hosts:
             UsageError: no Host, or several.
             Refused: not ours.
         """
+        own = request.transport.get_extra_info("sockname") if request.transport is not None else None
+        if not isinstance(own, tuple):
+            return  # through the Unix socket, where no browser leads
         given = request.headers.getall("Host", [])
         if len(given) != 1:
             raise UsageError("exactly one Host header is needed")
-        if origin(f"http://{given[0]}") not in self._known and origin(f"https://{given[0]}") not in self._known:
+        asked = {origin(f"http://{given[0]}"), origin(f"https://{given[0]}")}
+        if not asked & self._known and not (self._own_addresses and (own[0], self._port) in asked):
             raise Refused(
                 f'this server does not answer to the host "{given[0][:200]}"',
                 hint="use the printed address, or set [admin] public_url to the address you use",
@@ -70,7 +79,10 @@ class Hosts:
 
     def _is_ours(self, came_from: str, host: str) -> bool:
         at = origin(came_from)
-        return at is not None and at in self._known and at in (origin(f"http://{host}"), origin(f"https://{host}"))
+        if at is None:
+            return False
+        # A proxy may send its own idea of a Host; the address that people use is ours all the same.
+        return at == self._public or at in (origin(f"http://{host}"), origin(f"https://{host}"))
 
 
 def origin(url: str) -> tuple[str, int] | None:

@@ -1,27 +1,22 @@
-"""Who makes a request: the holder of a token, or somebody on this machine, told apart by their socket's owner.
-
-Weakness: on loopback the peer's user is read from the kernel's socket table. A socket that is not found there (another network
-namespace, a system without /proc) counts as a stranger's: it may look, not touch.
-"""
+"""Who makes a request: the holder of a token, or somebody on this machine, told apart by their socket's owner."""
 
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import os
-import sys
-from pathlib import Path
-from typing import Any
-from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
 from ingestd.access import tokens
 from ingestd.access.book import Known, TokenBook
 from ingestd.access.roles import Actor, Via
+from ingestd.admin.limits import Limits
+from ingestd.admin.peers import Peers
 from ingestd.admin.problems import Unauthorized
+from ingestd.admin.settings import AdminSettings
+from ingestd.errors import Refused
 
-_TABLES = {4: Path("/proc/net/tcp"), 6: Path("/proc/net/tcp6")}
+_ANOTHER = "ask for another one; `ingestd token list --all` shows what became of this one"
 _HOW = "send a token as Authorization: Bearer TOKEN; `ingestd token create` makes one"
 
 
@@ -29,33 +24,50 @@ class Identity:
     """Resolves the actor of a request.
 
     Args:
-        token: the configured admin token; empty: none.
+        settings: the configured admin token, and how the server is reached.
         book: the database's tokens.
+        limits: counts wrong tokens.
     """
 
-    def __init__(self, token: str, book: TokenBook) -> None:
-        self._token = token.encode()
+    def __init__(self, settings: AdminSettings, book: TokenBook, limits: Limits) -> None:
+        self._token = settings.token.get_secret_value().encode()
+        self._open = settings.open_to_locals
         self._book = book
-        # A connection never changes hands, so its owner is looked up once.
-        self._owners: WeakKeyDictionary[Any, int | None] = WeakKeyDictionary()
+        self._limits = limits
+        self.peers = Peers(settings)
 
     async def actor(self, request: web.Request, via: Via, correlation_id: str) -> Actor:
         """The one who asks.
 
         Raises:
             Unauthorized: the request carries credentials that are not ours.
+            OverLimit: its address was wrong too often.
             DatabaseUnreachable: whether they are ours cannot be found out now.
         """
-        address = request.remote or "unix"
+        address = self.peers.address(request)
         given = request.headers.get("Authorization")
         if given is not None:
             return await self._holder(given, via, correlation_id, address)
+        if self.peers.by_socket(request):
+            # The kernel vouches for them, tokens or not.
+            return _local(self.peers.owner(request), via, correlation_id, address)
+        if not self._open:
+            return Actor("anonymous", "anonymous", via, correlation_id, address=address)
         # Once a token exists, acting takes it; without any, the daemon's own user and root may act, everybody else may look.
-        owner = None if self.takes_token else self._owner(request)
-        if owner is not None and owner in (os.getuid(), 0):
-            return Actor(f"local:{owner}", "operator", via, correlation_id, address=address)
-        name = "local:anonymous" if owner is None else f"local:{owner}"
-        return Actor(name, "viewer", via, correlation_id, address=address)
+        owner = None if self.takes_token else self.peers.owner(request)
+        return _local(owner, via, correlation_id, address)
+
+    def check_way(self, request: web.Request) -> None:
+        """Refuse what did not come through the proxy that is declared to speak TLS.
+
+        Raises:
+            Refused: it came past it.
+        """
+        if not self.peers.came_as_declared(request):
+            raise Refused(
+                "this server is reached through its proxy only",
+                hint="[admin] trusted_proxies names the addresses that the proxy comes from",
+            )
 
     @property
     def takes_token(self) -> bool:
@@ -67,64 +79,52 @@ class Identity:
         text = text.strip()
         if scheme.lower() != "bearer" or not text:
             raise Unauthorized("the Authorization header holds no Bearer token: the token is not valid", hint=_HOW)
-        if self._token and hmac.compare_digest(text.encode(), self._token):
+        if not _is_whole(text):
+            # The configuration's token may be one that a person thought up: guesses at it are slowed down. Whole tokens cannot be
+            # guessed, so they pass even where somebody else at the same address guesses.
+            self._limits.check_guesses(address)
+        if self._token and hmac.compare_digest(text.encode(errors="surrogateescape"), self._token):
             return Actor("token:admin", "admin", via, correlation_id, address=address)
-        known = await self._known(text)
+        known = await self._known(text, address)
         self._book.used(known, address)
         return Actor(f"token:{known.name}", known.role, via, correlation_id, known.id, known.scopes, address)
 
-    async def _known(self, text: str) -> Known:
-        """A token of the database that is in force. That one has ended is only told to who holds it whole."""
-        if not tokens.looks_like_one(text):
-            raise Unauthorized("the token is not valid", hint=_HOW)
-        try:
-            tokens.parse(text)
-        except tokens.Mistyped as error:
-            raise Unauthorized(f"the token is not valid: {error}", hint="it was mistyped or cut off: copy it again, whole") from None
-        known = await self._book.find(text)
+    async def _known(self, text: str, address: str) -> Known:
+        """A token of the database that is in force. That one has ended is told to whoever holds it whole, as often as they ask."""
+        known = await self._book.find(text) if _is_whole(text) else None
         if known is None:
-            raise Unauthorized("the token is not valid", hint="is it of another daemon? `ingestd token list` shows this one's")
+            self._limits.check_guesses(address)
+            self._limits.was_wrong(address)
+            raise _not_valid(text)
         if known.revoked_at is not None:
-            raise Unauthorized(f'the token "{known.name}" was revoked on {known.revoked_at:%Y-%m-%d %H:%M} UTC', hint="ask for another one")
+            raise Unauthorized(f'the token "{known.name}" was revoked on {known.revoked_at:%Y-%m-%d %H:%M} UTC', hint=_ANOTHER)
         if known.expired and known.expires_at is not None:
-            raise Unauthorized(f'the token "{known.name}" expired on {known.expires_at:%Y-%m-%d %H:%M} UTC', hint="ask for another one")
+            raise Unauthorized(f'the token "{known.name}" expired on {known.expires_at:%Y-%m-%d %H:%M} UTC', hint=_ANOTHER)
         return known
 
-    def _owner(self, request: web.Request) -> int | None:
-        transport = request.transport
-        if transport is None:
-            return None
-        if transport not in self._owners:
-            peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-            self._owners[transport] = socket_owner(peer, own) if peer and own else None
-        return self._owners[transport]
 
-
-def socket_owner(peer: tuple[Any, ...], own: tuple[Any, ...]) -> int | None:
-    """The user id that owns the other end of a connection on this machine.
-
-    Args:
-        peer: (address, port) of the other end.
-        own: (address, port) of our end.
-
-    Returns:
-        The user id, or None where the kernel does not list that socket.
-    """
+def _is_whole(text: str) -> bool:
     try:
-        wanted = (_kernel_form(peer), _kernel_form(own))
-        lines = _TABLES[ipaddress.ip_address(peer[0]).version].read_text(encoding="ascii").splitlines()[1:]
-    except (OSError, ValueError):
-        return None
-    for line in lines:
-        fields = line.split()
-        # sl local_address rem_address st queues timers retransmits uid …; the peer's local end is our remote end
-        if (fields[1], fields[2]) == wanted:
-            return int(fields[7])
-    return None
+        tokens.parse(text)
+    except tokens.Mistyped:
+        return False
+    return True
 
 
-def _kernel_form(address: tuple[Any, ...]) -> str:
-    packed = ipaddress.ip_address(address[0]).packed
-    if sys.byteorder == "little":  # the table prints each 32-bit word in the machine's own order
-        packed = b"".join(packed[i : i + 4][::-1] for i in range(0, len(packed), 4))
-    return f"{packed.hex().upper()}:{address[1]:04X}"
+def _not_valid(text: str) -> Unauthorized:
+    """Which mistake it is, as far as anybody could tell who has nothing but the text."""
+    if not tokens.looks_like_one(text):
+        return Unauthorized("the token is not valid", hint=_HOW)
+    try:
+        tokens.parse(text)
+    except tokens.Mistyped as error:
+        return Unauthorized(f"the token is not valid: {error}", hint="it was mistyped or cut off: copy it again, whole")
+    return Unauthorized(
+        "the token is not valid: nobody made it here", hint="is it of another daemon? `ingestd token list` shows this one's"
+    )
+
+
+def _local(owner: int | None, via: Via, correlation_id: str, address: str) -> Actor:
+    if owner is not None and owner in (os.getuid(), 0):
+        return Actor(f"local:{owner}", "operator", via, correlation_id, address=address)
+    return Actor("local:anonymous" if owner is None else f"local:{owner}", "viewer", via, correlation_id, address=address)

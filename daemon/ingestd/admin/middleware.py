@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from ingestd.access.roles import Actor, Via
-from ingestd.access.scopes import area_of
+from ingestd.admin.admission import MACHINE_PATHS, Admission
+from ingestd.admin.connections import Connections
+from ingestd.admin.denials import Denials
 from ingestd.admin.guard import Hosts
-from ingestd.admin.identity import Identity
-from ingestd.admin.problems import Problem, Unauthorized, problem_of
+from ingestd.admin.idempotency import answer_once
+from ingestd.admin.problems import Problem, problem_of
 from ingestd.admin.routes import Call, Route
 from ingestd.admin.state import AdminState
-from ingestd.errors import DatabaseUnreachable, Refused, UsageError
+from ingestd.errors import DatabaseUnreachable, UsageError
 from ingestd.events import Notice
 from ingestd.health.metrics import Metrics
 from ingestd.settings import did_you_mean
@@ -29,6 +30,8 @@ from ingestd.settings import did_you_mean
 # The request that this task answers; a handler runs in the task of its middleware.
 CORRELATION: ContextVar[str] = ContextVar("correlation_id")
 REQUEST_TIMEOUT_S = 30.0
+# One that answers for as long as somebody listens takes its deadline away.
+DEADLINE = web.RequestKey("deadline", asyncio.Timeout)
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -45,7 +48,6 @@ HEADERS = {
     "Server": "ingestd",
 }
 _CORRELATION = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_MACHINE_PATHS = ("/api/", "/health", "/metrics", "/static/")
 
 ProblemPage = Callable[[Problem, str], web.Response]
 
@@ -55,7 +57,9 @@ class Surroundings:
     """What the middleware works with; `hosts` is known once the port is bound."""
 
     state: AdminState
-    identity: Identity
+    admission: Admission
+    denials: Denials
+    connections: Connections
     hosts: Hosts
     metrics: Metrics
     problem_page: ProblemPage
@@ -69,17 +73,22 @@ def outermost(around: Surroundings) -> Middleware:
         correlation_id = correlation_of(request)
         CORRELATION.set(correlation_id)
         began = time.perf_counter()
+        around.connections.began(request.transport)
         try:
             around.hosts.check_host(request)
             around.hosts.check_site(request)
-            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+            async with asyncio.timeout(REQUEST_TIMEOUT_S) as deadline:
+                request[DEADLINE] = deadline
                 response = await handler(request)
         except asyncio.CancelledError:
             raise
         except web.HTTPException as error:
             response = _explain(around, request, error, correlation_id)
         except Exception as error:  # noqa: BLE001 - every error becomes a problem document
+            around.denials.note(request, error, correlation_id)
             response = _explain(around, request, error, correlation_id)
+        finally:
+            around.connections.ended(request.transport)
         for name, value in HEADERS.items():
             response.headers[name] = value
         response.headers["X-Correlation-ID"] = correlation_id
@@ -97,38 +106,12 @@ def serve(around: Surroundings, route: Route) -> Handler:
     """Wrap a route's handler: who asks, may they, and do we understand all of the query."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        via: Via = "api" if request.path.startswith(_MACHINE_PATHS) else "page"
-        actor = await around.identity.actor(request, via, CORRELATION.get())
-        _check_permission(around, request, route, actor)
-        return await route.handler(Call(request, around.state, actor, _query(request, route)))
+        actor = await around.admission.admit(request, route, CORRELATION.get())
+        if route.streams:
+            request[DEADLINE].reschedule(None)
+        return await answer_once(Call(request, around.state, actor, _query(request, route)), route)
 
     return handle
-
-
-def _check_permission(around: Surroundings, request: web.Request, route: Route, actor: Actor) -> None:
-    """Refuse what the role does not carry, or the scopes do not include.
-
-    Raises:
-        Unauthorized: a token is needed.
-        Refused: the one that came is not enough.
-    """
-    if not actor.may(route.permission):
-        if around.identity.takes_token and "Authorization" not in request.headers:
-            raise Unauthorized("this needs a token that may do it", hint="send it as Authorization: Bearer TOKEN")
-        raise Refused(
-            f"{_article(actor.role)} may not do this; it needs the permission to {route.permission}",
-            hint="`ingestd token create` makes a token with another role"
-            if around.identity.takes_token
-            else "ask as the daemon's own user or root, or with a token",
-        )
-    area = area_of(route.path)
-    if not actor.reaches(area, route.permission):
-        scopes = ", ".join(sorted(actor.scopes))
-        raise Refused(f"this token is limited to {scopes}; this needs the scope {area}", hint="`ingestd token create --scope` sets scopes")
-
-
-def _article(role: str) -> str:
-    return f"an {role}" if role[0] in "ao" else f"a {role}"
 
 
 def _query(request: web.Request, route: Route) -> dict[str, str]:
@@ -172,6 +155,6 @@ def _explain(around: Surroundings, request: web.Request, error: web.HTTPExceptio
 
 
 def _wants_page(request: web.Request) -> bool:
-    if request.path.startswith(_MACHINE_PATHS) or "HX-Request" in request.headers:
+    if request.path.startswith(MACHINE_PATHS) or "HX-Request" in request.headers:
         return False
     return "text/html" in request.headers.get("Accept", "")

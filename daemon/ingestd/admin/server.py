@@ -3,44 +3,56 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import ipaddress
-import os
 import socket
+import ssl
+from pathlib import Path
 
 from aiohttp import web
 
+from ingestd.admin.admission import Admission
 from ingestd.admin.api import all_routes
+from ingestd.admin.binding import BACKLOG, SocketFile, bind, bind_socket
+from ingestd.admin.connections import HANDSHAKE_S, KEEP_ALIVE_S, Connections
+from ingestd.admin.denials import Denials
 from ingestd.admin.guard import Hosts
 from ingestd.admin.identity import Identity
+from ingestd.admin.limits import Limits
 from ingestd.admin.middleware import Surroundings, outermost, serve
 from ingestd.admin.pages import Pages
 from ingestd.admin.routes import Routes
 from ingestd.admin.settings import AdminSettings
 from ingestd.admin.state import AdminState
-from ingestd.errors import PortTaken, Refused
+from ingestd.errors import ConfigurationError
 from ingestd.health.checks import HealthRunner
 from ingestd.health.metrics import Metrics
 
 MAX_BODY_BYTES = 2 << 20  # arguments of a job take half of it
-BACKLOG = 128
+LINGER_S = 2.0  # how long to read on from who sends a body that nobody wants
 SHUTDOWN_GRACE_S = 2.0
+AROUND = web.AppKey("around", Surroundings)
 
 
-def build(state: AdminState, settings: AdminSettings, port: int) -> tuple[web.Application, Metrics, Routes]:
+def build(
+    state: AdminState, settings: AdminSettings, port: int, connections: Connections | None = None
+) -> tuple[web.Application, Metrics, Routes]:
     """Make the application out of the registry of routes and nothing else.
 
     Args:
         port: the port that is bound, for the Host check.
+        connections: told when one is at work.
     """
     health = HealthRunner(state.db, state.facts, state.loops, state.state_dir)
-    metrics = Metrics(state.db, state.facts, state.bus, state.node.version)
+    metrics = Metrics(state.db, state.facts, state.bus, state.node.version, state.loops)
     pages = Pages(state, health)
     routes = Routes([*all_routes(health, metrics), *pages.routes()])
+    limits = Limits(settings.rate, settings.trigger_rate)
+    identity = Identity(settings, state.tokens, limits)
     around = Surroundings(
         state,
-        Identity(settings.token.get_secret_value(), state.tokens),
-        Hosts(settings.host, port, settings.public_url),
+        Admission(identity, limits),
+        Denials(state.db, state.bus, identity.peers),
+        connections or Connections(),
+        Hosts(settings.host, port, settings.public_url, own_addresses=not settings.on_loopback),
         metrics,
         pages.problem,
     )
@@ -51,6 +63,7 @@ def build(state: AdminState, settings: AdminSettings, port: int) -> tuple[web.Ap
             app.router.add_get(route.path, handler, allow_head=True)
         else:
             app.router.add_route(route.method, route.path, handler)
+    app[AROUND] = around
     return app, metrics, routes
 
 
@@ -60,15 +73,20 @@ class AdminServer:
     Args:
         state: what its handlers may use.
         settings: where it listens.
+        connections: how many there may be, and how long one may be silent.
 
     `url` is the address people open, `port` the port that is bound, both once it has been started.
     """
 
-    def __init__(self, state: AdminState, settings: AdminSettings) -> None:
+    def __init__(self, state: AdminState, settings: AdminSettings, connections: Connections | None = None) -> None:
         self._state = state
         self._settings = settings
+        self._connections = connections or Connections()
         self._runner: web.AppRunner | None = None
-        self._metrics: Metrics | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._around: Surroundings | None = None
+        self._servers: list[asyncio.Server] = []
+        self._socket: SocketFile | None = None
         self.url = ""
         self.port = 0
 
@@ -81,17 +99,58 @@ class AdminServer:
         Raises:
             PortTaken: another process listens there.
             Refused: the address cannot be bound.
+            ConfigurationError: others can reach it, and there is no token with which they could come in.
         """
+        settings = self._settings
         await self._state.tokens.refresh()
-        sock = bind(self._settings.host, self._settings.port)
+        self._check_tokens()
+        tls = settings.tls()
+        sock = bind(settings.host, settings.port)
         self.port = int(sock.getsockname()[1])
-        app, self._metrics, _ = build(self._state, self._settings, self.port)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_GRACE_S)
+        app, _, _ = build(self._state, settings, self.port, self._connections)
+        self._around = app[AROUND]
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=SHUTDOWN_GRACE_S,
+            keepalive_timeout=KEEP_ALIVE_S,
+            lingering_time=LINGER_S,
+        )
         await self._runner.setup()
-        await web.SockSite(self._runner, sock, backlog=BACKLOG).start()
-        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
-        self.url = self._settings.public_url or f"http://{host}:{self.port}"
+        self._reader = asyncio.create_task(self._state.live.poller.run(), name="live events")
+        await self._listen(sock, tls)
+        if settings.socket is not None:
+            await self._listen_on(settings.socket)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self.url = settings.public_url or f"{'https' if tls else 'http'}://{host}:{self.port}"
         return self.url
+
+    def _check_tokens(self) -> None:
+        if self._settings.open_to_locals or self._settings.token.get_secret_value() or self._state.tokens.ever:
+            return
+        problem = "[admin]: others can reach this server, and there is no token with which anybody could come in"
+        raise ConfigurationError([f"{problem}: `ingestd token create NAME --role admin` makes one, or set [admin] token"])
+
+    async def _listen_on(self, path: Path) -> None:
+        sock, self._socket = bind_socket(path)
+        await self._listen(sock, None)
+
+    async def _listen(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+        assert self._runner is not None
+        assert self._runner.server is not None
+        factory = self._connections.watch(self._runner.server)
+        loop = asyncio.get_running_loop()
+        if sock.family == socket.AF_UNIX:
+            self._servers.append(await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG))
+        else:
+            handshake_s = HANDSHAKE_S if tls else None
+            server = await loop.create_server(factory, sock=sock, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=handshake_s)
+            self._servers.append(server)
+
+    async def write_denials(self) -> float:
+        """Write down what was refused; returns the seconds until it is to be done again."""
+        return await self._around.denials.poll() if self._around is not None else 1.0
 
     async def stop(self, timeout_s: float = 5.0) -> None:
         """Stop listening and let open requests end; idempotent.
@@ -100,44 +159,20 @@ class AdminServer:
             timeout_s: seconds after which they are cut off.
         """
         runner, self._runner = self._runner, None
-        if self._metrics is not None:
-            self._metrics.close()
+        self._state.live.close()
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        if self._socket is not None:
+            self._socket.remove()
+        if self._around is not None:
+            self._around.metrics.close()
         if runner is None:
             return
         try:
             async with asyncio.timeout(timeout_s):
+                if self._reader is not None:
+                    await self._reader
                 await runner.cleanup()
         except TimeoutError:
             return
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket on a loopback address.
-
-    Args:
-        host: a loopback address, or `localhost` for IPv4's.
-        port: 0: any free one.
-
-    Raises:
-        PortTaken: another process listens there.
-        Refused: the address cannot be bound.
-    """
-    address = "127.0.0.1" if host == "localhost" else host
-    family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((address, port))
-        # Listen now: two processes may bind the same port with SO_REUSEADDR as long as neither listens.
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        if error.errno == errno.EADDRINUSE:
-            raise PortTaken(
-                f"{host}:{port} is in use by another process",
-                hint="set [admin] port (INGESTD_ADMIN__PORT) to another one, or to 0 for any free port",
-            ) from None
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise Refused(f"cannot listen on {host}:{port}: {reason}", hint="set [admin] host and port") from None
-    return sock
