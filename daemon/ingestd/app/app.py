@@ -13,23 +13,24 @@ from typing import Any
 
 import asyncpg
 
-from ingestd import __version__, logging
+from ingestd import __version__
 from ingestd.access.roles import Actor
 from ingestd.admin.server import AdminServer
 from ingestd.admin.state import AdminState, NodeInfo
 from ingestd.app import configuration
 from ingestd.app.control import Control
 from ingestd.app.database import Location, database, locate
+from ingestd.app.reload import Reloader
 from ingestd.app.rooms import InForce, Rooms
+from ingestd.app.service_status import START_EVERY_S, ServiceStatus
 from ingestd.app.settings import Settings
 from ingestd.app.successes import successes
 from ingestd.app.supervisor import Supervisor
 from ingestd.app.upkeep import upkeep
-from ingestd.errors import ConfigurationError, NotFound, Refused
+from ingestd.cause import NODE
+from ingestd.errors import NotFound, Refused
 from ingestd.events import (
     Bus,
-    ConfigurationApplied,
-    ConfigurationRefused,
     DatabaseBack,
     Event,
     NodeDraining,
@@ -43,12 +44,13 @@ from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.run_actions import start_run
 from ingestd.jobs.store.partitions import make_partitions
 from ingestd.jobs.store.queues import publish_kinds
+from ingestd.notify import Notifier
 from ingestd.postgres.migrate import migrate
 from ingestd.postgres.pool import Database, connect
 from ingestd.schedule.store.firing import make_partitions as make_slot_partitions
 from ingestd.service import Poller
 from ingestd.settings import did_you_mean
-from ingestd.work.node import NodeIdentity
+from ingestd.work.node import NodeIdentity, node_name
 
 UPKEEP_S = 60.0
 POSTGRES_EVERY_S = 1.0
@@ -63,7 +65,8 @@ class Options:
         folder: searched for the user's handler modules.
         handlers: further kinds of jobs.
         report: told in a few words what takes time during the start.
-        on_ready: called with the admin URL once the node is ready.
+        on_ready: called with the node once it is ready.
+        notifier: the service manager that started this process.
     """
 
     reload: Callable[[], Settings] | None = None
@@ -71,6 +74,7 @@ class Options:
     handlers: Sequence[HandlerSpec] = ()
     report: Callable[[str], None] = lambda _: None
     on_ready: Callable[[App], None] = lambda _: None
+    notifier: Notifier = field(default_factory=Notifier)
 
 
 class App:
@@ -91,6 +95,7 @@ class App:
         self._control = control
         self._options = options or Options()
         self._supervisor = Supervisor(bus)
+        self._service = ServiceStatus(self._options.notifier, bus)
         self._started_at = datetime.now(UTC)
         self._state = "starting"
         self._port = ""
@@ -113,6 +118,7 @@ class App:
         Raises:
             IngestdError: the start failed; whatever was started was stopped again.
         """
+        NODE.set(node_name())
         async with AsyncExitStack() as stack:
             rooms = await self._unless_drained(self._start(stack))
             if rooms is None:
@@ -126,17 +132,20 @@ class App:
         starting = asyncio.create_task(start, name="start")
         stopping = asyncio.create_task(self._control.drain.wait(), name="stop")
         try:
-            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                return starting.result()
-            return None
+            done: set[asyncio.Task[Any]] = set()
+            while not done:
+                self._service.starting()
+                done, _ = await asyncio.wait({starting, stopping}, timeout=START_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+            return starting.result() if starting.done() else None
         finally:
+            if not starting.done():
+                self._service.given_up()
             stopping.cancel()
             starting.cancel()
             await asyncio.gather(starting, stopping, return_exceptions=True)
 
     async def _start(self, stack: AsyncExitStack) -> Rooms:
-        location = await stack.enter_async_context(locate(self.settings, self._options.report))
+        location = await stack.enter_async_context(locate(self.settings, self._report))
         return await self._build(stack, location)
 
     async def _build(self, stack: AsyncExitStack, location: Location) -> Rooms:
@@ -151,7 +160,6 @@ class App:
         db = database(settings, location, node.application_name)
         await db.open()
         stack.push_async_callback(db.close)
-        stack.push_async_callback(self._supervisor.stop_all)
         self.rooms = rooms = Rooms(
             self._in_force,
             db,
@@ -162,7 +170,9 @@ class App:
             list(self._options.handlers),
             self._supervisor.states,
             self._drain_asked,
+            self._options.notifier.feed,
         )
+        self._service.count(lambda: rooms.worker.running)
         stack.push_async_callback(rooms.listener.close)
         async with db.services() as conn:
             await configuration.apply(conn, settings, rooms.registry.specs(), self.bus)
@@ -172,6 +182,8 @@ class App:
         stack.callback(self._leave, rooms)
         await rooms.heartbeat.start()
         stack.push_async_callback(rooms.heartbeat.stop)
+        # Above whatever loops use: one that looks once more on what is closed already reports a failure that is none.
+        stack.push_async_callback(self._supervisor.stop_all)
         await rooms.rescuer.poll()
         stack.callback(self.bus.subscribe(self._on_event))
 
@@ -184,11 +196,15 @@ class App:
         conn = await connect(location.direct_dsn, application_name="ingestd:migrate", pooled=location.pooled)
         try:
             for migration in await migrate(conn):
-                self._options.report(f"applied migration {migration.version:04d}_{migration.name}")
+                self._report(f"applied migration {migration.version:04d}_{migration.name}")
             await make_partitions(conn)
             await make_slot_partitions(conn)
         finally:
             await conn.close()
+
+    def _report(self, words: str) -> None:
+        self._options.report(words)
+        self._service.starting(words)
 
     def _leave(self, rooms: Rooms) -> None:
         # Where Postgres has not heard that this node stopped, the lock file stays: whoever finds it unlocked rescues at once.
@@ -203,8 +219,11 @@ class App:
         start(Poller("rescuer", rooms.rescuer.poll, self.bus))
         start(Poller("upkeep", self._upkeep, self.bus))
         start(Poller("horizon", rooms.horizon.poll, self.bus))
+        if self._service.needed:
+            start(Poller("service status", self._service.poll, self.bus))
         start(rooms.promoter)
         start(rooms.slot_watch)
+        start(rooms.feed.poller)
         start(rooms.ping)
         start(rooms.autoscaler.poller)
         if "work" in duties:
@@ -213,6 +232,7 @@ class App:
             await rooms.worker.open()
             await rooms.loaders.start()
             stack.push_async_callback(rooms.loaders.close)
+            stack.push_async_callback(self._hand_back, rooms)
             start(rooms.rollups)
             for service in (rooms.worker.acker.poller, rooms.worker.reporter, rooms.worker.claimer.poller):
                 start(service)
@@ -221,7 +241,9 @@ class App:
         if "schedule" in duties:
             start(rooms.scheduler)
         if "serve" in duties:
+            start(rooms.token_reader)
             self.admin = AdminServer(self._admin_state(rooms), self.settings.admin)
+            start(Poller("denials", self.admin.write_denials, self.bus))
             rooms.admin_url = await self.admin.start()
             stack.push_async_callback(self._stop_admin)
             self._write_port(self.admin.port)
@@ -238,6 +260,7 @@ class App:
 
     async def _serve(self, rooms: Rooms) -> None:
         """Obey reloads until somebody asks to drain."""
+        reloader = Reloader(self._in_force, rooms, self._options.reload, self._service.reloading, self._supervisor.wake_all)
         while not self._control.drain.is_set():
             waits = [
                 asyncio.create_task(event.wait(), name=name)
@@ -250,31 +273,7 @@ class App:
                     wait.cancel()
             if self._control.reload.is_set():
                 self._control.reload.clear()
-                await self.reload(rooms)
-
-    async def reload(self, rooms: Rooms) -> None:
-        """Read the configuration again; apply it whole, or keep the old one and say why."""
-        if self._options.reload is None:
-            return
-        try:
-            new = self._options.reload()
-            found = configuration.difference(self.settings, new)
-            # What needs a restart keeps its old value, so that the next reload still tells of it.
-            kept = {name: getattr(self.settings, name) for name in configuration.RESTART_ONLY}
-            merged = new.model_copy(update=kept)
-            async with rooms.db.services() as conn:
-                await configuration.apply(conn, merged, rooms.registry.specs(), self.bus)
-        except ConfigurationError as error:
-            self.bus.emit(ConfigurationRefused(tuple(error.problems)))
-            return
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with a new configuration, the daemon goes on with the old one
-            self.bus.emit(ConfigurationRefused((str(error) or type(error).__name__,)))
-            return
-        self._in_force.replace(merged)
-        rooms.worker.claimer.resize(merged.slots())
-        logging.set_level(merged.logs.level)
-        self._supervisor.wake_all()
-        self.bus.emit(ConfigurationApplied(found.changed, found.pending))
+                await reloader.reload()
 
     async def _drain(self, rooms: Rooms) -> None:
         """Ready goes red, nothing new starts, jobs finish or are handed back; then the stack takes the rest down."""
@@ -285,7 +284,18 @@ class App:
         rooms.watch.stop()
         await self._supervisor.stop("arrivals", "slots", "rollups")
         handed_back = await rooms.worker.drain(self.settings.drain_timeout_s, self._control.force)
+        self._state = "stopped"
         self.bus.emit(NodeStopped(handed_back))
+        await rooms.feed.close()
+
+    async def _hand_back(self, rooms: Rooms) -> None:
+        """A start that failed may have claimed jobs already: others need not wait until this node counts as dead."""
+        if self._state != "stopped":
+            force = asyncio.Event()
+            force.set()
+            # A claim under way is taken in first, so that it is handed back too.
+            await self._supervisor.stop(rooms.worker.claimer.poller.name)
+            await rooms.worker.drain(0, force)
 
     async def _stop_admin(self) -> None:
         if self.admin is not None:
@@ -356,6 +366,7 @@ class App:
             definitions=rooms.definitions,
             successes=successes,
             failures_in_a_row=lambda: self.settings.daemon.failures_in_a_row,
+            book=rooms.tokens,
         )
 
     async def start_workflow(self, conn: asyncpg.Connection, actor: Actor, name: str) -> int:

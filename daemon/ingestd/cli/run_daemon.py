@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import os
 import signal
@@ -16,10 +17,12 @@ import typer
 from ingestd.app.app import App, Options
 from ingestd.app.control import Control
 from ingestd.app.settings import Settings, warnings
+from ingestd.app.stacks import Stack, StackDump
 from ingestd.cli.shell import Shell, complain
 from ingestd.errors import ConfigurationError, UsageError
-from ingestd.events import Bus
+from ingestd.events import Bus, Notice
 from ingestd.logging import LogListener
+from ingestd.notify import take_from
 
 FORCED = 75
 # A second signal ends the process within five seconds, whatever is in its way.
@@ -41,7 +44,8 @@ def add_to(app: typer.Typer) -> None:
     ) -> int:
         """Run the daemon.
 
-        SIGTERM and Ctrl-C let running jobs finish, a second one does not wait; SIGHUP reads the configuration again.
+        SIGTERM and Ctrl-C let running jobs finish, a second one does not wait; SIGHUP reads the configuration again;
+        SIGUSR1 writes to the log what every thread and task is doing.
         """
         shell: Shell = ctx.obj
         # Until it is up it only builds what stays; thousands of schedules take a third longer with a collector that looks at them.
@@ -83,7 +87,9 @@ async def _run(shell: Shell, settings: Settings) -> int:
     """
     bus, control, started = Bus(), Control(), asyncio.Event()
     bus.subscribe(LogListener())
-    options = Options(reload=shell.settings, folder=shell.folder, report=shell.report, on_ready=lambda _: _begin(started))
+    options = Options(
+        reload=shell.settings, folder=shell.folder, report=shell.report, on_ready=lambda _: _begin(started), notifier=take_from(os.environ)
+    )
     loop = asyncio.get_running_loop()
     told = Told(control, loop)
     # Not loop.add_signal_handler: a handler that blocks the loop must not make the daemon deaf.
@@ -91,11 +97,27 @@ async def _run(shell: Shell, settings: Settings) -> int:
         loop.remove_signal_handler(number)
         signal.signal(number, told.stop)
     loop.add_signal_handler(signal.SIGHUP, control.reload.set)
+    signal.signal(signal.SIGUSR1, StackDump(loop, _tell_stacks))
+    _show_stacks_of_crashes()
     await serve(App(settings, control, bus, options), control, started)
     code = FORCED if control.force.is_set() else 0
     # Everything is written and closed: a thread or coroutine of a job that will not end has no say in when the process does.
     leave_within(LEFTOVERS_S, code)
     return code
+
+
+def _tell_stacks(stacks: list[Stack]) -> None:
+    # Warnings: whoever asks for them wants to see them at any level.
+    log = LogListener()
+    log(Notice(f"asked for by SIGUSR1: the stacks of {sum(stack.count for stack in stacks)} threads and tasks, in {len(stacks)} places"))
+    for stack in stacks:
+        log(Notice(stack.title, details={"stack": stack.text}))
+
+
+def _show_stacks_of_crashes() -> None:
+    """SIGABRT is how a service manager's watchdog ends us, and C code ends itself: say first what every thread was at."""
+    with suppress(OSError, ValueError):
+        faulthandler.enable()
 
 
 def _begin(started: asyncio.Event) -> None:
