@@ -225,7 +225,7 @@ def test_one_job_is_edited_snoozed_run_again_and_deleted(cli: Cli, dsn: str) -> 
     )
     shown = cli("jobs", "show", number, "--json").json
     assert [shown[name] for name in ("args", "priority", "queue", "max_attempts", "tags", "notes", "timeout")] == [
-        {"name": "bob"}, "high", "alerts", 9, ["x"], "hm", "0:01:30",
+        {"name": "bob"}, "high", "alerts", 9, ["x"], "hm", "1m30s",
     ]  # fmt: skip
     assert "say what to change" in cli("jobs", "edit", number).problem
     assert "the arguments do not fit" in cli("jobs", "edit", number, "--args", '{"nam": 1}').problem

@@ -14,7 +14,7 @@ from ingestd.cli.shell import printable
 from ingestd.settings import format_duration
 
 _IDS = frozenset({"id", "job_id", "parent_id", "workflow_run", "run", "load_id", "duplicate_of", "blocked_by", "job_parent"})
-_ROWS = frozenset({"items", "children", "steps", "last_run", "last_slot"})
+_ROWS = frozenset({"sample", "items", "children", "steps", "last_run", "last_slot"})
 _STYLES = {
     "succeeded": "green",
     "healthy": "green",
@@ -99,12 +99,17 @@ def milliseconds(value: int | None) -> str | None:
 
 
 def strings_for_ids(document: Any) -> Any:
-    """The same rows with 64-bit ids as strings, as the HTTP API has them; what users put into a row stays as it is."""
+    """The same rows as the HTTP API has them: 64-bit ids as strings, durations as people write them; what is users' stays as it is."""
     if isinstance(document, list):
         return [strings_for_ids(item) for item in document]
+    if isinstance(document, timedelta):
+        return format_duration(document)
     if not isinstance(document, Mapping):
         return document
-    return {
-        key: str(value) if key in _IDS and isinstance(value, int) else strings_for_ids(value) if key in _ROWS else value
-        for key, value in document.items()
-    }
+    return {key: _as_in_api(key, value) for key, value in document.items()}
+
+
+def _as_in_api(key: str, value: Any) -> Any:
+    if key in _IDS and isinstance(value, int):
+        return str(value)
+    return strings_for_ids(value) if key in _ROWS or isinstance(value, timedelta) else value

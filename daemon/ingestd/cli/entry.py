@@ -11,11 +11,13 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import typer
 from typer.exceptions import TyperException
 
 from ingestd import __version__
+from ingestd.cli.address import Address, check_token, read_address
 from ingestd.cli.shell import Interrupted, Shell, complain
 from ingestd.errors import ConfigurationError, DatabaseUnreachable, IngestdError, Refused, UsageError
 
@@ -24,6 +26,9 @@ BUG = 70
 CANNOT_WRITE = 74
 BY_SIGINT = 130
 _FLAGS = ("--json", "-v", "--verbose", "-q", "--quiet")
+# Global options with a value; the first of each pair is what the value is called.
+_VALUES = {"--config": ("FILE", "config.toml"), "--url": ("URL", "http://127.0.0.1:8420"), "--token": ("TOKEN", "igd_viewer_…")}
+Side = Literal["either", "database", "machine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +38,21 @@ class Command:
     Args:
         module: brings it, and is imported only when it is called.
         line: what it is for, in the overview.
+        side: `either`: the configured database, or with --url a daemon elsewhere; `database`: only the former, and with INGESTD_URL set it
+            refuses rather than do to one what was meant for the other; `machine`: neither, so that INGESTD_URL does not concern it.
     """
 
     module: str
     line: str
+    side: Side = "either"
 
 
 COMMANDS = {
-    "demo": Command("demo", "Show it all on real data: an import, rollups, one page."),
-    "run": Command("run_daemon", "Run the daemon."),
-    "check": Command("check", "Check the configuration without starting anything."),
+    "demo": Command("demo", "Show it all on real data: an import, rollups, one page.", side="machine"),
+    "run": Command("run_daemon", "Run the daemon.", side="machine"),
+    "check": Command("check", "Check the configuration without starting anything.", side="machine"),
     "health": Command("health", "Ask the running daemon how it is."),
-    "import": Command("imports", "Load one file by hand."),
+    "import": Command("imports", "Load one file by hand.", side="database"),
     "imports": Command("imports", "Look at imports, have one scanned now."),
     "loads": Command("imports", "Look at loads and rejects; retry and skip failed ones."),
     "rollups": Command("rollups", "Look at rollups and refresh them."),
@@ -53,14 +61,19 @@ COMMANDS = {
     "enqueue": Command("enqueue", "Enqueue one job."),
     "jobs": Command("jobs", "Look at jobs; cancel, retry, edit them, one or many."),
     "kinds": Command("kinds", "Look at kinds of job and how they have gone."),
-    "cleanup": Command("cleanup", "Forget what [retention] does not keep any more."),
+    "cleanup": Command("cleanup", "Forget what [retention] does not keep any more.", side="database"),
     "queues": Command("queues", "Look at queues, pause and resume them."),
     "nodes": Command("nodes", "Look at nodes, let one finish and end."),
-    "bench": Command("bench", "Measure the queue on this machine and this Postgres."),
-    "migrate": Command("database", "Bring the database's schema to this version."),
-    "psql": Command("database", "Open psql on the daemon's database."),
+    "token": Command("tokens", "Make, list and revoke API tokens."),
+    "audit": Command("audit", "Who did what, and what was refused."),
+    "bench": Command("bench", "Measure the queue on this machine and this Postgres.", side="machine"),
+    "migrate": Command("database", "Bring the database's schema to this version.", side="database"),
+    "psql": Command("database", "Open psql on the daemon's database.", side="database"),
 }
-EPILOG = "--config, --json, -v and -q may stand anywhere. Without a configuration everything has a default."
+EPILOG = (
+    "--config, --url, --token, --json, -v and -q may stand anywhere. Without a configuration everything has a default. With --url a command"
+    " asks a daemon elsewhere instead of the configured database."
+)
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
@@ -176,18 +189,23 @@ def _hoist(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Take the global options out, so that they may stand anywhere; psql's own must reach psql."""
     front: list[str] = []
     rest: list[str] = []
+
+    def psql(before: list[str]) -> bool:
+        return before[:1] == ["psql"]
+
     if strange := next((word for word in argv if not _is_text(word)), None):
         raise UsageError(f'"{strange}" is not UTF-8 text', hint="a file with such a name has to be renamed first")
     words = iter(argv)
     for word in words:
         if word == "--":
             rest += [word, *words]
-        elif word == "--config":
-            file = next(words, "")
-            if not file or (file.startswith("-") and file != "-"):
-                raise UsageError("--config needs a FILE", hint="write --config config.toml")
-            front += [word, file]
-        elif word.startswith("--config=") or (word in _FLAGS and rest[:1] != ["psql"]):
+        elif word == "--config" or (word in _VALUES and not psql(rest)):
+            value = next(words, "")
+            called, example = _VALUES[word]
+            if not value or (value.startswith("-") and value != "-"):
+                raise UsageError(f"{word} needs a {called}", hint=f"write {word} {example}")
+            front += [word, value]
+        elif word.startswith("--config=") or ((word in _FLAGS or word.startswith(("--url=", "--token="))) and not psql(rest)):
             front.append(word)
         else:
             rest.append(word)
@@ -220,6 +238,8 @@ def build(chosen: str | None, environ: Mapping[str, str]) -> typer.Typer:
     def options(
         ctx: typer.Context,
         config: list[str] = typer.Option([], "--config", metavar="FILE", help="Configuration file; may be repeated, later wins."),
+        url: str = typer.Option("", "--url", metavar="URL", help="Ask the daemon there, not the database; also INGESTD_URL."),
+        token: str = typer.Option("", "--token", metavar="TOKEN", help="What to ask it with; better in INGESTD_TOKEN, which nobody sees."),
         json: bool = typer.Option(False, "--json", help="Print one JSON document on stdout."),
         verbose: bool = typer.Option(False, "-v", "--verbose", help="More log lines, and tracebacks."),
         quiet: bool = typer.Option(False, "-q", "--quiet", help="Only warnings and errors."),
@@ -231,7 +251,8 @@ def build(chosen: str | None, environ: Mapping[str, str]) -> typer.Typer:
         if ctx.invoked_subcommand is None:
             sys.stderr.write(ctx.get_help() + "\n")
             raise typer.Exit(USAGE)
-        ctx.obj = Shell(config_files=config, json=json, verbose=verbose, quiet=quiet, environ=environ)
+        address, secret = _remote(ctx.invoked_subcommand, url, token, environ)
+        ctx.obj = Shell(config_files=config, json=json, verbose=verbose, quiet=quiet, address=address, token=secret, environ=environ)
 
     wanted = COMMANDS[chosen].module if chosen else None
     for name, command in COMMANDS.items():
@@ -240,6 +261,27 @@ def build(chosen: str | None, environ: Mapping[str, str]) -> typer.Typer:
     if wanted:
         importlib.import_module(f"ingestd.cli.{wanted}").add_to(app)
     return app
+
+
+def _remote(command: str | None, url: str, token: str, environ: Mapping[str, str]) -> tuple[Address | None, str]:
+    """The daemon elsewhere that a command is to ask, and with which token.
+
+    Raises:
+        UsageError: the command can ask none, or the options make no sense.
+    """
+    given, source = (url, "--url") if url else (environ.get("INGESTD_URL", ""), "INGESTD_URL")
+    side = COMMANDS[command].side if command in COMMANDS else "machine"
+    if side == "machine" and not url and not token:
+        return None, ""
+    if given and side != "either":
+        hint = "leave --url out" if url else "unset INGESTD_URL"
+        raise UsageError(f"{command} works on this machine, not through a daemon elsewhere", hint=hint)
+    if token and not given:
+        raise UsageError("--token is for a daemon elsewhere: give its --url as well")
+    if not given:
+        return None, ""
+    secret = check_token(token, "--token") if token else check_token(environ.get("INGESTD_TOKEN", ""), "INGESTD_TOKEN")
+    return read_address(given, source), secret
 
 
 def _overview_only() -> None:

@@ -15,6 +15,7 @@ from ingestd.cli.options import ImportName, LoadId, parse_object, parse_option
 from ingestd.cli.records import add_records
 from ingestd.cli.session import session
 from ingestd.cli.shell import Shell, complain, printable
+from ingestd.cli.sources.imports import reach
 from ingestd.errors import Conflict, InvalidInput, NotFound
 from ingestd.imports import actions
 from ingestd.imports.store import reads
@@ -105,13 +106,13 @@ def add_to(app: typer.Typer) -> None:
     def retry(ctx: typer.Context, load_id: LoadId) -> None:
         """Load a failed file again."""
         shell: Shell = ctx.obj
-        shell.run(_act(shell, load_id, "retry"))
+        shell.run(_retry(shell, load_id))
 
     @loads.command()
     def skip(ctx: typer.Context, load_id: LoadId) -> None:
         """Give a failed file up, so that those behind it can load."""
         shell: Shell = ctx.obj
-        shell.run(_act(shell, load_id, "skip"))
+        shell.run(_skip(shell, load_id))
 
 
 async def _import(shell: Shell, name: str, file: Path, options: dict[str, Any]) -> int:
@@ -166,9 +167,8 @@ async def _require(conn: asyncpg.Connection, load_id: int) -> dict[str, Any]:
 
 
 async def _list_imports(shell: Shell) -> None:
-    async with session(shell) as opened:
-        declared = opened.settings.imports
-        found = [row | declared[row["name"]].shown() for row in await reads.list_imports(opened.conn, list(declared))]
+    async with reach(shell) as source:
+        found = await source.imports()
     rows = [
         [
             row["name"],
@@ -187,20 +187,15 @@ async def _list_imports(shell: Shell) -> None:
 
 
 async def _trigger(shell: Shell, name: str) -> None:
-    async with session(shell) as opened:
-        if name not in opened.settings.imports:
-            raise actions.no_such_import(name, opened.settings.imports)
-        job_id = await actions.trigger_import(opened.conn, shell.actor, name)
-        await opened.tell_if_nobody_works(shell)
-    shell.answer({"job_id": str(job_id)}, f"job {job_id}")
+    async with reach(shell) as source:
+        job_id = await source.trigger(name)
+        await source.tell_if_nobody_works()
+    shell.answer({"job_id": job_id}, f"job {job_id}")
 
 
 async def _list_loads(shell: Shell, name: str | None, status: str | None, limit: int) -> None:
-    async with session(shell) as opened:
-        found = await reads.list_loads(opened.conn, import_name=name, status=status, limit=limit)
-        # one that is declared no more still has its loads
-        if name and name not in opened.settings.imports and not await reads.list_loads(opened.conn, import_name=name, limit=1):
-            raise actions.no_such_import(name, opened.settings.imports)
+    async with reach(shell) as source:
+        found = await source.loads(name, status, limit)
     rows = [
         [
             str(load["id"]),
@@ -218,25 +213,26 @@ async def _list_loads(shell: Shell, name: str | None, status: str | None, limit:
 
 
 async def _show(shell: Shell, load_id: int) -> None:
-    async with session(shell) as opened:
-        found = await _require(opened.conn, load_id)
+    async with reach(shell) as source:
+        found = await source.load(load_id)
     shell.answer(strings_for_ids(found), details(found))
 
 
 async def _rejects(shell: Shell, load_id: int, limit: int) -> None:
-    async with session(shell) as opened:
-        await _require(opened.conn, load_id)
-        found = await reads.list_rejects(opened.conn, load_id, limit)
+    async with reach(shell) as source:
+        found = await source.rejects(load_id, limit)
     rows = [[row["record"], row["column"], row["code"], row["reason"], row["raw"]] for row in found]
     shell.answer({"items": found}, table(["record", "column", "code", "reason", "raw"], rows) if found else "no rejects")
 
 
-async def _act(shell: Shell, load_id: int, verb: str) -> None:
-    async with session(shell) as opened:
-        if verb == "retry":
-            job_id = await actions.retry_load(opened.conn, shell.actor, load_id)
-            await opened.tell_if_nobody_works(shell)
-            shell.answer({"id": str(load_id), "job_id": str(job_id)}, f"load {load_id} is tried again as job {job_id}")
-        else:
-            await actions.skip_load(opened.conn, shell.actor, load_id)
-            shell.answer({"id": str(load_id), "status": "skipped"}, f"load {load_id} is skipped; the ones behind it go on")
+async def _retry(shell: Shell, load_id: int) -> None:
+    async with reach(shell) as source:
+        job_id = await source.retry(load_id)
+        await source.tell_if_nobody_works()
+    shell.answer({"id": str(load_id), "job_id": job_id}, f"load {load_id} is tried again as job {job_id}")
+
+
+async def _skip(shell: Shell, load_id: int) -> None:
+    async with reach(shell) as source:
+        await source.skip(load_id)
+    shell.answer({"id": str(load_id), "status": "skipped"}, f"load {load_id} is skipped; the ones behind it go on")

@@ -8,17 +8,15 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
 
-import asyncpg
 import typer
 
 from ingestd.cli.console import strings_for_ids, table
 from ingestd.cli.job_filter import filtered, when
 from ingestd.cli.options import parse_moment, parse_object, parse_option
-from ingestd.cli.session import session
 from ingestd.cli.shell import Shell
+from ingestd.cli.sources.jobs import Far, Near, reach
 from ingestd.errors import InvalidInput, UsageError
-from ingestd.jobs import actions
-from ingestd.jobs.bulk import AT_ONCE, Bulk, Preview, look, plan
+from ingestd.jobs.bulk import Bulk, plan
 from ingestd.jobs.changes import changes_of
 from ingestd.jobs.filters import JobFilter
 from ingestd.settings import parse_duration, parse_priority
@@ -28,7 +26,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only tell which jobs th
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 At = Annotated[str, typer.Option("--at", metavar="TIME", help="Not before: an ISO time, or a duration such as 10m.")]
 In = Annotated[str, typer.Option("--in", metavar="DURATION", help="Not before so much later than now.")]
-One = Callable[[asyncpg.Connection, int], Awaitable[tuple[dict[str, Any], str]]]
+One = Callable[[Near | Far, int], Awaitable[tuple[dict[str, Any], str]]]
 NOTHING = "none"
 
 
@@ -49,8 +47,8 @@ def _add_moving(jobs: typer.Typer) -> None:
         shell: Shell = ctx.obj
         run_at = when(at, wait)
 
-        async def one(conn: asyncpg.Connection, job_id: int) -> tuple[dict[str, Any], str]:
-            await actions.retry_job(conn, shell.actor, job_id, run_at)
+        async def one(source: Near | Far, job_id: int) -> tuple[dict[str, Any], str]:
+            await source.retry(job_id, run_at)
             return {"id": str(job_id)}, f"job {job_id} is back in its queue"
 
         _act(shell, "retry", job_ids, which, dry_run, yes, one, run_at=run_at)
@@ -64,9 +62,9 @@ def _add_moving(jobs: typer.Typer) -> None:
         shell: Shell = ctx.obj
         run_at = when(at, wait)
 
-        async def one(conn: asyncpg.Connection, job_id: int) -> tuple[dict[str, Any], str]:
-            made = await actions.run_again(conn, shell.actor, job_id, run_at)
-            return {"id": str(made), "parent_id": str(job_id)}, f"job {job_id} runs again as job {made}"
+        async def one(source: Near | Far, job_id: int) -> tuple[dict[str, Any], str]:
+            made = await source.again(job_id, run_at)
+            return {"id": made, "parent_id": str(job_id)}, f"job {job_id} runs again as job {made}"
 
         _act(shell, "again", job_ids, which, dry_run, yes, one, run_at=run_at)
 
@@ -82,8 +80,8 @@ def _add_moving(jobs: typer.Typer) -> None:
             raise InvalidInput("say until when: --in 2h, or --at TIME", pointer="--in")
         until: datetime = run_at
 
-        async def one(conn: asyncpg.Connection, job_id: int) -> tuple[dict[str, Any], str]:
-            await actions.snooze_job(conn, shell.actor, job_id, until)
+        async def one(source: Near | Far, job_id: int) -> tuple[dict[str, Any], str]:
+            await source.snooze(job_id, until)
             return {"id": str(job_id), "run_at": until}, f"job {job_id} waits until {until.astimezone():%Y-%m-%d %H:%M:%S}"
 
         _act(shell, "snooze", job_ids, which, dry_run, yes, one, run_at=run_at)
@@ -103,8 +101,8 @@ def _add_ending(jobs: typer.Typer) -> None:
         """Cancel waiting jobs, or ask the nodes that run them to."""
         shell: Shell = ctx.obj
 
-        async def one(conn: asyncpg.Connection, job_id: int) -> tuple[dict[str, Any], str]:
-            done = await actions.cancel_job(conn, shell.actor, job_id, force=force)
+        async def one(source: Near | Far, job_id: int) -> tuple[dict[str, Any], str]:
+            done = await source.cancel(job_id, force=force)
             return {"id": str(job_id), "state": done}, f"job {job_id}: {done}"
 
         _act(shell, "cancel", job_ids, which, dry_run, yes, one, force=force)
@@ -115,8 +113,8 @@ def _add_ending(jobs: typer.Typer) -> None:
         """Delete jobs that wait, or finished ones from history."""
         shell: Shell = ctx.obj
 
-        async def one(conn: asyncpg.Connection, job_id: int) -> tuple[dict[str, Any], str]:
-            was = await actions.delete_job(conn, shell.actor, job_id)
+        async def one(source: Near | Far, job_id: int) -> tuple[dict[str, Any], str]:
+            was = await source.delete(job_id)
             return {"id": str(job_id), "was": was}, f"job {job_id}, which was {was}, is deleted"
 
         _act(shell, "delete", job_ids, which, dry_run, yes, one)
@@ -155,8 +153,8 @@ def _add_edit(jobs: typer.Typer) -> None:
             notes=notes,
         )
 
-        async def one(conn: asyncpg.Connection, job_id: int) -> tuple[dict[str, Any], str]:
-            await actions.edit_job(conn, shell.actor, job_id, changes)
+        async def one(source: Near | Far, job_id: int) -> tuple[dict[str, Any], str]:
+            await source.edit(job_id, changes)
             return {"id": str(job_id), "changed": sorted(changes)}, f"job {job_id}: {', '.join(sorted(changes))} changed"
 
         _act(shell, "edit", job_ids, which, dry_run, yes, one, changes=changes)
@@ -190,54 +188,51 @@ def _act(shell: Shell, action: str, ids: list[int] | None, which: JobFilter, dry
         # Asked between two sessions, so that Ctrl-C is heard at the question; the number holds what was seen to it.
         found = shell.run(_look(shell, bulk))
         if dry_run:
-            _show(shell, bulk, found)
+            _show(shell, found)
             return
-        if found.jobs:
-            _confirm(f"{action} {_jobs(found.jobs)} ({_counts(found.states)})", yes)
-        expected = found.jobs
+        if found["jobs"]:
+            _confirm(f"{action} {_jobs(found['jobs'])} ({_counts(found['states'])})", yes)
+        expected = found["jobs"]
     shell.run(_start(shell, bulk, expected))
 
 
 async def _single(shell: Shell, action: str, job_id: int, one: One) -> None:
-    async with session(shell) as opened:
-        document, words = await one(opened.conn, job_id)
+    async with reach(shell) as source:
+        document, words = await one(source, job_id)
         if action in ("retry", "again"):
-            await opened.tell_if_nobody_works(shell)
+            await source.tell_if_nobody_works()
     shell.answer(document, words)
 
 
-async def _look(shell: Shell, bulk: Bulk) -> Preview:
-    async with session(shell) as opened:
-        return await look(opened.conn, bulk)
+async def _look(shell: Shell, bulk: Bulk) -> dict[str, Any]:
+    async with reach(shell) as source:
+        return await source.look(bulk)
 
 
 async def _start(shell: Shell, bulk: Bulk, expected: int | None) -> None:
-    async with session(shell) as opened:
-        asked = await actions.start_bulk(opened.conn, shell.actor, bulk, expected)
-        if asked.job_id is not None or bulk.action in ("retry", "again"):
-            await opened.tell_if_nobody_works(shell)
-    if asked.counts is None:
-        words = (
-            f"{bulk.action}: job {asked.job_id} goes through {_jobs(asked.jobs)}; `ingestd jobs show {asked.job_id}` tells how far it is"
+    async with reach(shell) as source:
+        done = await source.start(bulk, expected)
+        if "id" in done or bulk.action in ("retry", "again"):
+            await source.tell_if_nobody_works()
+    if "id" in done:
+        shell.answer(
+            done,
+            f"{bulk.action}: job {done['id']} goes through {_jobs(done['jobs'])}; `ingestd jobs show {done['id']}` tells how far it is",
         )
-        shell.answer({"action": bulk.action, "jobs": asked.jobs, "id": str(asked.job_id)}, words)
         return
-    skipped = f", {asked.counts['skipped']:,} skipped" if asked.counts["skipped"] else ""
-    stopping = f", {asked.counts['asked']:,} of them asked to stop" if asked.counts.get("asked") else ""
-    words = f"{bulk.action}: {_jobs(asked.counts['changed'])}{stopping}{skipped}" if asked.jobs else "no jobs match"
-    shell.answer({"action": bulk.action, "jobs": asked.jobs, **asked.counts}, words)
+    skipped = f", {done['skipped']:,} skipped" if done["skipped"] else ""
+    stopping = f", {done['asked']:,} of them asked to stop" if done.get("asked") else ""
+    shell.answer(done, f"{bulk.action}: {_jobs(done['changed'])}{stopping}{skipped}" if done["jobs"] else "no jobs match")
 
 
-def _show(shell: Shell, bulk: Bulk, found: Preview) -> None:
-    at_once = found.jobs <= AT_ONCE
-    document = {"action": bulk.action, "jobs": found.jobs, "states": found.states, "kinds": found.kinds, "at_once": at_once}
-    shell.answer(document | {"sample": strings_for_ids(found.sample)}, f"{bulk.action} would go through {_jobs(found.jobs)}")
-    if shell.json or not found.jobs:
+def _show(shell: Shell, found: dict[str, Any]) -> None:
+    shell.answer(strings_for_ids(found), f"{found['action']} would go through {_jobs(found['jobs'])}")
+    if shell.json or not found["jobs"]:
         return
-    rows = [[*pair] for pair in found.kinds.items()]
-    shell.answer(None, f"by state: {_counts(found.states)}")
+    rows = [[*pair] for pair in found["kinds"].items()]
+    shell.answer(None, f"by state: {_counts(found['states'])}")
     shell.answer(None, table(["kind", "jobs"], rows))
-    sample = [[str(job["id"]), job["kind"], "partial" if job["partial"] else job["state"], job["created_at"]] for job in found.sample]
+    sample = [[str(job["id"]), job["kind"], "partial" if job["partial"] else job["state"], job["created_at"]] for job in found["sample"]]
     shell.answer(None, "\nsuch as")
     shell.answer(None, table(["id", "kind", "state", "created"], sample))
 

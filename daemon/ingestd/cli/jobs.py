@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-import asyncpg
 import typer
 
 from ingestd.cli import job_actions
 from ingestd.cli.console import details, error_line, milliseconds, strings_for_ids, table, traceback_lines
 from ingestd.cli.job_filter import filtered
 from ingestd.cli.options import JobId
-from ingestd.cli.session import session
 from ingestd.cli.shell import Shell
-from ingestd.errors import NotFound
+from ingestd.cli.sources.jobs import reach
 from ingestd.jobs.filters import JobFilter
-from ingestd.jobs.store import reads
-from ingestd.jobs.store.queues import queue_exists, queues
-from ingestd.settings import did_you_mean
 
 REJECTS_SHOWN = 20
 
@@ -62,10 +56,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def _list(shell: Shell, which: JobFilter, limit: int) -> None:
-    async with session(shell) as opened:
-        await _require_queue(opened.conn, which)
-        found = await reads.list_jobs(opened.conn, which, limit + 1)
-    more, found = len(found) > limit, found[:limit]
+    async with reach(shell) as source:
+        await source.require_queue(which.queue)
+        found, more = await source.jobs(which, limit)
     rows = [
         [
             str(job["id"]),
@@ -84,16 +77,10 @@ async def _list(shell: Shell, which: JobFilter, limit: int) -> None:
     shell.answer(document, table(columns, rows) if found else "no jobs")
 
 
-async def _require_queue(conn: asyncpg.Connection, which: JobFilter) -> None:
-    if which.queue and not await queue_exists(conn, which.queue):
-        known = [row["name"] for row in await queues(conn)]
-        raise NotFound(f'there is no queue "{which.queue}"{did_you_mean(which.queue, known)}')
-
-
 async def _dead(shell: Shell, which: JobFilter, limit: int) -> None:
-    async with session(shell) as opened:
-        await _require_queue(opened.conn, which)
-        groups = await reads.dead_groups(opened.conn, which, limit)
+    async with reach(shell) as source:
+        await source.require_queue(which.queue)
+        groups = await source.dead(which, limit)
     rows = [
         [group["error_group"], group["kind"], group["error_class"], group["message"], group["jobs"], group["first_seen"],
          group["last_seen"], str(group["sample"])]
@@ -105,10 +92,8 @@ async def _dead(shell: Shell, which: JobFilter, limit: int) -> None:
 
 
 async def _show(shell: Shell, job_id: int) -> None:
-    async with session(shell) as opened:
-        found = await reads.show_whole(opened.conn, job_id)
-    if found is None:
-        raise NotFound(f"there is no job {job_id}")
+    async with reach(shell) as source:
+        found = await source.job(job_id)
     facts = found | {"attempts": None, "rejects": None, "children": None, "error": error_line(found["error"])}
     if found["workflow_run"] is not None:
         facts |= {"workflow": f"{found['workflow']}, run {found['workflow_run']}, step {found['step']}", "workflow_run": None, "step": None}

@@ -6,9 +6,8 @@ import typer
 
 from ingestd.cli.console import table
 from ingestd.cli.records import add_records
-from ingestd.cli.session import session
 from ingestd.cli.shell import Shell
-from ingestd.jobs.store import queues
+from ingestd.cli.sources.kinds import reach
 from ingestd.settings import priority_name
 
 
@@ -27,8 +26,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def _list(shell: Shell) -> None:
-    async with session(shell) as opened:
-        found = [dict(row) for row in await queues.kinds(opened.conn)]
+    async with reach(shell) as source:
+        found = await source.kinds()
     rows = [[one["name"], one["queue"], priority_name(one["priority"]), one["max_attempts"], one["published_at"]] for one in found]
     columns = ["kind", "queue", "priority", "attempts", "published"]
     shell.answer({"items": found}, table(columns, rows) if found else "no node has run here yet")

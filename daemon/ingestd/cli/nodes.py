@@ -7,10 +7,8 @@ from typing import Any
 import typer
 
 from ingestd.cli.console import table
-from ingestd.cli.session import session
 from ingestd.cli.shell import Shell
-from ingestd.work.actions import drain_node
-from ingestd.work.store import nodes as read_nodes
+from ingestd.cli.sources.nodes import reach
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,8 +33,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def _list(shell: Shell) -> None:
-    async with session(shell) as opened:
-        found = [dict(row) for row in await read_nodes(opened.conn)]
+    async with reach(shell) as source:
+        found = await source.nodes()
     rows = [
         [
             node["name"],
@@ -62,7 +60,7 @@ def _state(node: dict[str, Any]) -> str:
 
 
 async def _drain(shell: Shell, which: str) -> None:
-    async with session(shell) as opened:
-        done = await drain_node(opened.conn, shell.actor, which)
+    async with reach(shell) as source:
+        done = await source.drain(which)
     words = "is asked to drain and end" if done["asked"] else "was asked before"
     shell.answer(done, f"node {done['name']} {words}")

@@ -7,10 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ingestd.cli.console import table
-from ingestd.cli.session import session
 from ingestd.cli.shell import Shell
-from ingestd.jobs import actions
-from ingestd.jobs.store.queues import overview
+from ingestd.cli.sources.queues import reach
 
 QueueName = Annotated[str, typer.Argument(metavar="NAME", help="A queue.")]
 
@@ -40,8 +38,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def _list(shell: Shell) -> None:
-    async with session(shell) as opened:
-        found = await overview(opened.conn)
+    async with reach(shell) as source:
+        found = await source.overview()
     rows = [
         [
             queue["name"],
@@ -80,8 +78,7 @@ def _held_back(queue: dict[str, Any]) -> str:
 
 
 async def _pause(shell: Shell, name: str, *, paused: bool) -> None:
-    act = actions.pause_queue if paused else actions.resume_queue
-    async with session(shell) as opened:
-        await act(opened.conn, shell.actor, name)
+    async with reach(shell) as source:
+        await (source.pause(name) if paused else source.resume(name))
     word = "paused" if paused else "open"
     shell.answer({"name": name, "state": word}, f"{name} is {word}")

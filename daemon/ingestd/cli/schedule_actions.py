@@ -8,11 +8,9 @@ from typing import Annotated
 import typer
 
 from ingestd.cli.options import ScheduleName, parse_option
-from ingestd.cli.session import in_service, session
 from ingestd.cli.shell import Shell, printable
+from ingestd.cli.sources.schedules import reach
 from ingestd.errors import InvalidInput
-from ingestd.schedule import actions
-from ingestd.schedule.store import reads
 from ingestd.settings import parse_duration
 
 MOST_REASON = 1000
@@ -72,11 +70,10 @@ def check_reason(text: str) -> str | None:
 
 
 async def _trigger(shell: Shell, name: str, reason: str | None) -> None:
-    async with session(shell) as opened:
-        with in_service("schedule", name, opened.settings.schedules):
-            job_id = await actions.trigger(opened.conn, shell.actor, name, reason)
-        await opened.tell_if_nobody_works(shell)
-    shell.answer({"job_id": str(job_id)}, f"job {job_id}")
+    async with reach(shell) as source:
+        job_id = await source.trigger(name, reason)
+        await source.tell_if_nobody_works()
+    shell.answer({"job_id": job_id}, f"job {job_id}")
 
 
 async def _pause(shell: Shell, name: str, until: str, lasting: str, reason: str | None) -> None:
@@ -84,10 +81,8 @@ async def _pause(shell: Shell, name: str, until: str, lasting: str, reason: str 
         raise InvalidInput("give --until or --for, not both", pointer="--for")
     moment = parse_option("--until", _moment, until) if until else None
     span = parse_option("--for", parse_duration, lasting) if lasting else None
-    async with session(shell) as opened:
-        with in_service("schedule", name, opened.settings.schedules):
-            changed = await actions.pause(opened.conn, shell.actor, name, reason, until=moment, lasting=span)
-            found = await reads.find_schedule(opened.conn, name)
+    async with reach(shell) as source:
+        found, changed = await source.pause(name, reason, moment, span)
     end, why = found["paused_until"], found["pause_reason"]
     told = f"{name} is paused" + (f" until {end.astimezone():%Y-%m-%d %H:%M:%S %z}" if end else "") + ("" if changed else " already")
     shell.answer({"name": name, "state": "paused", "until": end, "reason": why}, printable(told))
@@ -101,21 +96,18 @@ def _moment(text: str) -> datetime:
 
 
 async def _resume(shell: Shell, name: str) -> None:
-    async with session(shell) as opened:
-        with in_service("schedule", name, opened.settings.schedules):
-            changed = await actions.resume(opened.conn, shell.actor, name)
+    async with reach(shell) as source:
+        changed = await source.resume(name)
     shell.answer({"name": name, "state": "on"}, f"{name} is on" + ("" if changed else " already"))
 
 
 async def _skip_next(shell: Shell, name: str, reason: str | None) -> None:
-    async with session(shell) as opened:
-        with in_service("schedule", name, opened.settings.schedules):
-            due_at = await actions.skip_next(opened.conn, shell.actor, name, reason)
+    async with reach(shell) as source:
+        due_at = await source.skip_next(name, reason)
     shell.answer({"name": name, "skip_at": due_at}, f"{name} skips its slot of {due_at.astimezone():%Y-%m-%d %H:%M:%S %z}")
 
 
 async def _unskip(shell: Shell, name: str) -> None:
-    async with session(shell) as opened:
-        with in_service("schedule", name, opened.settings.schedules):
-            changed = await actions.unskip(opened.conn, shell.actor, name)
+    async with reach(shell) as source:
+        changed = await source.unskip(name)
     shell.answer({"name": name, "skip_at": None}, f"{name} skips nothing" + ("" if changed else ", and did not before"))

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ingestd.cli.options import ScheduleName, parse_object
 from ingestd.cli.schedule_actions import Reason, check_reason
-from ingestd.cli.session import Session, in_service, session
 from ingestd.cli.shell import Shell
+from ingestd.cli.sources.schedules import reach
 from ingestd.errors import InvalidInput, UsageError
 from ingestd.settings import did_you_mean
-
-if TYPE_CHECKING:
-    from ingestd.schedule.definitions import Definitions
 
 # key of a schedule -> (metavar, what the help says)
 _KEYS: dict[str, tuple[str, str]] = {
@@ -148,31 +145,21 @@ def _unset(names: list[str], keys: dict[str, Any]) -> dict[str, None]:
     return gone
 
 
-def _definitions(shell: Shell, opened: Session) -> Definitions:
-    from ingestd.app.definitions import definitions
-    from ingestd.app.handlers import user_handlers
-
-    # no node may have run yet, but the code may be at hand
-    return definitions(lambda: opened.settings, specs=lambda: user_handlers(opened.settings.daemon.handlers, shell.folder))
-
-
 async def _create(shell: Shell, name: str, keys: dict[str, Any]) -> None:
-    async with session(shell) as opened:
-        await _definitions(shell, opened).create(opened.conn, shell.actor, name, keys)
+    async with reach(shell) as source:
+        await source.create(name, keys)
     shell.answer({"name": name, "created": True}, f"{name} is in service")
 
 
 async def _edit(shell: Shell, name: str, keys: dict[str, Any]) -> None:
     if not keys:
         raise UsageError("say what to change", hint="such as --every 30m, or --unset start_within")
-    async with session(shell) as opened:
-        with in_service("schedule", name, opened.settings.schedules):
-            changed = await _definitions(shell, opened).edit(opened.conn, shell.actor, name, keys)
+    async with reach(shell) as source:
+        changed = await source.edit(name, keys)
     shell.answer({"name": name, "changed": changed}, f"{name} is changed" if changed else f"{name} is like that already")
 
 
 async def _delete(shell: Shell, name: str, reason: str | None) -> None:
-    async with session(shell) as opened:
-        with in_service("schedule", name, opened.settings.schedules):
-            await _definitions(shell, opened).delete(opened.conn, shell.actor, name, reason)
+    async with reach(shell) as source:
+        await source.delete(name, reason)
     shell.answer({"name": name, "deleted": True}, f"{name} is deleted; its slots stay")

@@ -11,12 +11,11 @@ from ingestd.cli import schedule_actions, schedule_definitions
 from ingestd.cli.console import details, milliseconds, strings_for_ids, table
 from ingestd.cli.options import ScheduleName, parse_moment
 from ingestd.cli.records import add_records
-from ingestd.cli.session import in_service, nothing_in_service, session
 from ingestd.cli.shell import Shell
+from ingestd.cli.sources.schedules import reach
 from ingestd.errors import InvalidInput
 from ingestd.schedule import preview
 from ingestd.schedule.rules import Upcoming, in_zone, upcoming
-from ingestd.schedule.store import reads
 from ingestd.schedule.zones import find_zone
 
 NEXT_SHOWN = 3
@@ -80,8 +79,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def _list(shell: Shell) -> None:
-    async with session(shell) as opened:
-        found = await reads.list_schedules(opened.conn)
+    async with reach(shell) as source:
+        found = await source.schedules()
     rows = [
         [
             one["name"],
@@ -99,8 +98,7 @@ async def _list(shell: Shell) -> None:
     for one in found:
         del one["spec"]
     columns = ["name", "rule", "target", "is", "next", "last", "slot", "owner", "problem"]
-    nothing = nothing_in_service("schedule", opened.settings.schedules)
-    shell.answer({"items": strings_for_ids(found)}, table(columns, rows) if found else nothing)
+    shell.answer({"items": strings_for_ids(found)}, table(columns, rows) if found else source.nothing)
 
 
 def _standing(schedule: dict[str, Any]) -> str:
@@ -125,10 +123,9 @@ def _outcome(slot: dict[str, Any]) -> str:
 
 
 async def _show(shell: Shell, name: str) -> None:
-    async with session(shell) as opened:
-        with in_service("schedule", name, opened.settings.schedules):
-            found = await reads.find_schedule(opened.conn, name)
-        ahead = await preview.next_slots(opened.conn, name, NEXT_SHOWN) if not found["problem"] else []
+    async with reach(shell) as source:
+        found = await source.schedule(name)
+        ahead = await source.next_slots(name, NEXT_SHOWN) if not found["problem"] else []
     hidden = ("spec", "last_slot", "paused", "paused_by", "paused_until", "pause_reason", "skip_by", "skip_reason", "enabled")
     facts = {key: value for key, value in found.items() if key not in hidden}
     last = found["last_slot"]
@@ -166,23 +163,20 @@ async def _next(shell: Shell, name: str, count: int, start: str) -> None:
 
 
 async def _upcoming(shell: Shell, name: str, count: int, moment: datetime | None) -> list[Upcoming]:
-    declared = shell.settings().schedules.get(name)
+    declared = shell.settings().schedules.get(name) if shell.address is None else None
     if declared is not None:
         # Its rule is here: no database is needed to tell what it means.
         since = datetime.now(UTC) if moment is None else in_zone(moment, find_zone(declared.timezone))
         return upcoming(declared.parsed_rule(), since, count)
-    async with session(shell) as opened:
-        return await preview.next_slots(opened.conn, name, count, moment)
+    async with reach(shell) as source:
+        return await source.next_slots(name, count, moment)
 
 
 async def _slots(shell: Shell, name: str, state: str, limit: int, before: str) -> None:
     states = preview.read_slot_states(state, "--state")
     moment = parse_moment("--before", before) if before else None
-    async with session(shell) as opened:
-        with in_service("schedule", name, opened.settings.schedules):
-            await reads.require_ever_declared(opened.conn, name)
-        found = await reads.list_slots(opened.conn, name, states, moment, limit + 1)
-    more, found = len(found) > limit, found[:limit]
+    async with reach(shell) as source:
+        found, more = await source.slots(name, states, moment, limit)
     rows = [
         [
             slot["due_at"],
@@ -210,9 +204,8 @@ def _remark(slot: dict[str, Any]) -> str:
 
 
 async def _downtimes(shell: Shell, limit: int, before: int | None) -> None:
-    async with session(shell) as opened:
-        found = await reads.list_downtimes(opened.conn, before, limit + 1)
-    more, found = len(found) > limit, found[:limit]
+    async with reach(shell) as source:
+        found, more = await source.downtimes(before, limit)
     rows = [
         [one["began_at"], one["ended_at"], _lasted(one["ended_at"] - one["began_at"]), one["schedules"], one["missed"], one["late"]]
         for one in found

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
 
 from ingestd.app.database import Location, locate
 from ingestd.app.settings import Settings
+from ingestd.cause import REQUEST
 from ingestd.cli.shell import Shell, complain
 from ingestd.errors import NotFound
 from ingestd.postgres.migrate import migrate
@@ -39,11 +41,21 @@ class Session:
 
     async def tell_if_nobody_works(self, shell: Shell) -> None:
         """What was enqueued waits while no daemon runs: say so, or it looks as if it were lost."""
-        if not shell.quiet and not any(_works(node) for node in await nodes(self.conn)):
-            complain("no daemon works on this database now: the job waits for one (`ingestd run`)")
+        if not shell.quiet:
+            tell_unless_one_works(await nodes(self.conn))
 
 
-def _works(node: asyncpg.Record) -> bool:
+def tell_unless_one_works(known: Iterable[Mapping[str, Any]]) -> None:
+    """Say that nobody takes up what was enqueued.
+
+    Args:
+        known: the nodes.
+    """
+    if not any(_works(node) for node in known):
+        complain("no daemon works on this database now: the job waits for one (`ingestd run`)")
+
+
+def _works(node: Mapping[str, Any]) -> bool:
     return bool(node["state"] == "running" and "work" in node["duties"] and node["silent_s"] < SILENT_S)
 
 
@@ -53,6 +65,7 @@ async def session(shell: Shell) -> AsyncIterator[Session]:
 
     The configuration is not applied: only a daemon does that, and a command run with another file must not undo it.
     """
+    REQUEST.set(shell.correlation_id)
     settings = shell.settings()
     async with locate(settings, shell.report) as location:
         opened = Session(settings, location, await connect(location.dsn, application_name="ingestd:cli", pooled=location.pooled))

@@ -15,14 +15,18 @@ import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from ingestd.cause import correlation_from
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from ingestd.access.roles import Actor
     from ingestd.app.settings import Settings
+    from ingestd.cli.address import Address
 
 T = TypeVar("T")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -48,12 +52,16 @@ class Shell:
     Args:
         config_files: as given; else `INGESTD_CONFIG`.
         json: print JSON instead of tables.
+        address: of the daemon to ask instead of the database.
+        token: what it is asked with.
     """
 
     config_files: Sequence[str] = ()
     json: bool = False
     verbose: bool = False
     quiet: bool = False
+    address: Address | None = None
+    token: str = ""
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
     @property
@@ -73,6 +81,11 @@ class Shell:
         """Where the user's handler modules are looked for."""
         return Path.cwd()
 
+    @cached_property
+    def correlation_id(self) -> str:
+        """What joins everything that this command causes: `INGESTD_CORRELATION_ID` of whoever calls it, or a new one."""
+        return correlation_from(self.environ.get("INGESTD_CORRELATION_ID"))
+
     @property
     def actor(self) -> Actor:
         """Whoever runs the command: somebody with access to the database may do anything to it."""
@@ -82,7 +95,12 @@ class Shell:
             name = getpass.getuser()
         except (KeyError, OSError):
             name = str(os.getuid())
-        return Actor(name, "admin", "cli")
+        return Actor(name, "admin", "cli", self.correlation_id)
+
+    def warn_if_overheard(self) -> None:
+        """Tell whose token goes through a network in the clear."""
+        if self.token and self.address is not None and self.address.overheard and not self.quiet:
+            complain(f"warning: the token goes to {self.address} unencrypted; give an https:// address, or come through a tunnel")
 
     def configure_logging(self, level: str | None = None) -> None:
         """Logs go to stderr, so that stdout stays for answers."""

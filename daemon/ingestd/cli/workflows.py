@@ -7,18 +7,11 @@ from typing import Any
 
 import typer
 
-from ingestd.app.targets import target_job
 from ingestd.cli.console import cell, milliseconds, strings_for_ids, table
 from ingestd.cli.options import RunId, WorkflowName
 from ingestd.cli.records import add_records
-from ingestd.cli.session import Session, session
 from ingestd.cli.shell import Shell
-from ingestd.errors import NotFound
-from ingestd.jobs import run_actions
-from ingestd.jobs.plan import plan
-from ingestd.jobs.store import queues, reads, steps
-from ingestd.jobs.workflow import Workflow
-from ingestd.settings import did_you_mean
+from ingestd.cli.sources.workflows import reach
 
 RESULT_CHARS = 60
 
@@ -80,11 +73,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def _list(shell: Shell) -> None:
-    found: list[dict[str, Any]] = []
-    async with session(shell) as opened:
-        for name, declared in opened.settings.workflows.items():
-            last = next(iter(await reads.workflow_runs(opened.conn, name, limit=1)), None)
-            found.append({"name": name, "steps": list(declared.steps), "overlap": declared.overlap, "last_run": last})
+    async with reach(shell) as source:
+        found = await source.workflows()
     rows = []
     for one in found:
         last = one["last_run"] or {}
@@ -94,28 +84,16 @@ async def _list(shell: Shell) -> None:
     shell.answer({"items": strings_for_ids(found)}, table(columns, rows) if found else "no workflows are declared")
 
 
-def _declared(opened: Session, name: str) -> Workflow:
-    declared = opened.settings.workflows.get(name)
-    if declared is None:
-        raise NotFound(f'there is no workflow "{name}"{did_you_mean(name, opened.settings.workflows)}')
-    return declared.compile(name, target_job)
-
-
 async def _start(shell: Shell, name: str) -> None:
-    async with session(shell) as opened:
-        run = await run_actions.start_run(opened.conn, shell.actor, _declared(opened, name))
-        found = await steps.find_run(opened.conn, run)
-        await opened.tell_if_nobody_works(shell)
-    waits = found is not None and found["state"] == "waiting"
-    shell.answer({"run": str(run)}, f"run {run}{', which waits for the one before it' if waits else ''}")
+    async with reach(shell) as source:
+        run, waits = await source.start(name)
+        await source.tell_if_nobody_works()
+    shell.answer({"run": run}, f"run {run}{', which waits for the one before it' if waits else ''}")
 
 
 async def _plan(shell: Shell, name: str) -> None:
-    async with session(shell) as opened:
-        declared = _declared(opened, name)
-        lanes = {row["name"]: row["queue"] for row in await queues.kinds(opened.conn)}
-        busy = await steps.open_run(opened.conn, name)
-    planned = plan(declared, lanes, busy["id"] if busy else None)
+    async with reach(shell) as source:
+        planned = await source.plan(name)
     rows = [
         [
             str(number),
@@ -130,7 +108,7 @@ async def _plan(shell: Shell, name: str) -> None:
         for step in layer
     ]
     shown = table(["layer", "step", "job", "queue", "after", "if it fails", "undo"], rows, title=_starts(planned))
-    shell.answer(strings_for_ids(planned | {"busy_run": planned["busy_run"] and str(planned["busy_run"])}), shown)
+    shell.answer(strings_for_ids(planned), shown)
 
 
 def _starts(planned: Mapping[str, Any]) -> str:
@@ -150,20 +128,18 @@ def _told(consequence: Mapping[str, list[str]], on_failure: str) -> str:
 
 
 async def _show(shell: Shell, run: int) -> None:
-    async with session(shell) as opened:
-        found = await reads.workflow_runs(opened.conn, run=run)
-    if not found:
-        raise NotFound(f"there is no workflow run {run}")
+    async with reach(shell) as source:
+        found = await source.run(run)
     rows = []
     depth: dict[str, int] = {}
-    for step in found[0]["steps"]:
+    for step in found["steps"]:
         name = step["step"]
         depth[name] = max((depth.get(parent, -1) + 1 for parent in step["after"]), default=0)
         state = "partial" if step["partial"] else step["job_state"] or step["state"]
         why = step["reason"] or cell(step["result"]).plain[:RESULT_CHARS] if step["result"] is not None else step["reason"]
         rows.append([f"{'  ' * depth[name]}{name}", ", ".join(step["after"]), state, str(step["job_id"] or "-"), step["finished_at"], why])
-    shown = table(["step", "after", "state", "job", "finished", "why, or result"], rows, title=_title(found[0]))
-    shell.answer(strings_for_ids(found[0]), shown)
+    shown = table(["step", "after", "state", "job", "finished", "why, or result"], rows, title=_title(found))
+    shell.answer(strings_for_ids(found), shown)
 
 
 def _title(run: Mapping[str, Any]) -> str:
@@ -175,16 +151,15 @@ def _title(run: Mapping[str, Any]) -> str:
 
 
 async def _retry(shell: Shell, run: int, step: str) -> None:
-    async with session(shell) as opened:
-        done = await run_actions.retry_run(opened.conn, shell.actor, run, step or None)
-        await opened.tell_if_nobody_works(shell)
-    document = {"run": str(run), "state": done.state, "steps": list(done.steps)}
-    shell.answer(document, f"run {run} is {done.state} again: {', '.join(done.steps)}")
+    async with reach(shell) as source:
+        state, steps = await source.retry(run, step)
+        await source.tell_if_nobody_works()
+    shell.answer({"run": str(run), "state": state, "steps": steps}, f"run {run} is {state} again: {', '.join(steps)}")
 
 
 async def _cancel(shell: Shell, run: int, undo: bool) -> None:
-    async with session(shell) as opened:
-        done = await run_actions.cancel_run(opened.conn, shell.actor, run, undo=undo)
-        await opened.tell_if_nobody_works(shell)
+    async with reach(shell) as source:
+        done = await source.cancel(run, undo=undo)
+        await source.tell_if_nobody_works()
     told = "is being taken back" if done == "compensating" else "is being cancelled"
     shell.answer({"run": str(run), "state": done}, f"run {run} {told}")
