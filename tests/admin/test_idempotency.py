@@ -59,11 +59,18 @@ async def test_what_was_refused_may_be_sent_again(site: Site, conn: asyncpg.Conn
     assert (status, "Idempotent-Replayed" in headers) == (201, False)
 
 
-async def test_the_answer_is_kept_if_the_effect_is(site: Site, conn: asyncpg.Connection) -> None:
-    """The same transaction wrote them, so no crash comes between."""
-    _, body, _ = await send(site, "k")
-    written = await conn.fetchval("select xmin::text from ingestd.idempotency")
-    assert written == await conn.fetchval("select xmin::text from ingestd.job where id = $1", int(body["id"]))
+async def test_there_is_no_effect_without_its_answer(site: Site, conn: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happens between the two, the transaction has both or none."""
+
+    async def crash(*_: Any) -> None:
+        raise OSError("the power is gone")
+
+    with monkeypatch.context() as crashing:
+        crashing.setattr("ingestd.admin.idempotency.keep_answer", crash)
+        assert (await send(site, "k"))[0] in (500, 503)
+    assert await jobs(conn) == 0
+    status, _, headers = await send(site, "k")
+    assert (status, "Idempotent-Replayed" in headers, await jobs(conn)) == (201, False, 1)
 
 
 async def test_a_key_whose_day_is_over_is_a_new_one(site: Site, conn: asyncpg.Connection) -> None:
@@ -76,7 +83,7 @@ async def test_a_key_whose_day_is_over_is_a_new_one(site: Site, conn: asyncpg.Co
 
 async def test_a_look_with_a_key_does_not_wait_for_itself(site: Site) -> None:
     """What only reads within the transaction of its key must not ask for a second connection."""
-    asked = {"action": "cancel", "filter": {}, "preview": True}
+    asked = {"action": "cancel", "filter": {"kind": "sync_prices"}, "preview": True}
     answers = await asyncio.wait_for(asyncio.gather(*[send(site, f"k{i}", asked, "/api/v1/bulk") for i in range(12)]), 30)
     assert {status for status, _, _ in answers} == {200}
 
@@ -105,8 +112,9 @@ async def test_a_key_may_stand_in_quotes(site: Site) -> None:
     assert one == two
 
 
-async def test_an_answer_that_holds_a_secret_is_never_kept(site: Site, conn: asyncpg.Connection) -> None:
-    from ingestd.admin.api import tokens
-
-    assert not any(route.once for route in tokens.routes())
-    await conn.execute("update ingestd.audit set id = id where false")
+async def test_an_answer_that_holds_a_secret_is_never_kept(open_site: Open, conn: asyncpg.Connection) -> None:
+    site = await open_site(token=TOKEN)
+    asked = {"name": "ci", "role": "viewer"}
+    status, problem, _ = await send(site, "k", asked, "/api/v1/tokens", Authorization=f"Bearer {TOKEN}")
+    assert (status, "takes no Idempotency-Key" in problem["detail"]) == (400, True)
+    assert await conn.fetchval("select count(*) from ingestd.token") == 0

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 import traceback
-import uuid
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from ingestd.admin.idempotency import answer_once
 from ingestd.admin.problems import Problem, problem_of
 from ingestd.admin.routes import Call, Route
 from ingestd.admin.state import AdminState
+from ingestd.cause import REQUEST, correlation_from
 from ingestd.errors import DatabaseUnreachable, UsageError
 from ingestd.events import Notice
 from ingestd.health.metrics import Metrics
@@ -47,7 +46,6 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Server": "ingestd",
 }
-_CORRELATION = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 ProblemPage = Callable[[Problem, str], web.Response]
 
@@ -72,6 +70,7 @@ def outermost(around: Surroundings) -> Middleware:
     async def handle(request: web.Request, handler: Handler) -> web.StreamResponse:
         correlation_id = correlation_of(request)
         CORRELATION.set(correlation_id)
+        REQUEST.set(correlation_id)
         began = time.perf_counter()
         around.connections.began(request.transport)
         try:
@@ -130,8 +129,7 @@ def _query(request: web.Request, route: Route) -> dict[str, str]:
 
 def correlation_of(request: web.Request) -> str:
     """The caller's correlation id where it is well formed, else a new one."""
-    given = request.headers.get("X-Correlation-ID", "")
-    return given if _CORRELATION.fullmatch(given) else str(uuid.uuid4())
+    return correlation_from(request.headers.get("X-Correlation-ID"))
 
 
 def _explain(around: Surroundings, request: web.Request, error: web.HTTPException | Exception, correlation_id: str) -> web.StreamResponse:

@@ -16,6 +16,7 @@ import asyncpg
 from ingestd.access.book import TokenBook
 from ingestd.access.roles import Actor
 from ingestd.access.store import secret
+from ingestd.admin.live import Live
 from ingestd.admin.store import limit_time
 from ingestd.events import Bus
 from ingestd.facts import FactBook
@@ -90,11 +91,13 @@ class AdminState:
     failures_in_a_row: Callable[[], int] = lambda: 3
     book: InitVar[TokenBook | None] = None
     tokens: TokenBook = field(init=False)
+    live: Live = field(init=False)
     _reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENT_READS), init=False, repr=False)
     _cursor_key: bytes = field(default=b"", init=False, repr=False)
 
     def __post_init__(self, book: TokenBook | None) -> None:
         self.tokens = book or TokenBook(self.db)
+        self.live = Live(self.db, self.bus)
 
     async def cursor_key(self) -> bytes:
         """What cursors are signed with, on all nodes alike."""

@@ -11,6 +11,7 @@ import asyncpg
 
 from ingestd import __version__
 from ingestd.access.book import TokenBook
+from ingestd.admin.feed import Feed
 from ingestd.app import facts as app_facts
 from ingestd.app import handlers as app_handlers
 from ingestd.app.definitions import definitions
@@ -152,6 +153,7 @@ class Rooms:
         self.rollups = Poller("rollups", Upkeep(db).poll, bus)
         self.scheduler = Scheduler(db, bus, successes)
         self.slot_watch = SlotWatch(db, bus)
+        self.feed = Feed(db, bus, node.name)
         scheduling = self.scheduler.state if "schedule" in settings.daemon.duties else None
         self.ping = Ping(db, bus, lambda: in_force.settings.heartbeat, scheduling)
         self.definitions = definitions(lambda: in_force.settings, bus, self.registry.specs)

@@ -6,6 +6,7 @@ from ingestd.admin.api import (
     audit,
     bulk,
     enqueue,
+    events,
     imports,
     jobs,
     loads,
@@ -40,6 +41,7 @@ def all_routes(health: HealthRunner, metrics: Metrics) -> list[Route]:
         *workflows.routes(),
         *records.routes(),
         *stats.routes(),
+        *events.routes(),
         *audit.routes(),
         *tokens.routes(),
     ]
