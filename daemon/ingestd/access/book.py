@@ -69,13 +69,13 @@ class TokenBook:
 
     @property
     def any(self) -> bool:
-        """Whether tokens are defined. An expired one counts: nothing may open by itself because time passes."""
-        return any(known.revoked_at is None for known in self._known.values())
+        """Whether tokens are defined. An expired one counts, and so does not knowing: nothing may open by itself."""
+        return not self._key or any(known.revoked_at is None for known in self._known.values())
 
     @property
     def ever(self) -> bool:
-        """Whether anybody ever made a token that is not forgotten yet."""
-        return bool(self._known)
+        """Whether anybody ever made a token that is not forgotten yet, as far as is known."""
+        return not self._key or bool(self._known)
 
     async def poll(self) -> float:
         """Read the book again, and note which tokens were used."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -22,7 +23,7 @@ from ingestd.admin.pages import Pages
 from ingestd.admin.routes import Routes
 from ingestd.admin.settings import AdminSettings
 from ingestd.admin.state import AdminState
-from ingestd.errors import ConfigurationError
+from ingestd.errors import ConfigurationError, DatabaseUnreachable
 from ingestd.health.checks import HealthRunner
 from ingestd.health.metrics import Metrics
 
@@ -102,7 +103,8 @@ class AdminServer:
             ConfigurationError: others can reach it, and there is no token with which they could come in.
         """
         settings = self._settings
-        await self._state.tokens.refresh()
+        with suppress(DatabaseUnreachable):  # then nobody counts as let in until it is there
+            await self._state.tokens.refresh()
         self._check_tokens()
         tls = settings.tls()
         sock = bind(settings.host, settings.port)
