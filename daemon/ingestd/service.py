@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ingestd.events import Bus, LoopFailed
+from ingestd.logging import without_secrets
 
 BACKOFF_FIRST_S = 0.2
 BACKOFF_CAP_S = 15.0
@@ -111,7 +112,7 @@ class Poller:
         except Exception as error:  # noqa: BLE001 - the one place where a loop's errors end
             self._state.failures += 1
             self._state.restarts += 1
-            self._state.error = f"{type(error).__name__}: {error}"
+            self._state.error = without_secrets(f"{type(error).__name__}: {error}")
             delay = backoff_s(self._state.failures)
             self._bus.emit(LoopFailed(self.name, self._state.error, delay))
             return delay

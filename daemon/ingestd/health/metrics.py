@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from ingestd import logging
 from ingestd.events import (
     Bus,
     DatabaseLost,
@@ -104,6 +105,19 @@ class GaugeCache(Collector):
         yield from (family for family, _ in families.values())
 
 
+class LogLines(Collector):
+    """Lines of this process's log, as its output counts them."""
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """Lines written by level, and those lost."""
+        written, lost = logging.tally()
+        lines = CounterMetricFamily("ingestd_log_lines", "Lines written to the log.", labels=["level"])
+        for level, count in sorted(written.items()):
+            lines.add_metric([level], count)
+        yield lines
+        yield CounterMetricFamily("ingestd_log_lines_lost", "Lines that whoever reads the log did not take in time.", value=lost)
+
+
 class Metrics:
     """Counts what happens on the bus and writes everything out on request.
 
@@ -121,6 +135,7 @@ class Metrics:
         self.registry.register(self._gauges)
         self.registry.register(LoopMetrics(loops))
         ProcessCollector(registry=self.registry)
+        self.registry.register(LogLines())
         self._seen: dict[str, set[str]] = {}
         self._listeners = self._make_listeners()
         self._requests = self._counter("http_requests", "HTTP requests answered.", "method", "route", "code")

@@ -14,6 +14,7 @@ from typing import Any
 
 import asyncpg
 
+from ingestd.cause import correlation_from
 from ingestd.events import Bus, FileArrived
 from ingestd.files.identity import Received, shown
 from ingestd.files.spool import Store
@@ -166,7 +167,7 @@ class Intake:
             notes=by.notes,
             metadata=by.metadata,
             triggered_by=cause.triggered_by,
-            correlation_id=cause.correlation_id,
+            correlation_id=cause.correlation_id or correlation_from(None),
             parent_id=cause.parent_id,
         )
         load_id = await store.new_load(conn, load)

@@ -10,6 +10,7 @@ from ingestd.children import ChildDied, ChildProcess
 from ingestd.errors import DatabaseUnreachable, IngestdError, StaleClaim
 from ingestd.events import Bus, Notice
 from ingestd.imports.request import LoaderDied, LoadOutcome, LoadRequest, LoadTrouble
+from ingestd.logging import without_secrets
 
 LOADS_A_PROCESS = 200
 MEMORY_A_PROCESS = 160 << 20
@@ -175,7 +176,7 @@ class _Child:
                 return LoadOutcome.from_json(message["outcome"])
             elif "trouble" in message:
                 kind, text = message["trouble"]
-                return _ERRORS.get(kind, LoadTrouble)(text)
+                return _ERRORS.get(kind, LoadTrouble)(without_secrets(text))
 
     async def stop(self) -> None:
         """Kill it and see it gone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from ingestd.jobs.checks import FARTHEST
 from ingestd.jobs.model import PARKED_CHILDREN, AwaitChildren, Discard, Done, Job, Outcome, Retry, Snooze, State
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store.ack import PutBack, Result
+from ingestd.logging import without_secrets
 from ingestd.postgres.pool import ConnectionLost, NoneFree
 from ingestd.settings import format_duration, parse_duration
 from ingestd.work.context import Context
@@ -109,7 +111,7 @@ def after_interruption(ctx: Context, spec: HandlerSpec, interrupted: list[str]) 
 
 def after_error(ctx: Context, spec: HandlerSpec, error: BaseException) -> Ending:
     """The handler raised, or its attempt was ended for it."""
-    described = error.described if isinstance(error, AttemptFailed) else describe(error)
+    described = _without_secrets(error.described) if isinstance(error, AttemptFailed) else describe(error)
     if ctx.acked is not None:
         # The job is complete and committed; what came after is only worth a log line.
         ctx.log.error("handler raised after its transaction had committed", error=described["message"])
@@ -150,7 +152,7 @@ def unforeseen(job: Job, error: Exception) -> Ending:
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """An exception as it is kept: class, message and traceback, each capped; never raises, whatever a handler raised."""
+    """An exception as it is kept: class, message and traceback, each capped and without secrets; never raises, whatever was raised."""
     name = type(error).__name__
     try:
         message = str(error) or name
@@ -160,7 +162,17 @@ def describe(error: BaseException) -> dict[str, Any]:
         lines = "".join(traceback.format_exception(error))
     except Exception:  # noqa: BLE001 - so may its notes and its causes
         lines = "".join(traceback.format_tb(error.__traceback__))
-    return {"class": name, "message": message[:MESSAGE_CHARS], "traceback": lines[-TRACEBACK_CHARS:]}
+    # Before it is cut: half of a secret is not known as one.
+    return {
+        "class": name,
+        "message": without_secrets(message)[:MESSAGE_CHARS],
+        "traceback": without_secrets(lines)[-TRACEBACK_CHARS:],
+    }
+
+
+def _without_secrets(described: Mapping[str, Any]) -> dict[str, Any]:
+    """An error as another process described it, which does not know our secrets."""
+    return {name: without_secrets(value) if isinstance(value, str) else value for name, value in described.items()}
 
 
 def _succeeded(ctx: Context, result: Any) -> Ending:

@@ -325,7 +325,7 @@ class Worker:
             "text": f"goes on although it was told to end ({why}), at {where}"[:200],
         }
         message = f"job {job.id} ({job.kind}) goes on {seconds:.0f} s after it was told to end ({why}); it keeps its claim"
-        self._bus.emit(Notice(message, details={"job": job.id, "kind": job.kind, "why": why, "stack": stack}))
+        self._bus.emit(Notice(message, details={"job_id": job.id, "kind": job.kind, "why": why, "stack": stack}))
 
     def _was_interrupted(self) -> bool:
         """Whether the present slot's cancellation was meant for its job; forgets it."""

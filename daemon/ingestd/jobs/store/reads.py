@@ -17,7 +17,8 @@ _OPEN = f"""
 select j.id, j.kind, q.name as queue, {STATE} as state, false as partial, j.rank, j.args, j.attempt, j.max_attempts, j.crashes,
        j.run_at, j.created_at, j.claimed_at as started_at, null::timestamptz as finished_at,
        case when j.claimed_at is not null then (extract(epoch from clock_timestamp() - j.claimed_at) * 1000)::bigint end as duration_ms,
-       n.name as node, j.correlation_id, j.triggered_by, p.progress -> j.id::text as progress, null::jsonb as result,
+       n.name as node, coalesce(j.correlation_id, 'job-' || j.id) as correlation_id, j.triggered_by,
+       p.progress -> j.id::text as progress, null::jsonb as result,
        j.attempts -> -1 -> 'error' as error, j.tags, j.notes, j.metadata, j.attempts, j.parent_id, j.workflow_run, j.step,
        null::jsonb as counts,
        case when j.claim is not null and j.cancel_asked_at is not null then 'asked to stop' end as reason
@@ -26,8 +27,9 @@ left join ingestd.node n on n.id = j.node left join ingestd.node_progress p on p
 
 _DONE = """
 select h.id, h.kind, q.name as queue, h.state, h.partial, h.rank, h.args, h.attempt, h.max_attempts, h.crashes, h.run_at, h.created_at,
-       h.started_at, h.finished_at, h.duration_ms, n.name as node, h.correlation_id, h.triggered_by, null::jsonb as progress, h.result,
-       h.error, h.tags, h.notes, h.metadata, h.attempts, h.parent_id, h.workflow_run, h.step, h.counts, h.reason
+       h.started_at, h.finished_at, h.duration_ms, n.name as node, coalesce(h.correlation_id, 'job-' || h.id) as correlation_id,
+       h.triggered_by, null::jsonb as progress, h.result, h.error, h.tags, h.notes, h.metadata, h.attempts, h.parent_id, h.workflow_run,
+       h.step, h.counts, h.reason
 from (select * from ingestd.history h where {where} order by h.id desc limit {limit}) h join ingestd.queue q on q.id = h.queue_id
 left join ingestd.node n on n.id = h.node"""
 

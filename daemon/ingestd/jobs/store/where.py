@@ -6,6 +6,7 @@ plan reads all of history.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ingestd.jobs.filters import FINAL_STATES, OPEN_STATES, PARTIAL, JobFilter
@@ -18,6 +19,7 @@ ERROR_TEXT = r"""left(regexp_replace(regexp_replace(coalesce(h.error ->> 'messag
     '\w*\d[\w.:-]*', '#', 'g'), 300)"""
 ERROR_GROUP = f"left(md5(concat_ws(chr(31), h.kind, coalesce(h.error ->> 'class', ''), {ERROR_TEXT})), 12)"
 _OPEN_ERROR = "j.attempts -> -1 -> 'error' ->> 'class'"
+_OWN_CORRELATION = re.compile(r"job-([1-9][0-9]{0,17})")
 
 
 class Where:
@@ -85,7 +87,11 @@ def _common(which: JobFilter, values: list[Any], row: str) -> Where:
     # <> '{}' is what the index is limited to
     where.add(f"{row}.tags @> array[{{}}::text] and {row}.tags <> '{{{{}}}}'", which.tag)
     where.add(f"{row}.triggered_by = {{}}", which.triggered_by)
-    where.add(f"{row}.correlation_id = {{}}", which.correlation_id)
+    if (own := _OWN_CORRELATION.fullmatch(which.correlation_id or "")) is None:
+        where.add(f"{row}.correlation_id = {{}}", which.correlation_id)
+    else:
+        # Nothing is stored with a job that nobody gave one: it has its own id for one.
+        where.add(f"({row}.correlation_id = {{}} or {row}.id = {{}}::bigint and {row}.correlation_id is null)", own[0], int(own[1]))
     where.add(f"{row}.workflow_run = {{}}::bigint", which.workflow_run)
     where.add(f"{row}.workflow_run = any (array(select id from ingestd.workflow_run where workflow = {{}}))", which.workflow)
     where.add(f"{row}.parent_id = {{}}::bigint", which.parent_id)
