@@ -39,7 +39,7 @@ async def state(db: Database, job_id: int) -> str:
 
 def reported(bench: Workbench, job_id: int) -> list[Notice]:
     return [
-        event for event in bench.events if isinstance(event, Notice) and event.details.get("job") == job_id and "stack" in event.details
+        event for event in bench.events if isinstance(event, Notice) and event.details.get("job_id") == job_id and "stack" in event.details
     ]
 
 
