@@ -86,7 +86,8 @@ class Stream:
         counted = await conn.fetchrow(COUNTED)
         assert counted is not None
         assert counted["rows"] == counted["readings"] == len(self.files) * FILE_ROWS
-        assert [dict(row) for row in await conn.fetch(SPENT)] == []
+        spent = [dict(row) for row in await conn.fetch(SPENT)]
+        assert spent == [], spent
         assert await conn.fetchval("select count(*) from ingestd.job where claim is not null and kind = $1", ledger.KIND) == 0
 
     async def _enqueue(self) -> None:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from ingestd.postgres.migrate import migrate
 from ingestd.postgres.pool import connect
 from tests.daemon import readings
 from tests.daemon.harness import Daemon, Site, open_site
+from tests.daemon.service_manager import ServiceManager, service_manager
 from tests.faults import ledger, processes
 from tests.faults.proxy import Proxy
 from tests.promises.storms import LONG, OwnServer, Probe, Stream, lasts, own_server
@@ -28,6 +31,9 @@ DISTURBED_S = 60.0 if LONG else 6.0
 # A machine that is busy with other tests is late with its answers.
 RED_S = 5.0 + 1.5
 GREEN_S = 10.0
+WATCHDOG_S = 6.0
+# The longest that a loop sleeps is a minute.
+TICK_S = 90.0
 TABLE = "create table public.readings (meter_id int, reading bigint, value numeric, note text, primary key (meter_id, reading))"
 # A job's connection is left to the kernel, which has no quarrel with the proxy: test_04_cut_off shows those, on a cut network.
 JOBS_OWN = (b":handlers", b":loader")
@@ -54,11 +60,34 @@ async def make_tables(conn: asyncpg.Connection) -> None:
 
 
 async def unharmed(daemon: Daemon) -> None:
-    """It has started once and still runs, every loop of it turns, and somebody listens again."""
+    """It has started once and still runs, and every loop of it turns and says so."""
     assert daemon.alive
     assert len(daemon.events("NodeStarted")) == 1
     assert not daemon.events("StaleAck")
     await turns(daemon)
+    failures, ticks = await loop_numbers(daemon)
+    assert ticks.keys() == failures.keys() > {"claimer", "rescuer", "listener", "slots", "upkeep"}
+    assert sum(failures.values()) >= len(daemon.events("LoopFailed")) > 0, "what went wrong is counted"
+    assert time.time() - min(ticks.values()) < TICK_S, ticks
+
+
+async def loop_numbers(daemon: Daemon) -> tuple[dict[str, float], dict[str, float]]:
+    """Failures and last tick of each loop, as metrics."""
+    _, text = await daemon.get("/metrics")
+    found = {
+        family.name: {sample.labels["loop"]: sample.value for sample in family.samples}
+        for family in text_string_to_metric_families(text)
+        if family.name in ("ingestd_loop_failures", "ingestd_loop_last_tick_timestamp_seconds")
+    }
+    return found["ingestd_loop_failures"], found["ingestd_loop_last_tick_timestamp_seconds"]
+
+
+def always_fed(manager: ServiceManager, since: float) -> bool:
+    """Whether no gap between two pings of the watchdog was as long as it allows."""
+    fed = [since, *(at for at, message in manager.messages if "WATCHDOG" in message and at > since), time.monotonic()]
+    gaps = [later - earlier for earlier, later in pairwise(fed)]
+    assert max(gaps) < WATCHDOG_S, gaps
+    return True
 
 
 async def listens(conn: asyncpg.Connection) -> None:
@@ -71,9 +100,10 @@ async def test_postgres_that_is_away_under_load_costs_nothing_but_time(server: O
     await migrate(conn)
     await make_tables(conn)
     await conn.close()
-    with open_site(server.dsn) as site:
+    with open_site(server.dsn) as site, service_manager() as manager:
         site.configure(readings.IMPORT, daemon=HANDLERS)
-        daemon = await site.start()
+        daemon = await site.start(environment=manager.environment(WATCHDOG_S))
+        ready = time.monotonic()
         async with Probe(daemon) as probe:
             async with Stream(site, server.dsn) as stream:
                 await stream.goes_on()
@@ -99,7 +129,9 @@ async def test_postgres_that_is_away_under_load_costs_nothing_but_time(server: O
                 await conn.close()
             assert probe.said(red, back) == {503}, "it is never said to be ready while nothing can be done"
             assert probe.always_alive()
+            assert always_fed(manager, ready)
         await unharmed(daemon)
+        assert manager.steps() == ["READY"], "its manager saw neither an end nor another start"
         assert daemon.events("DatabaseLost")
         assert daemon.events("DatabaseBack")
         assert await daemon.stop() == 0
@@ -163,7 +195,7 @@ async def test_logins_that_are_refused_for_a_while_cost_nothing_but_time(dsn: st
                     began = time.monotonic()
                     await conn.execute(f"alter role {role} nologin")
                     assert await processes.end_backends(conn, "ingestd:") >= 4
-                    await probe.becomes(503, began, RED_S)
+                    await probe.becomes(503, began, time.monotonic() - began + RED_S)
                     status, problem = await daemon.get("/api/v1/jobs")
                     assert (status, problem["type"]) == (503, "urn:ingestd:problem:database-unreachable")
                     await stream.goes_on()

@@ -18,7 +18,7 @@ import asyncpg
 import pyarrow as pa
 
 from ingestd.children import Line, become_child, next_message, open_stdin, resident_bytes
-from ingestd.errors import DatabaseUnreachable, IngestdError, StaleClaim
+from ingestd.errors import DatabaseUnreachable, IngestdError, Refused, StaleClaim
 from ingestd.imports import load
 from ingestd.imports.request import LoadRequest
 from ingestd.postgres.pool import connect
@@ -42,7 +42,11 @@ async def _serve(line: Line) -> None:
 
     async def own_connection() -> asyncpg.Connection:
         settings = {"client_connection_check_interval": "2s", "statement_timeout": "60s"}
-        return await connect(dsn, application_name=name, settings=settings, pooled=pooled)
+        try:
+            return await connect(dsn, application_name=name, settings=settings, pooled=pooled)
+        except Refused as error:
+            # The daemon is in: that nobody else is let in now will pass, and must not cost the load an attempt.
+            raise DatabaseUnreachable(error.message) from error
 
     line.send({"ready": os.getpid()})
     alive = asyncio.create_task(_tell_alive(line), name="alive")
