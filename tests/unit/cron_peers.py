@@ -48,6 +48,7 @@ class Difference:
     Args:
         ours: it is in ours; else in the peer's.
         said: how the peer wrote it.
+        then: the peer's first time behind it.
     """
 
     hand: ByHand
@@ -56,6 +57,7 @@ class Difference:
     moment: datetime
     ours: bool
     said: datetime | None
+    then: datetime | None
 
     def changes(self, hours: float) -> list[Change]:
         """Jumps of the clock up to so many hours before the moment."""
@@ -202,6 +204,14 @@ def loses_a_second_pass(it: Difference) -> bool:
     return it.ours and not it.hand.time_of_day and it.moment.astimezone(it.zone).fold == 1 and bool(odd)
 
 
+def overlooks_a_second_pass(it: Difference) -> bool:
+    """It knows of a jump by the offset of its next candidate, and that of a summer to come is as it was before the fold."""
+    folds = [change for change in it.changes(1.1) if not change.gap]
+    before = [(change.at - MINUTE).astimezone(it.zone).utcoffset() for change in folds]
+    second = it.moment.astimezone(it.zone).fold == 1
+    return it.ours and not it.hand.time_of_day and second and it.then is not None and it.then.utcoffset() in before
+
+
 def mixes_weekdays(hand: ByHand) -> bool:
     """It refuses a list of weekdays of which only some are the n-th or last of a month."""
     terms = hand.texts[4].split(",")
@@ -226,6 +236,7 @@ CRONITER: dict[str, Callable[[Difference], bool]] = {
     "moves what follows real time behind a gap": moves_real_time_behind_a_gap,
     "runs a time of day in both passes of a fold": repeats_a_time_of_day,
     "loses the second pass of a fold that is not by whole hours": loses_a_second_pass,
+    "overlooks the second pass of a fold, where the next slot is in another summer": overlooks_a_second_pass,
 }
 
 

@@ -92,7 +92,8 @@ def differences(hand: ByHand, zone: ZoneInfo, start: datetime, ours: list[dateti
         return []
     end = min(ours[-1], max(theirs, default=start))
     apart = sorted(moment for moment in set(ours) ^ theirs.keys() if moment <= end)
-    return [Difference(hand, zone, start, moment, moment in ours, theirs.get(moment)) for moment in apart]
+    later = {moment: next((theirs[time] for time in sorted(theirs) if time > moment), None) for moment in apart}
+    return [Difference(hand, zone, start, moment, moment in ours, theirs.get(moment), later[moment]) for moment in apart]
 
 
 def explain(it: Difference, ways: dict[str, Callable[[Difference], bool]]) -> str:
@@ -175,6 +176,11 @@ EXAMPLES = [
     ("croniter", "moves what follows real time behind a gap", "*/30 2 * * * | Europe/Skopje | 2026-03-28T12:00+01:00"),
     ("croniter", "runs a time of day in both passes of a fold", "30 2 * * * | Europe/Skopje | 2026-10-24T12:00+02:00"),
     ("croniter", "loses the second pass of a fold that is not by whole hours", "*/49 * * * 6 | America/St_Johns | 2010-11-06T23:10-02:30"),
+    (
+        "croniter",
+        "overlooks the second pass of a fold, where the next slot is in another summer",
+        "*/32 1 * 10 * | Europe/London | 2027-10-30T23:30+01:00",
+    ),
 ]
 
 
