@@ -48,6 +48,14 @@ async def test_nothing_declared_is_healthy(conn: asyncpg.Connection) -> None:
     assert {check.status for check in (await checks(conn)).values()} == {"healthy"}
 
 
+async def test_a_clock_that_was_set_back_behind_recorded_slots_degrades(conn: asyncpg.Connection) -> None:
+    """They fire once, so that a clock that was a year ahead for a moment silences schedules for a year."""
+    await declare(conn, {"one": {"every": "1m"}, "two": {"every": "1m"}})
+    await conn.execute("update ingestd.schedule set accounted_to = now() + interval '1 year' where name = 'one'")
+    check = (await checks(conn))["schedules"]
+    assert (check.status, check.value[:61]) == ("degraded", "the database's clock was set back: 1 schedules have no slots ")
+
+
 async def test_slots_that_nobody_fires_are_critical_and_the_check_says_what_to_do(conn: asyncpg.Connection) -> None:
     await declare(conn, {"one": {"every": "1m"}})
     assert (await checks(conn))["schedules"].status == "healthy"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,7 +18,7 @@ from ingestd.events import Bus, Event, LoopFailed, Notice
 from ingestd.postgres.pool import Database
 from ingestd.schedule import facts
 from ingestd.schedule import ping as ping_module
-from ingestd.schedule.ping import AGAIN_S, OFF_S, Ping
+from ingestd.schedule.ping import AGAIN_S, FIRST_S, FRESH_S, OFF_S, Ping
 from ingestd.schedule.ping_settings import HeartbeatSettings
 from ingestd.service import LoopState
 from tests.schedule.watching import pulse
@@ -133,6 +134,30 @@ async def test_no_call_is_made_while_nobody_looks_after_slots(db: Database, conn
     await pulse(conn, NOW)
     await calling.call()
     assert len(outside.calls) == 1
+
+
+async def test_a_node_that_begins_waits_for_the_first_pass_of_its_scheduler(
+    db: Database, conn: asyncpg.Connection, outside: Outside
+) -> None:
+    """After a longer stop the last look is old, and that is no failure."""
+    await pulse(conn, timedelta(hours=1))
+    scheduler = LoopState()
+    calling = Calling(db, outside.url, scheduler=scheduler)
+    assert await calling.ping.poll() == FIRST_S
+    assert (outside.calls, calling.told) == ([], [])
+    await pulse(conn, NOW)
+    scheduler.last_tick = time.monotonic()
+    await calling.ping.poll()
+    assert (len(outside.calls), calling.told) == (1, [])
+
+
+async def test_a_first_pass_that_fails_or_never_ends_is_told(db: Database, outside: Outside) -> None:
+    failing = Calling(db, outside.url, scheduler=LoopState(restarts=1))
+    hanging = Calling(db, outside.url, scheduler=LoopState())
+    hanging.ping._made_at -= FRESH_S
+    for calling in (failing, hanging):
+        await calling.ping.poll()
+        assert calling.notices() == [("error", "the heartbeat ping fails: withheld: no node looks after slots")]
 
 
 async def test_no_call_is_made_while_this_nodes_scheduler_stands_still(db: Database, conn: asyncpg.Connection, outside: Outside) -> None:

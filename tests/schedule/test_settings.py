@@ -152,3 +152,10 @@ def test_what_is_hardly_meant_is_told() -> None:
     (odd,) = read(cron="@daily", job="x", after=[{"job": "x"}]).oddities(now)
     assert odd == 'waits for a success of job "x", which it starts itself: something else must do so first'
     assert list(read(cron="@daily", job="x", after=[{"job": "x", "on_failure": "run"}]).oddities(now)) == []
+
+
+def test_a_success_that_is_not_kept_for_so_long_is_told() -> None:
+    now, kept = datetime(2026, 6, 1, tzinfo=UTC), timedelta(days=30)
+    found = read(cron="@monthly", job="x", after=[{"job": "y", "ok_within": "32d"}, {"import": "z", "ok_within": "32d"}])
+    assert list(found.oddities(now, kept)) == ['looks back 32d for a success of job "y", but [retention] history keeps jobs for 30d']
+    assert list(found.oddities(now, timedelta(days=32))) == []

@@ -276,7 +276,9 @@ def test_a_wall_clock_time_in_a_gap_is_the_moment_of_the_jump() -> None:
     assert {resolve(berlin, datetime.fromisoformat(f"2027-03-28T02:{minute:02}")) for minute in range(60)} == {jump}
 
 
-@pytest.mark.parametrize("name", ["Europe/Berlni", "", "../../etc/passwd", "/etc/localtime", "America", "localtime", "x" * 1000, "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["Europe/Berlni", "", "../../etc/passwd", "/etc/localtime", "America", "localtime", "right/UTC", "x" * 1000, "a\0b"]
+)
 def test_a_name_that_is_no_zone_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not a time zone"):
         find_zone(name)
@@ -285,6 +287,14 @@ def test_a_name_that_is_no_zone_is_refused(name: str) -> None:
 def test_a_misspelt_zone_gets_a_suggestion() -> None:
     with pytest.raises(ValueError, match='did you mean "Europe/Berlin"'):
         find_zone("Europe/Berlni")
+    with pytest.raises(ValueError, match='did you mean "Europe/Berlin"'):
+        find_zone("right/Europe/Berlin")
+
+
+def test_what_was_refused_is_not_suggested() -> None:
+    for name in ("localtime", "Factory"):
+        with pytest.raises(ValueError, match="write an IANA name"):
+            find_zone(name)
 
 
 # --- intervals, moments, notes

@@ -258,7 +258,8 @@ def warnings(settings: Settings, environ: Mapping[str, str] | None = None) -> li
     for name, declared in settings.imports.items():
         if declared.poll is None and name not in scanned and declared.source != "upload":
             found.append(f'[imports.{name}] has poll = "off", and no schedule or workflow scans it: only a trigger does')
-    found += [f"[schedules.{name}] {odd}" for name, one in settings.schedules.items() for odd in one.oddities(datetime.now(UTC))]
+    now, kept = datetime.now(UTC), settings.retention.history
+    found += [f"[schedules.{name}] {odd}" for name, one in settings.schedules.items() for odd in one.oddities(now, kept)]
     for name, workflow in settings.workflows.items():
         found += [
             f"[workflows.{name}.steps.{step}] has an undo, and no step says compensate: only a cancel with undo runs it"

@@ -78,7 +78,8 @@ def facts(
 
     async def checks(conn: asyncpg.Connection) -> list[Check]:
         firing = _check_loop(scheduler) or await _check_stopped(conn, watch) or _check_watch(watch) or await _check_rules(conn)
-        found = [firing or await _check_due(conn), await _check_missed(conn), await _check_overdue(conn)]
+        firing = firing or await _check_clock(conn) or await _check_due(conn)
+        found = [firing, await _check_missed(conn), await _check_overdue(conn)]
         found.append(await _check_failing(conn, failures_in_a_row()))
         return [*found, _check_ping(ping)] if ping is not None and ping.on else found
 
@@ -133,6 +134,20 @@ async def _check_rules(conn: asyncpg.Connection) -> Check | None:
         f"{len(problems)} cannot be computed: {first['name']}: {first['problem']}",
         "0",
         hint="correct the schedule's rule or time zone and reload, or update the time zone data",
+    )
+
+
+async def _check_clock(conn: asyncpg.Connection) -> Check | None:
+    """Slots of the future were fired when the database's clock was ahead, and none fires twice: until then nothing does."""
+    row = await reads.ahead(conn)
+    if row is None:
+        return None
+    return Check(
+        _NAME,
+        "degraded",
+        f"the database's clock was set back: {row['schedules']} schedules have no slots before {row['until']:%Y-%m-%d %H:%M:%S %Z}",
+        "0",
+        hint="is the clock right now? Then they go on when it gets there, or at once if they are declared under another name",
     )
 
 

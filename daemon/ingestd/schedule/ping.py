@@ -25,6 +25,8 @@ from ingestd.service import LoopState, Poller
 TIMEOUT_S = 10.0
 # After a failure the next call comes sooner: one that gets lost is not yet a silence.
 AGAIN_S = 10.0
+# A node that has only just begun has a first pass of its scheduler to wait for.
+FIRST_S = 1.0
 OFF_S = 60.0
 # A scheduler leaves word of itself every 20 s at the latest.
 FRESH_S = 60.0
@@ -65,6 +67,7 @@ class Ping:
         self._settings = settings
         self._scheduler = scheduler
         self._poller = Poller(self.name, self.poll, bus)
+        self._made_at = time.monotonic()
         self._called_at: float | None = None
         self._called: HeartbeatSettings | None = None
 
@@ -102,10 +105,18 @@ class Ping:
         rest_s = min(every_s, AGAIN_S) if self.known.problem else every_s
         if self._called_at is not None and (early_s := self._called_at + rest_s - time.monotonic()) > 0:
             return early_s
+        if self._called_at is None and self._begins:
+            return FIRST_S
         self._called_at = time.monotonic()
         problem = await self._withheld() or await self._call(settings.url.get_secret_value())
         self._note(problem)
         return min(every_s, AGAIN_S) if problem else every_s
+
+    @property
+    def _begins(self) -> bool:
+        """Whether this node's scheduler is at its first pass; how long ago anybody looked after slots says nothing yet."""
+        at_first = self._scheduler is not None and not self._scheduler.last_tick and not self._scheduler.restarts
+        return at_first and time.monotonic() - self._made_at < FRESH_S
 
     async def _withheld(self) -> str | None:
         """Why no call may be made: it would tell of a life that is not there."""

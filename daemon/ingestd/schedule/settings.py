@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from ingestd.schedule.cron import CronRule, read_expression
 from ingestd.schedule.rules import EPOCH, Rule, at_text, bound, every_text, first_of, last_of, parse_rule
 from ingestd.schedule.zones import find_zone, parse_zone
-from ingestd.settings import Duration, Priority, Section, StrList, did_you_mean
+from ingestd.settings import Duration, Priority, Section, StrList, did_you_mean, format_duration
 
 TargetType = Literal["job", "import", "rollup", "workflow", "command"]
 Overlap = Literal["skip", "queue", "allow"]
@@ -292,14 +292,21 @@ class ScheduleSettings(Section):
         rule = parse_rule(self.rule, self.timezone) if self.cron is None else CronRule(self.cron, find_zone(self.timezone))
         return bound(rule, self.starts_at, self.ends_at)
 
-    def oddities(self, now: datetime) -> Iterator[str]:
-        """What is allowed and hardly meant, each worded to stand behind the schedule's name."""
+    def oddities(self, now: datetime, kept: timedelta = timedelta.max) -> Iterator[str]:
+        """What is allowed and hardly meant, each worded to stand behind the schedule's name.
+
+        Args:
+            kept: how long successful jobs are.
+        """
         if self.enabled and (self.at is not None or self.end is not None) and self.parsed_rule().next_after(now) is None:
             yield "has no slot to come: its time is over"
         for dependency in self.after:
             if dependency.on_failure != "run" and dependency.thing == (self.target.type, self.target.name):
                 kind, name = dependency.thing
                 yield f'waits for a success of {kind} "{name}", which it starts itself: something else must do so first'
+            if dependency.job is not None and dependency.ok_within > kept:
+                within, only = format_duration(dependency.ok_within), format_duration(kept)
+                yield f'looks back {within} for a success of job "{dependency.job}", but [retention] history keeps jobs for {only}'
 
     @property
     def rule(self) -> str:

@@ -157,7 +157,7 @@ def expired(slot: datetime, now: datetime, start_within: timedelta | None) -> st
 
 def _downtime(policy: Policy) -> str:
     if policy.catch_up == "latest":
-        return "nothing was running when it came due; a later slot ran in its place"
+        return "nothing was running when it came due; only the newest slot is caught up"
     if policy.catch_up == "all":
         return f"nothing was running when it came due; only the newest {policy.max_catch_up} are caught up"
     return "nothing was running when it came due"

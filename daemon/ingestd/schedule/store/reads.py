@@ -75,6 +75,10 @@ select rule, timezone, starts_at, ends_at, now() as now from ingestd.schedule wh
 OVERDUE = """
 select name, next_due_at, extract(epoch from now() - next_due_at)::float8 as late_s from ingestd.schedule
 where next_due_at < now() and removed_at is null and enabled and problem is null order by next_due_at limit 1"""
+# A schedule is accounted for up to now at most, but for what was recorded while the clock was ahead.
+AHEAD = """
+select count(*) as schedules, max(accounted_to) as until from ingestd.schedule
+where accounted_to > now() + interval '1 minute' and removed_at is null and enabled"""
 PROBLEMS = "select name, problem from ingestd.schedule where problem is not null and removed_at is null and enabled order by name"
 
 
@@ -177,6 +181,12 @@ async def most_overdue(conn: asyncpg.Connection) -> asyncpg.Record | None:
     """The schedule whose slot has waited longest to be fired, if any waits."""
     row: asyncpg.Record | None = await conn.fetchrow(OVERDUE)
     return row
+
+
+async def ahead(conn: asyncpg.Connection) -> asyncpg.Record | None:
+    """How many schedules have recorded slots of the future, and up to when; None if there are none."""
+    row: asyncpg.Record = await conn.fetchrow(AHEAD)
+    return row if row["schedules"] else None
 
 
 async def problems(conn: asyncpg.Connection) -> list[asyncpg.Record]:
