@@ -10,6 +10,7 @@ from typing import Any
 from ingestd import events
 from ingestd.admin.shapes import masked
 from ingestd.events import Event
+from ingestd.logging import without_secrets
 
 LONGEST_TEXT = 500
 _IDS = ("job_id", "load_id")
@@ -63,7 +64,8 @@ def _told(key: str, value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, str):
-        return masked(value.replace("\0", "")[:LONGEST_TEXT])
+        # Before it is cut: half of a secret is not known as one.
+        return masked(without_secrets(value.replace("\0", ""))[:LONGEST_TEXT])
     if isinstance(value, list | tuple):
         return [_told("", item) for item in value[:50]]
     return value

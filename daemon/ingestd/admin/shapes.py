@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -11,34 +10,12 @@ from pydantic import BaseModel, ValidationError
 
 from ingestd.admin.problems import InvalidBody
 from ingestd.errors import InvalidInput, UsageError
+from ingestd.redaction import CUT, MASK, MAX_DEPTH, masked
 from ingestd.settings import did_you_mean
 
-MASK = "••••••"
-CUT = "…"
-MAX_DEPTH = 64
-_SECRET_NAME = re.compile(
-    r"(?i)(?:^|[_\-. ])(?:pass(?:word|wd|phrase)?|secret|token|api[_-]?key|private[_-]?key|authorization|credentials?|cookie)s?$"
-    r"|^[a-z]+(?:Password|Secret|Token|ApiKey)$"
-)
-_URL_PASSWORD = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^/\s:@]*):[^/\s@]+@")
+__all__ = ["CUT", "MASK", "masked"]
 
 M = TypeVar("M", bound=BaseModel)
-
-
-def masked(value: Any, depth: int = 0) -> Any:
-    """The value with everything that looks like a secret replaced: by the name of its key, or as a password in a URL.
-
-    What is nested deeper than anybody reads is cut off: rows come from callers in any language.
-    """
-    if depth > MAX_DEPTH and isinstance(value, Mapping | list | tuple):
-        return CUT
-    if isinstance(value, Mapping):
-        return {key: MASK if item and _SECRET_NAME.search(str(key)) else masked(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [masked(item, depth + 1) for item in value]
-    if isinstance(value, str) and "://" in value:
-        return _URL_PASSWORD.sub(rf"\1:{MASK}@", value)
-    return value
 
 
 def check_storable(value: Any, pointer: str = "", depth: int = 0) -> None:
