@@ -77,7 +77,7 @@ def add_to(app: typer.Typer) -> None:
             "key_strict": key_strict or None,
             "tags": tag or None,
             "notes": notes,
-            "correlation_id": correlation_id,
+            "correlation_id": shell.correlation_id if correlation_id is None else correlation_id,
             "parent_id": parent_id,
             "backoff": parse_object("--backoff", backoff, '{"base": "1m"}') if backoff is not None else None,
             "metadata": parse_object("--metadata", metadata, '{"ticket": 7}') if metadata is not None else None,
