@@ -307,8 +307,8 @@ async def test_workflows_are_started_by_the_function_app_gave(open_site: Open, c
     async def begin(connection: asyncpg.Connection, actor: Actor, name: str) -> int:
         return await start(connection, Workflow(name, steps), triggered_by=actor.via)
 
-    site = await open_site(state={"workflows": lambda: {"market": None}, "start_workflow": begin})
-    assert (await site.get("/api/v1/workflows"))["items"] == [{"name": "market", "last_run": None}]
+    site = await open_site(state={"workflows": lambda: {"market": Workflow("market", steps)}, "start_workflow": begin})
+    assert (await site.get("/api/v1/workflows"))["items"] == [{"name": "market", "steps": ["a", "b"], "overlap": "allow", "last_run": None}]
     made = await site.post("/api/v1/workflows/market/start", 201)
     assert [(step["step"], step["state"]) for step in made["steps"]] == [("a", "available"), ("b", "blocked")] or made["steps"]
     assert (await site.get(f"/api/v1/workflows/runs/{made['id']}"))["workflow"] == "market"

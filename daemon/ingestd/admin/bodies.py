@@ -9,15 +9,20 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from ingestd.settings import Duration
 
 
-def _only_text(value: Any) -> Any:
+def only_text(value: Any) -> Any:
+    """Refuse what is not a string.
+
+    Raises:
+        ValueError: it is not.
+    """
     # Left to itself, pydantic takes numbers for moments and durations.
     if value is not None and not isinstance(value, str):
         raise ValueError("must be a string")
     return value
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_only_text)]
-Span = Annotated[Duration, BeforeValidator(_only_text)]
+Moment = Annotated[AwareDatetime, BeforeValidator(only_text)]
+Span = Annotated[Duration, BeforeValidator(only_text)]
 Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[int, Field(strict=True)]
 Reason = Annotated[str, Field(max_length=1000)]

@@ -38,6 +38,7 @@ PATH: Mapping[str, Parameter] = {
 QUERY: Mapping[str, Parameter] = {
     "limit": number("At most so many items.", 1, MAX_LIMIT),
     "cursor": Parameter("The next_cursor of the page before, with the same filter."),
+    "before": Parameter("Begin behind this id: only older ones. A cursor goes on from there.", PATH["id"].schema),
     "state": Parameter("Only those in this state; several with commas between them. For jobs `waiting`, `open` and `final` are groups."),
     "kind": Parameter("Only jobs of this kind."),
     "queue": Parameter("Only jobs of this queue."),

@@ -94,9 +94,21 @@ class Call:
             NotFound: it is not a number that an object can have.
         """
         text = self.request.match_info["id"]
-        if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) > MAX_ID:
+        if not _is_id(text):
             raise NotFound(f'"{text}" is not an id')
         return int(text)
+
+    @property
+    def before(self) -> int | None:
+        """The id that a list is to begin behind; None: nobody said.
+
+        Raises:
+            UsageError: it is not one.
+        """
+        text = self.query.get("before")
+        if text is not None and not _is_id(text):
+            raise UsageError(f'"before": "{text[:100]}" is not an id')
+        return None if text is None else int(text)
 
     def limit(self, default: int = 50) -> int:
         """The page size asked for."""
@@ -162,6 +174,10 @@ class Call:
             raise UsageError(f"the form cannot be read: {error}") from None
         check_storable(fields)
         return fields
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= MAX_ID
 
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]

@@ -20,7 +20,7 @@ async def index(call: Call) -> web.Response:
         outcome=read_word(call.query, "outcome", OUTCOMES),
         since=read_moment(call.query, "from"),
         until=read_moment(call.query, "to"),
-        before_id=cursors.read_id(),
+        before_id=cursors.read_id() or call.before,
     )
     async with call.reading() as conn:
         rows = [dict(row) for row in await find_audit(conn, which, limit + 1)]
@@ -29,5 +29,5 @@ async def index(call: Call) -> web.Response:
 
 def routes() -> list[Route]:
     """This resource's routes."""
-    query = (*WORDS, "outcome", "from", "to", "limit", "cursor")
+    query = (*WORDS, "outcome", "from", "to", "before", "limit", "cursor")
     return [Route("GET", "/api/v1/audit", "read", index, "The audit log, newest first", query)]

@@ -5,24 +5,22 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import Field, WithJsonSchema
 
 from ingestd.admin.api.jobs import JobChanges, shape
+from ingestd.admin.bodies import Body, Flag, Moment, Number, Span
 from ingestd.admin.job_filter import read_filter, read_when
 from ingestd.admin.routes import Call, Route, answer
 from ingestd.jobs.actions import start_bulk
-from ingestd.jobs.bulk import AT_ONCE, look, plan
+from ingestd.jobs.bulk import ACTIONS, AT_ONCE, look, plan
 from ingestd.jobs.filters import MOST_IDS, JobFilter
-from ingestd.settings import Duration
 
 Text = Annotated[str, Field(max_length=500)]
-Id = Annotated[int | str, Field(union_mode="left_to_right")]
+Id = Annotated[Number | str, Field(union_mode="left_to_right")]
 
 
-class BulkFilter(BaseModel):
+class BulkFilter(Body):
     """Which jobs; what is not given means any."""
-
-    model_config = ConfigDict(extra="forbid")
 
     state: Text | list[Text] | None = None
     kind: Text | None = None
@@ -47,19 +45,17 @@ class BulkFilter(BaseModel):
         return read_filter({name: _text(value) for name, value in given.items()}, "/filter/")
 
 
-class BulkRequest(BaseModel):
+class BulkRequest(Body):
     """The body of `POST /api/v1/bulk`."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    action: Text
+    action: Annotated[str, WithJsonSchema({"type": "string", "enum": [*ACTIONS]})]
     filter: BulkFilter
-    preview: bool = False
-    expected: Annotated[int, Field(ge=0)] | None = None
-    run_at: AwareDatetime | None = None
-    in_: Duration | None = Field(default=None, alias="in")
+    preview: Flag = False
+    expected: Annotated[Number, Field(ge=0)] | None = None
+    run_at: Moment | None = None
+    in_: Span | None = Field(default=None, alias="in")
     changes: JobChanges | None = None
-    force: bool = False
+    force: Flag = False
 
 
 async def create(call: Call) -> web.Response:
@@ -88,5 +84,5 @@ def _text(value: Any) -> str:
 def routes() -> list[Route]:
     """This resource's routes."""
     return [
-        Route("POST", "/api/v1/bulk", "operate", create, "Cancel, retry, run again, edit, delete or snooze all jobs that match", once=True)
+        Route("POST", "/api/v1/bulk", "operate", create, "Cancel, retry, run again, edit, delete or snooze all jobs that match", body=BulkRequest, once=True)
     ]

@@ -61,4 +61,4 @@ async def create(call: Call) -> web.Response:
 
 def routes() -> list[Route]:
     """This resource's routes."""
-    return [Route("POST", "/api/v1/jobs", "operate", create, "Enqueue a job", once=True)]
+    return [Route("POST", "/api/v1/jobs", "operate", create, "Enqueue a job", body=JobRequest, once=True)]

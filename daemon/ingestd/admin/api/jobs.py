@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from ingestd.admin.bodies import Body, Flag, Moment, Number, Span
 from ingestd.admin.job_filter import WORDS, read_query, read_when
 from ingestd.admin.routes import Call, Route, answer
 from ingestd.admin.shapes import masked, with_text_ids
@@ -17,27 +18,25 @@ from ingestd.errors import InvalidInput, NotFound
 from ingestd.jobs import actions
 from ingestd.jobs.changes import changes_of
 from ingestd.jobs.store.reads import dead_groups, list_jobs, show_job, show_whole
-from ingestd.settings import Duration, Name, Priority, format_duration
+from ingestd.settings import Name, Priority, format_duration
 
-FILTERS = (*WORDS, "limit", "cursor")
-DEAD_FILTERS = ("kind", "queue", "tag", "error_class", "finished_from", "finished_to", "limit")
+FILTERS = (*WORDS, "before", "limit", "cursor")
+DEAD_FILTERS = (*WORDS, "limit")
 _ONLY_IN_DETAIL = ("attempts",)
 _MASKED = ("args", "result", "error", "metadata", "attempts", "rejects", "checkpoint")
 _IDS = ("id", "parent_id", "workflow_run")
 
 
-class JobChanges(BaseModel):
+class JobChanges(Body):
     """The body of `PATCH /api/v1/jobs/{id}`: what is not given stays; timeouts and notes may be null."""
-
-    model_config = ConfigDict(extra="forbid")
 
     args: dict[str, Any] | None = None
     queue: Name | None = None
     priority: Priority | None = None
-    run_at: AwareDatetime | None = None
-    max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = None
-    timeout: Duration | None = None
-    hard_timeout: Duration | None = None
+    run_at: Moment | None = None
+    max_attempts: Annotated[Number, Field(ge=1, le=1000)] | None = None
+    timeout: Span | None = None
+    hard_timeout: Span | None = None
     tags: Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=50)] | None = None
     notes: Annotated[str, Field(max_length=10_000)] | None = None
 
@@ -46,25 +45,21 @@ class JobChanges(BaseModel):
         return changes_of(**{name: getattr(self, name) for name in sorted(self.model_fields_set)})
 
 
-class When(BaseModel):
+class When(Body):
     """A body that may say when: at a moment, or in a while."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    run_at: AwareDatetime | None = None
-    in_: Duration | None = Field(default=None, alias="in")
+    run_at: Moment | None = None
+    in_: Span | None = Field(default=None, alias="in")
 
     def moment(self) -> datetime | None:
         """The moment; None: now."""
         return read_when(self.run_at, self.in_)
 
 
-class CancelRequest(BaseModel):
+class CancelRequest(Body):
     """The body of `POST /api/v1/jobs/{id}/cancel`."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    force: bool = False
+    force: Flag = False
 
 
 def shape(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +87,7 @@ def shape_whole(row: Mapping[str, Any]) -> dict[str, Any]:
 async def index(call: Call) -> web.Response:
     """Jobs, newest first."""
     limit, cursors = call.limit(), await call.cursors()
-    which = replace(read_query(call.query), before_id=cursors.read_id())
+    which = replace(read_query(call.query), before_id=cursors.read_id() or call.before)
     async with call.reading() as conn:
         found = await list_jobs(conn, which, limit + 1)
     return answer(cursors.page(found, limit, shape))
@@ -180,10 +175,10 @@ def routes() -> list[Route]:
         Route("GET", "/api/v1/jobs", "read", index, "Jobs, newest first", FILTERS),
         Route("GET", "/api/v1/jobs/dead", "read", dead, "Jobs that failed for good, by what went wrong", DEAD_FILTERS),
         Route("GET", "/api/v1/jobs/{id}", "read", show, "One job with its attempts"),
-        Route("PATCH", "/api/v1/jobs/{id}", "operate", edit, "Change a job that waits"),
+        Route("PATCH", "/api/v1/jobs/{id}", "operate", edit, "Change a job that waits", body=JobChanges),
         Route("DELETE", "/api/v1/jobs/{id}", "operate", delete, "Delete a job that does not run"),
-        Route("POST", "/api/v1/jobs/{id}/retry", "operate", retry, "Bring a failed or cancelled job back", once=True),
-        Route("POST", "/api/v1/jobs/{id}/cancel", "operate", cancel, "Cancel a job, or ask it to stop", once=True),
-        Route("POST", "/api/v1/jobs/{id}/again", "operate", again, "Run a finished job once more, as a new one", once=True),
-        Route("POST", "/api/v1/jobs/{id}/snooze", "operate", snooze, "Let a waiting job run later, or earlier", once=True),
+        Route("POST", "/api/v1/jobs/{id}/retry", "operate", retry, "Bring a failed or cancelled job back", body=When, once=True),
+        Route("POST", "/api/v1/jobs/{id}/cancel", "operate", cancel, "Cancel a job, or ask it to stop", body=CancelRequest, once=True),
+        Route("POST", "/api/v1/jobs/{id}/again", "operate", again, "Run a finished job once more, as a new one", body=When, once=True),
+        Route("POST", "/api/v1/jobs/{id}/snooze", "operate", snooze, "Let a waiting job run later, or earlier", body=When, once=True),
     ]

@@ -8,12 +8,13 @@ from typing import Any
 from aiohttp import web
 
 from ingestd.admin import records
+from ingestd.admin.parameters import MOMENT, Parameter
 from ingestd.admin.records import KEPT, Kept, Subject
 from ingestd.admin.routes import Call, Handler, Route, answer
 from ingestd.admin.shapes import masked
 from ingestd.jobs.records import DAYS, MOST_DAYS, Run, RunFilter
 
-HISTORY_FILTERS = ("state", "triggered_by", "limit", "cursor")
+HISTORY_FILTERS = ("state", "triggered_by", "before", "limit", "cursor")
 
 
 def shape(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,10 +33,12 @@ def _subject(call: Call, what: Kept) -> Subject:
 
 def _handlers(what: Kept) -> dict[str, Handler]:
     async def history(call: Call) -> web.Response:
-        limit, cursors = call.limit(), await call.cursors()
-        which = RunFilter(records.read_states(call.query.get("state")), call.query.get("triggered_by"), cursors.read_id())
+        limit, cursors, of, before = call.limit(), await call.cursors(), _subject(call, what), call.query.get("before")
+        # a slot is named by its due time, everything else by its number
+        newest = cursors.read_id() or (None if before is None else records.position_of(of, before))
+        which = RunFilter(records.read_states(call.query.get("state")), call.query.get("triggered_by"), newest)
         async with call.reading() as conn:
-            found = await records.history(conn, _subject(call, what), which, limit + 1)
+            found = await records.history(conn, of, which, limit + 1)
         return answer(cursors.page([_row(run) for run in found], limit, lambda row: shape(row["shown"])))
 
     async def statistics(call: Call) -> web.Response:
@@ -80,13 +83,26 @@ _SUMMARIES: Mapping[Kept, Mapping[str, str]] = {
         "status": "Whether jobs of it run now, whether it is healthy, and when a schedule starts one next",
     },
 }
+_SLOTS = {"before": Parameter("Only slots due before this moment.", MOMENT)}
 _QUERIES = {"history": HISTORY_FILTERS, "statistics": ("days", "timezone")}
+
+
+def _words(what: Kept, word: str) -> Mapping[str, Parameter]:
+    return _SLOTS if (what, word) == ("schedule", "history") else {}
 
 
 def routes() -> list[Route]:
     """These resources' routes."""
     return [
-        Route("GET", f"/api/v1/{what}s/{{name}}/{word}", "read", handler, _SUMMARIES[what][word], _QUERIES.get(word, ()))
+        Route(
+            "GET",
+            f"/api/v1/{what}s/{{name}}/{word}",
+            "read",
+            handler,
+            _SUMMARIES[what][word],
+            _QUERIES.get(word, ()),
+            words=_words(what, word),
+        )
         for what in KEPT
         for word, handler in _handlers(what).items()
     ]

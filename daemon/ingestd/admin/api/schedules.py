@@ -7,29 +7,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ingestd.admin.parameters import MAX_LIMIT
+from ingestd.admin.bodies import Span, Why, only_text
+from ingestd.admin.parameters import MAX_LIMIT, MOMENT, Parameter
 from ingestd.admin.routes import Call, Route, answer
-from ingestd.admin.shapes import masked, read_local, with_text_ids
+from ingestd.admin.shapes import masked, read_local, read_moment, with_text_ids
 from ingestd.errors import InvalidInput, UsageError
 from ingestd.schedule import actions
 from ingestd.schedule.definitions import Definitions
 from ingestd.schedule.preview import MOST, next_slots, read_slot_states
 from ingestd.schedule.store.reads import find_schedule, list_downtimes, list_schedules, list_slots, require_ever_declared
-from ingestd.settings import Duration
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-Reason = Annotated[str, Field(max_length=1000)]
-
-
-class Why(BaseModel):
-    """The body of an action that may be explained."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    reason: Reason | None = None
 
 
 class Keys(BaseModel):
@@ -51,8 +42,8 @@ class NewSchedule(Keys):
 class PauseRequest(Why):
     """The body of POST …/pause."""
 
-    until: datetime | None = None
-    for_: Duration | None = Field(default=None, alias="for")
+    until: Annotated[datetime | None, BeforeValidator(only_text)] = None
+    for_: Span | None = Field(default=None, alias="for")
 
 
 def shape(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,8 +96,8 @@ async def edit(call: Call) -> web.Response:
     """Change keys of a schedule that is not the file's."""
     body = await call.body(Keys)
     async with call.acting() as conn:
-        await _definitions(call).edit(conn, call.actor, call.name, body.given())
-        return answer(shape_whole(await find_schedule(conn, call.name)))
+        changed = await _definitions(call).edit(conn, call.actor, call.name, body.given())
+        return answer(shape_whole(await find_schedule(conn, call.name)) | {"changed": changed})
 
 
 async def delete(call: Call) -> web.Response:
@@ -137,7 +128,7 @@ async def slots(call: Call) -> web.Response:
     mark = cursors.read_id()
     try:
         states = read_slot_states(call.query.get("state"), "state")
-        before = None if mark is None else _EPOCH + mark * _MICROSECOND
+        before = read_moment(call.query, "before") if mark is None else _EPOCH + mark * _MICROSECOND
     except InvalidInput as error:
         raise UsageError(error.message) from None
     except OverflowError:
@@ -162,15 +153,15 @@ async def pause(call: Call) -> web.Response:
     """Skip a schedule's slots from now on."""
     body = await call.body(PauseRequest)
     async with call.acting() as conn:
-        await actions.pause(conn, call.actor, call.name, body.reason, until=body.until, lasting=body.for_)
-        return answer(shape_whole(await find_schedule(conn, call.name)))
+        changed = await actions.pause(conn, call.actor, call.name, body.reason, until=body.until, lasting=body.for_)
+        return answer(shape_whole(await find_schedule(conn, call.name)) | {"changed": changed})
 
 
 async def resume(call: Call) -> web.Response:
     """Let a schedule fire again."""
     async with call.acting() as conn:
-        await actions.resume(conn, call.actor, call.name)
-        return answer(shape_whole(await find_schedule(conn, call.name)))
+        changed = await actions.resume(conn, call.actor, call.name)
+        return answer(shape_whole(await find_schedule(conn, call.name)) | {"changed": changed})
 
 
 async def skip_next(call: Call) -> web.Response:
@@ -184,15 +175,15 @@ async def skip_next(call: Call) -> web.Response:
 async def unskip(call: Call) -> web.Response:
     """Let the slot fire that was to be passed over."""
     async with call.acting() as conn:
-        await actions.unskip(conn, call.actor, call.name)
-        return answer(shape_whole(await find_schedule(conn, call.name)))
+        changed = await actions.unskip(conn, call.actor, call.name)
+        return answer(shape_whole(await find_schedule(conn, call.name)) | {"changed": changed})
 
 
 async def downtimes(call: Call) -> web.Response:
     """Times in which nothing fired slots, newest first."""
     limit, cursors = call.limit(30), await call.cursors()
     async with call.reading() as conn:
-        found = await list_downtimes(conn, cursors.read_id(), limit + 1)
+        found = await list_downtimes(conn, cursors.read_id() or call.before, limit + 1)
     return answer(cursors.page(found, limit, lambda row: with_text_ids(row, ("id",))))
 
 
@@ -201,16 +192,24 @@ def routes() -> list[Route]:
     one = "/api/v1/schedules/{name}"
     return [
         Route("GET", "/api/v1/schedules", "read", index, "Schedules with their next and last slot", ("limit", "cursor")),
-        Route("POST", "/api/v1/schedules", "operate", create, "Make a schedule", once=True),
+        Route("POST", "/api/v1/schedules", "operate", create, "Make a schedule", body=NewSchedule, once=True),
         Route("GET", one, "read", show, "One schedule"),
-        Route("PATCH", one, "operate", edit, "Change a schedule that is not the file's"),
+        Route("PATCH", one, "operate", edit, "Change a schedule that is not the file's", body=Keys),
         Route("DELETE", one, "operate", delete, "Take a schedule that is not the file's out of service", ("reason",)),
         Route("GET", f"{one}/next", "read", upcoming, "Its slots to come", ("count", "from")),
-        Route("GET", f"{one}/slots", "read", slots, "Its slots, newest first", ("state", "limit", "cursor")),
-        Route("POST", f"{one}/trigger", "operate", trigger, "Run it now", once=True),
-        Route("POST", f"{one}/pause", "operate", pause, "Skip its slots from now on, or until a moment", once=True),
+        Route(
+            "GET",
+            f"{one}/slots",
+            "read",
+            slots,
+            "Its slots, newest first",
+            ("state", "before", "limit", "cursor"),
+            words={"before": Parameter("Only slots due before this moment.", MOMENT)},
+        ),
+        Route("POST", f"{one}/trigger", "operate", trigger, "Run it now", body=Why, once=True),
+        Route("POST", f"{one}/pause", "operate", pause, "Skip its slots from now on, or until a moment", body=PauseRequest, once=True),
         Route("POST", f"{one}/resume", "operate", resume, "Let it fire again", once=True),
-        Route("POST", f"{one}/skip-next", "operate", skip_next, "Skip its next slot, once", once=True),
+        Route("POST", f"{one}/skip-next", "operate", skip_next, "Skip its next slot, once", body=Why, once=True),
         Route("DELETE", f"{one}/skip-next", "operate", unskip, "Let the slot fire after all that was to be skipped"),
-        Route("GET", "/api/v1/downtimes", "read", downtimes, "Times in which nothing fired slots", ("limit", "cursor")),
+        Route("GET", "/api/v1/downtimes", "read", downtimes, "Times in which nothing fired slots", ("before", "limit", "cursor")),
     ]

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from ingestd.admin.bodies import Body, Flag
 from ingestd.admin.routes import Call, Route, answer
 from ingestd.admin.shapes import masked, with_text_ids
 from ingestd.errors import NotFound
@@ -19,25 +20,22 @@ from ingestd.jobs.workflow import Workflow
 from ingestd.settings import did_you_mean
 
 
-class StartBody(BaseModel):
+class StartBody(Body):
     """Body of POST …/start."""
 
-    model_config = ConfigDict(extra="forbid")
-    dry_run: bool = False
+    dry_run: Flag = False
 
 
-class RetryBody(BaseModel):
+class RetryBody(Body):
     """Body of POST …/retry."""
 
-    model_config = ConfigDict(extra="forbid")
     step: str | None = Field(default=None, min_length=1, max_length=200)
 
 
-class CancelBody(BaseModel):
+class CancelBody(Body):
     """Body of POST …/cancel."""
 
-    model_config = ConfigDict(extra="forbid")
-    undo: bool = False
+    undo: Flag = False
 
 
 def shape(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,9 +49,10 @@ async def index(call: Call) -> web.Response:
     """Declared workflows, each with its last run."""
     items = []
     async with call.reading() as conn:
-        for name in sorted(call.state.workflows()):
+        for name, declared in sorted(call.state.workflows().items()):
             latest = await workflow_runs(conn, name, limit=1)
-            items.append({"name": name, "last_run": shape(latest[0]) if latest else None})
+            steps_of = [step.name for step in declared.steps]
+            items.append({"name": name, "steps": steps_of, "overlap": declared.overlap, "last_run": shape(latest[0]) if latest else None})
     return answer({"items": items, "next_cursor": None})
 
 
@@ -109,9 +108,9 @@ async def retry(call: Call) -> web.Response:
     """Run again what did not succeed."""
     body = await call.body(RetryBody)
     async with call.acting() as conn:
-        await retry_run(conn, call.actor, call.id, body.step)
+        done = await retry_run(conn, call.actor, call.id, body.step)
         found = await workflow_runs(conn, run=call.id, limit=1)
-    return answer(shape(found[0]))
+    return answer(shape(found[0]) | {"retried": list(done.steps)})
 
 
 async def cancel(call: Call) -> web.Response:

@@ -11,7 +11,8 @@ from ingestd.cli.sources import base
 from ingestd.errors import NotFound
 from ingestd.jobs import run_actions
 from ingestd.jobs.plan import plan
-from ingestd.jobs.store import queues, reads, steps
+from ingestd.jobs.store import queues, reads
+from ingestd.jobs.store import steps as step_store
 from ingestd.jobs.workflow import Workflow
 from ingestd.settings import did_you_mean
 
@@ -22,22 +23,23 @@ class Near(base.Near):
     async def workflows(self) -> list[dict[str, Any]]:
         """The declared workflows and their last run."""
         found = []
-        for name, declared in self.settings.workflows.items():
-            last = next(iter(await reads.workflow_runs(self.conn, name, limit=1)), None)
-            found.append({"name": name, "steps": list(declared.steps), "overlap": declared.overlap, "last_run": last})
+        for name in sorted(self.settings.workflows):
+            declared, runs = self._declared(name), await reads.workflow_runs(self.conn, name, limit=1)
+            steps = [step.name for step in declared.steps]
+            found.append({"name": name, "steps": steps, "overlap": declared.overlap, "last_run": runs[0] if runs else None})
         return found
 
     async def start(self, name: str) -> tuple[str, bool]:
         """Start a run: its id, and whether it waits for the one before it."""
         run = await run_actions.start_run(self.conn, self.actor, self._declared(name))
-        found = await steps.find_run(self.conn, run)
+        found = await step_store.find_run(self.conn, run)
         return str(run), found is not None and found["state"] == "waiting"
 
     async def plan(self, name: str) -> dict[str, Any]:
         """What a start would do."""
         declared = self._declared(name)
         lanes = {row["name"]: row["queue"] for row in await queues.kinds(self.conn)}
-        busy = await steps.open_run(self.conn, name)
+        busy = await step_store.open_run(self.conn, name)
         planned = plan(declared, lanes, busy["id"] if busy else None)
         return planned | {"busy_run": planned["busy_run"] and str(planned["busy_run"])}
 
