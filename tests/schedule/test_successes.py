@@ -54,6 +54,17 @@ async def test_an_import_that_found_nothing_new_has_succeeded_too(conn: asyncpg.
     assert await successes(conn, asked) == {Question("import", "prices", now - 2 * MINUTE)}
 
 
+@pytest.mark.parametrize(("newest", "counts"), [("failed", False), ("skipped", True), ("succeeded", True)])
+async def test_a_scan_behind_a_failed_load_is_no_success(conn: asyncpg.Connection, newest: str, counts: bool) -> None:
+    """It finds nothing new, since what failed is known already; nobody has that file's data all the same."""
+    now = await conn.fetchval("select now()")
+    await load(conn, "prices", now - 9 * MINUTE)
+    await load(conn, "prices", now - 5 * MINUTE, newest)
+    await finished(conn, "import", now - MINUTE, args={"import": "prices"})
+    asked = {Question("import", "prices", now - 2 * MINUTE)}
+    assert await successes(conn, asked) == (asked if counts else set())
+
+
 @pytest.mark.parametrize(("state", "counts"), [("succeeded", True), ("partial", True), ("failed", False), ("cancelled", False)])
 async def test_a_workflow_has_succeeded_when_a_run_of_it_has(conn: asyncpg.Connection, state: str, counts: bool) -> None:
     now = await conn.fetchval("select now()")

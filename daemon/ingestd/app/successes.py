@@ -17,7 +17,8 @@ Ask = Callable[[asyncpg.Connection, Sequence[tuple[str, datetime]]], Awaitable[s
 async def successes(conn: asyncpg.Connection, asked: Collection[Question]) -> set[Question]:
     """Which of these have succeeded, in whole or in part, since the moment each names.
 
-    An import has when a load of it has, or when its source was looked at and nothing in it failed.
+    An import has when a load of it has, or when its source was looked at, nothing in it failed and nothing had failed before: what
+    failed is not new any more, and nobody has it.
     """
     found = await _those_of("job", job_store.kinds, conn, asked)
     found |= await _those_of("workflow", job_store.workflows, conn, asked)
@@ -33,5 +34,6 @@ async def _those_of(kind: str, ask: Ask, conn: asyncpg.Connection, asked: Collec
 async def _looked_at(conn: asyncpg.Connection, imports: Collection[Question]) -> set[Question]:
     if not imports:
         return set()
+    broken = await import_store.failed_last(conn, sorted({one.name for one in imports}))
     last = await job_store.by_argument(conn, "import", "import", {one.name for one in imports}, min(one.since for one in imports))
-    return {one for one in imports if one.name in last and last[one.name] > one.since}
+    return {one for one in imports if one.name in last and one.name not in broken and last[one.name] > one.since}
