@@ -101,6 +101,11 @@ async def test_two_who_create_the_same_name_at_once_make_one(dsn: str, conn: asy
     ("keys", "says"),
     [
         ({"job": "x"}, "[schedules.mine]: says nothing about when it runs: give it one of cron, every or at"),
+        (
+            {"every": "1h", "job": "x", "after": [{"job": f"y{n}"} for n in range(21)]},
+            '"after" in [schedules.mine]: must have 20 entries at most',
+        ),
+        ({"every": "1h", "job": "x", "max_catch_up": "9" * 5000}, '"max_catch_up" in [schedules.mine]: must be a number of fewer digits'),
         ({"every": "1h", "job": "x", "overlapp": "skip"}, 'unknown key "overlapp" in [schedules.mine], did you mean "overlap"?'),
         ({"cron": "99 * * * *", "job": "x"}, '"cron" in [schedules.mine]: "99 * * * *": bad minute "99"'),
         ({"every": "1h", "job": "x", "after": [{"job": "a", "ok_within": "soon"}]}, '"after" in [schedules.mine]: entry 1: "soon" is not'),

@@ -18,6 +18,7 @@ _NEAR_KEY = 0.65
 _LONGEST_WORD = 200
 _PLAIN = {
     "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a number of fewer digits",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_parsing": "must be a number",
@@ -32,6 +33,7 @@ _PLAIN = {
     "less_than_equal": "must be {le} or less",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
+    "too_long": "must have {max_length} entries at most",
     "string_too_long": "must be at most {max_length} characters",
 }
 
