@@ -16,6 +16,8 @@ from ingestd.settings import did_you_mean
 __all__ = ["CUT", "MASK", "masked"]
 
 M = TypeVar("M", bound=BaseModel)
+MOST_PROBLEMS = 20
+LONGEST_NAME = 100
 
 
 def check_storable(value: Any, pointer: str = "", depth: int = 0) -> None:
@@ -93,17 +95,20 @@ def parse(model: type[M], data: Mapping[str, Any]) -> M:
     """Read a request's body into `model`.
 
     Raises:
-        InvalidBody: with every problem and its JSON pointer.
+        InvalidBody: with the first problems and their JSON pointers.
     """
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise InvalidBody([_body_problem(model, item) for item in error.errors(include_url=False)]) from None
+        # Somebody may send a hundred thousand members that nobody knows: to word them all would take a second.
+        items = error.errors(include_url=False, include_input=False)[:MOST_PROBLEMS]
+        raise InvalidBody([_body_problem(model, item) for item in items]) from None
 
 
 def _body_problem(model: type[BaseModel], item: Any) -> tuple[str, str]:
-    pointer = "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in item["loc"])
-    last = str(item["loc"][-1]) if item["loc"] else ""
+    loc = [str(part)[:LONGEST_NAME] for part in item["loc"]]
+    pointer = "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in loc)
+    last = loc[-1] if loc else ""
     if item["type"] == "extra_forbidden":
         known = [field.alias or name for name, field in model.model_fields.items()]
         return pointer, f'unknown member "{last}"{did_you_mean(last, known)}'
