@@ -66,6 +66,7 @@ class TokenBook:
         self._used: dict[int, str] = {}
         self._noted: dict[int, float] = {}
         self.wake: Callable[[], None] = lambda: None
+        self.on_ended: Callable[[frozenset[int]], None] = lambda _: None
 
     @property
     def any(self) -> bool:
@@ -80,6 +81,8 @@ class TokenBook:
     async def poll(self) -> float:
         """Read the book again, and note which tokens were used."""
         await self.refresh()
+        # What was begun with a token ends with it: a stream of events may have been open for days.
+        self.on_ended(frozenset(known.id for known in self._known.values() if known.revoked_at is not None or known.expired))
         await self._note_use()
         return READ_EVERY_WITHOUT_LISTENING_S if self._db.sessionless else READ_EVERY_S
 

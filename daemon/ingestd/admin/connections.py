@@ -31,7 +31,7 @@ class Connections:
         self.most = most or min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // SHARE_OF_FILES)
         self._first_request_s = first_request_s
         self._idle: OrderedDict[Any, asyncio.TimerHandle | None] = OrderedDict()
-        self._busy: set[Any] = set()
+        self._busy: dict[Any, int | None] = {}
 
     def __len__(self) -> int:
         return len(self._idle) + len(self._busy)
@@ -60,17 +60,27 @@ class Connections:
         if transport in self._idle:
             if (timer := self._idle.pop(transport)) is not None:
                 timer.cancel()
-            self._busy.add(transport)
+            self._busy[transport] = None
+
+    def held_by(self, transport: Any, token_id: int | None) -> None:
+        """The request at work came with that token."""
+        if transport in self._busy:
+            self._busy[transport] = token_id
+
+    def cut_off(self, token_ids: frozenset[int]) -> None:
+        """End what is at work for tokens that let nobody in any more."""
+        for transport in [transport for transport, token_id in self._busy.items() if token_id in token_ids]:
+            transport.abort()
 
     def ended(self, transport: Any) -> None:
         """The answer is on its way."""
         if transport in self._busy:
-            self._busy.discard(transport)
+            del self._busy[transport]
             self._idle[transport] = None
 
     def left(self, transport: Any) -> None:
         """It is closed."""
-        self._busy.discard(transport)
+        self._busy.pop(transport, None)
         if (timer := self._idle.pop(transport, None)) is not None:
             timer.cancel()
 

@@ -106,6 +106,7 @@ def serve(around: Surroundings, route: Route) -> Handler:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         actor = await around.admission.admit(request, route, CORRELATION.get())
+        around.connections.held_by(request.transport, actor.token_id)
         if route.streams:
             request[DEADLINE].reschedule(None)
         return await answer_once(Call(request, around.state, actor, _query(request, route)), route)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -31,6 +32,8 @@ MAX_BODY_BYTES = 2 << 20  # arguments of a job take half of it
 LINGER_S = 2.0  # how long to read on from who sends a body that nobody wants
 SHUTDOWN_GRACE_S = 2.0
 AROUND = web.AppKey("around", Surroundings)
+# What aiohttp would log is that somebody sent what is no HTTP, with a traceback each time: anybody could fill the log with it.
+_QUIET = logging.Logger("aiohttp.server", logging.CRITICAL)
 
 
 def build(
@@ -44,15 +47,16 @@ def build(
     """
     health = HealthRunner(state.db, state.facts, state.loops, state.state_dir)
     metrics = Metrics(state.db, state.facts, state.bus, state.node.version, state.loops)
-    pages = Pages(state, health)
-    routes = Routes([*all_routes(health, metrics), *pages.routes()])
+    api = all_routes(health, metrics)
+    pages = Pages(state, health, api)
+    routes = Routes([*api, *pages.routes()])
     limits = Limits(settings.rate, settings.trigger_rate)
     identity = Identity(settings, state.tokens, limits)
     around = Surroundings(
         state,
         Admission(identity, limits),
         Denials(state.db, state.bus, identity.peers),
-        connections or Connections(),
+        Connections() if connections is None else connections,
         Hosts(settings.host, port, settings.public_url, own_addresses=not settings.on_loopback),
         metrics,
         pages.problem,
@@ -82,7 +86,7 @@ class AdminServer:
     def __init__(self, state: AdminState, settings: AdminSettings, connections: Connections | None = None) -> None:
         self._state = state
         self._settings = settings
-        self._connections = connections or Connections()
+        self._connections = Connections() if connections is None else connections
         self._runner: web.AppRunner | None = None
         self._reader: asyncio.Task[None] | None = None
         self._around: Surroundings | None = None
@@ -107,36 +111,43 @@ class AdminServer:
             await self._state.tokens.refresh()
         self._check_tokens()
         tls = settings.tls()
-        sock = bind(settings.host, settings.port)
-        self.port = int(sock.getsockname()[1])
-        app, _, _ = build(self._state, settings, self.port, self._connections)
+        with ExitStack() as unless_started:
+            sock = unless_started.enter_context(bind(settings.host, settings.port))
+            self.port = int(sock.getsockname()[1])
+            local = unless_started.enter_context(self._bind_socket(settings.socket)) if settings.socket is not None else None
+            await self._serve()
+            await self._listen(sock, tls)
+            if local is not None:
+                await self._listen(local, None)
+            unless_started.pop_all()
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self.url = settings.public_url or f"{'https' if tls else 'http'}://{host}:{self.port}"
+        return self.url
+
+    async def _serve(self) -> None:
+        app, _, _ = build(self._state, self._settings, self.port, self._connections)
         self._around = app[AROUND]
+        self._state.tokens.on_ended = self._connections.cut_off
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_QUIET,
             handle_signals=False,
             shutdown_timeout=SHUTDOWN_GRACE_S,
             keepalive_timeout=KEEP_ALIVE_S,
             lingering_time=LINGER_S,
         )
         await self._runner.setup()
-        self._reader = asyncio.create_task(self._state.live.poller.run(), name="live events")
-        await self._listen(sock, tls)
-        if settings.socket is not None:
-            await self._listen_on(settings.socket)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self.url = settings.public_url or f"{'https' if tls else 'http'}://{host}:{self.port}"
-        return self.url
+
+    def _bind_socket(self, path: Path) -> socket.socket:
+        sock, self._socket = bind_socket(path)
+        return sock
 
     def _check_tokens(self) -> None:
         if self._settings.open_to_locals or self._settings.token.get_secret_value() or self._state.tokens.ever:
             return
         problem = "[admin]: others can reach this server, and there is no token with which anybody could come in"
         raise ConfigurationError([f"{problem}: `ingestd token create NAME --role admin` makes one, or set [admin] token"])
-
-    async def _listen_on(self, path: Path) -> None:
-        sock, self._socket = bind_socket(path)
-        await self._listen(sock, None)
 
     async def _listen(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
         assert self._runner is not None
