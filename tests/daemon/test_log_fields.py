@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -87,7 +86,7 @@ job = "begins"
 """,
         daemon='handlers = ["speakers"]',
     )
-    daemon = site.launch(inside=journald.inside, environment={"PYTHONPATH": f"{site.folder}{os.pathsep}{Path.cwd()}"})
+    daemon = site.launch(inside=journald.inside)
     (started,) = await eventually(lambda: journald.where(event="NodeStarted"), timeout_s=60, saying="the daemon is ready")
     daemon.url = started["INGESTD_ADMIN_URL"]
     assert started["INGESTD_NODE"].endswith(f":{daemon.pid}")
