@@ -138,6 +138,7 @@ class AdminServer:
             lingering_time=LINGER_S,
         )
         await self._runner.setup()
+        self._reader = asyncio.create_task(self._state.live.poller.run(), name="live events")
 
     def _bind_socket(self, path: Path) -> socket.socket:
         sock, self._socket = bind_socket(path)
