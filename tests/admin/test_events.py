@@ -169,7 +169,7 @@ async def test_one_that_takes_nothing_is_let_go(
 ) -> None:
     monkeypatch.setattr(api, "STALL_S", 0.3)
     host, port = site.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+    _, writer = await asyncio.open_connection(host, int(port), limit=1024)
     writer.write(f"GET {PATH}?after=0 HTTP/1.1\r\nHost: {host}:{port}\r\nAccept: text/event-stream\r\n\r\n".encode())
     await writer.drain()
     await eventually(lambda: site.state.live.listeners == 1)

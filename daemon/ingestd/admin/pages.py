@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import mimetypes
 import time
+from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -16,9 +17,11 @@ from markupsafe import Markup
 
 from ingestd.admin import words
 from ingestd.admin.job_pages import JobPages
+from ingestd.admin.openapi import document
 from ingestd.admin.overview import gather
 from ingestd.admin.page_actions import action_routes
 from ingestd.admin.problems import Problem
+from ingestd.admin.reference import groups
 from ingestd.admin.routes import Call, Route
 from ingestd.admin.schedule_pages import SchedulePages
 from ingestd.admin.state import AdminState
@@ -97,9 +100,11 @@ class Pages:
     Args:
         state: what handlers may use.
         health: runs the checks shown.
+        api: what the page about the HTTP interface tells of.
     """
 
-    def __init__(self, state: AdminState, health: HealthRunner) -> None:
+    def __init__(self, state: AdminState, health: HealthRunner, api: Sequence[Route] = ()) -> None:
+        self._api = api
         self._state = state
         self._health = health
         self._assets = Assets()
@@ -112,6 +117,7 @@ class Pages:
         return [
             Route("GET", "/", "read", self.whole, "The page", VIEW_QUERY),
             Route("GET", "/live", "read", self.live, "The part of the page that changes", VIEW_QUERY),
+            Route("GET", "/api", "read", self.reference, "The HTTP interface, to read"),
             Route("GET", "/static/{path:.+}", "public", self._assets.serve, "Styles, scripts, pictures", ("v",)),
             *action_routes(self._acted),
             *JobPages(self._state, self._html, self._shared.clear).routes(),
@@ -125,6 +131,12 @@ class Pages:
     async def live(self, call: Call) -> web.Response:
         """What changes, for the script to put in place."""
         return self._html("live.html", await self._context(call))
+
+    async def reference(self, call: Call) -> web.Response:
+        """What the HTTP interface is."""
+        context: dict[str, Any] = {"groups": groups(document(self._api, self._state.node.version))}
+        context |= {"node": self._state.node, "environment": self._state.environment}
+        return self._html("api.html", context, title="HTTP interface", live=False, section="api")
 
     def problem(self, problem: Problem, correlation_id: str) -> web.Response:
         """A problem as a page, for people."""

@@ -8,6 +8,7 @@ from typing import Any
 
 MAX_LIMIT = 500
 MAX_DAYS = 366
+MAX_COUNT = 1000
 
 MOMENT: Mapping[str, Any] = {"type": "string", "examples": ["2027-01-31T06:00:00Z"]}
 TEXT: Mapping[str, Any] = {"type": "string"}
@@ -67,5 +68,9 @@ QUERY: Mapping[str, Parameter] = {
     "object_id": Parameter("Only what was done to the object with this id or name."),
     "type": Parameter("Only events with these names, with commas between them; `load.*` means all that begin so."),
     "after": Parameter("Only events behind this one.", PATH["id"].schema),
-    "expired": Parameter("Whether those whose time is over are told too.", {"type": "string", "enum": ["true", "false"]}),
+    "count": number("So many.", 1, MAX_COUNT),
+    "all": Parameter("Whether those that ended are told too.", {"type": "string", "enum": ["true", "false"]}),
+    "actor": Parameter("Only what this person or token did."),
+    "action": Parameter("Only what was done by this verb, such as retry."),
+    "outcome": Parameter("Only what was done, or what was refused.", {"type": "string", "enum": ["done", "denied"]}),
 }

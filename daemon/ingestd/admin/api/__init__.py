@@ -20,6 +20,7 @@ from ingestd.admin.api import (
     workflows,
 )
 from ingestd.admin.api import health as health_api
+from ingestd.admin.api.reference import with_reference
 from ingestd.admin.routes import Route
 from ingestd.health.checks import HealthRunner
 from ingestd.health.metrics import Metrics
@@ -27,21 +28,23 @@ from ingestd.health.metrics import Metrics
 
 def all_routes(health: HealthRunner, metrics: Metrics) -> list[Route]:
     """Every route of the API, of health and of metrics."""
-    return [
-        *health_api.routes(health, metrics),
-        *jobs.routes(),
-        *enqueue.routes(),
-        *bulk.routes(),
-        *queues.routes(),
-        *nodes.routes(),
-        *imports.routes(),
-        *loads.routes(),
-        *rollups.routes(),
-        *schedules.routes(),
-        *workflows.routes(),
-        *records.routes(),
-        *stats.routes(),
-        *events.routes(),
-        *audit.routes(),
-        *tokens.routes(),
-    ]
+    return with_reference(
+        [
+            *health_api.routes(health, metrics),
+            *jobs.routes(),
+            *enqueue.routes(),
+            *bulk.routes(),
+            *queues.routes(),
+            *nodes.routes(),
+            *imports.routes(),
+            *loads.routes(),
+            *rollups.routes(),
+            *schedules.routes(),
+            *workflows.routes(),
+            *records.routes(),
+            *stats.routes(),
+            *events.routes(),
+            *audit.routes(),
+            *tokens.routes(),
+        ]
+    )

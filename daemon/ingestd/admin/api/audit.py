@@ -5,6 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from ingestd.access.store import AuditFilter, find_audit
+from ingestd.admin.answers.base import Page
+from ingestd.admin.answers.data import AuditRow
 from ingestd.admin.routes import Call, Route, answer
 from ingestd.admin.shapes import masked, read_moment, read_word, with_text_ids
 
@@ -30,4 +32,4 @@ async def index(call: Call) -> web.Response:
 def routes() -> list[Route]:
     """This resource's routes."""
     query = (*WORDS, "outcome", "from", "to", "before", "limit", "cursor")
-    return [Route("GET", "/api/v1/audit", "read", index, "The audit log, newest first", query)]
+    return [Route("GET", "/api/v1/audit", "read", index, "The audit log, newest first", query, answers={200: Page[AuditRow]})]

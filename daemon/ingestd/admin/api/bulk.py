@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import Field, WithJsonSchema
 
+from ingestd.admin.answers.jobs import BulkDone, BulkStarted
 from ingestd.admin.api.jobs import JobChanges, shape
 from ingestd.admin.bodies import Body, Flag, Moment, Number, Span
 from ingestd.admin.job_filter import read_filter, read_when
@@ -84,5 +85,14 @@ def _text(value: Any) -> str:
 def routes() -> list[Route]:
     """This resource's routes."""
     return [
-        Route("POST", "/api/v1/bulk", "operate", create, "Cancel, retry, run again, edit, delete or snooze all jobs that match", body=BulkRequest, once=True)
+        Route(
+            "POST",
+            "/api/v1/bulk",
+            "operate",
+            create,
+            "Cancel, retry, run again, edit, delete or snooze all jobs that match",
+            body=BulkRequest,
+            once=True,
+            answers={200: BulkDone, 202: BulkStarted},
+        )
     ]

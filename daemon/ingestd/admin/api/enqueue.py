@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from ingestd.admin.answers.jobs import JobMade
 from ingestd.admin.api.jobs import shape_whole
 from ingestd.admin.routes import Call, Route, answer
 from ingestd.jobs.actions import enqueue_job
@@ -61,4 +62,6 @@ async def create(call: Call) -> web.Response:
 
 def routes() -> list[Route]:
     """This resource's routes."""
-    return [Route("POST", "/api/v1/jobs", "operate", create, "Enqueue a job", body=JobRequest, once=True)]
+    return [
+        Route("POST", "/api/v1/jobs", "operate", create, "Enqueue a job", body=JobRequest, once=True, answers={201: JobMade, 200: JobMade})
+    ]

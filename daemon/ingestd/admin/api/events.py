@@ -10,6 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
+from ingestd.admin.answers.base import Page
+from ingestd.admin.answers.data import Event
 from ingestd.admin.live import Happening
 from ingestd.admin.middleware import CORRELATION, HEADERS
 from ingestd.admin.routes import MAX_ID, Call, Route, answer
@@ -127,4 +129,16 @@ def _shape(row: Mapping[str, Any]) -> dict[str, Any]:
 def routes() -> list[Route]:
     """This resource's route."""
     query = ("type", "after", "limit", "cursor")
-    return [Route("GET", "/api/v1/events", "read", index, "What happens, as it happens", query, media=(STREAM,), streams=True)]
+    return [
+        Route(
+            "GET",
+            "/api/v1/events",
+            "read",
+            index,
+            "What happens, as it happens",
+            query,
+            media=(STREAM,),
+            streams=True,
+            answers={200: Page[Event]},
+        )
+    ]

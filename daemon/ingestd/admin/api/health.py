@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ingestd.admin.answers.plans import Health, HealthCheck, Probe
 from ingestd.admin.routes import Call, Route, answer
 from ingestd.errors import NotFound
 from ingestd.facts import Check
@@ -57,10 +58,10 @@ def routes(health: HealthRunner, metrics: Metrics) -> list[Route]:
         return web.Response(body=await metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     return [
-        Route("GET", "/health", "read", whole, "All health checks; 503 when critical"),
-        Route("GET", "/health/live", "public", live, "Whether the process lives"),
-        Route("GET", "/health/ready", "public", ready, "Whether the node takes work"),
-        Route("GET", "/health/startup", "public", startup, "Whether the start is complete"),
-        Route("GET", "/health/{name}", "read", one, "One health check"),
-        Route("GET", "/metrics", "read", exposition, "Metrics in the Prometheus text format"),
+        Route("GET", "/health", "read", whole, "All health checks; 503 when critical", answers={200: Health, 503: Health}),
+        Route("GET", "/health/live", "public", live, "Whether the process lives", answers={200: Probe}),
+        Route("GET", "/health/ready", "public", ready, "Whether the node takes work", answers={200: Probe, 503: Probe}),
+        Route("GET", "/health/startup", "public", startup, "Whether the start is complete", answers={200: Probe, 503: Probe}),
+        Route("GET", "/health/{name}", "read", one, "One health check", answers={200: HealthCheck, 503: HealthCheck}),
+        Route("GET", "/metrics", "read", exposition, "Metrics in the Prometheus text format", answers={200: None}, media=("text/plain",)),
     ]

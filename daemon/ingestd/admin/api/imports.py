@@ -7,6 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
+from ingestd.admin.answers.base import Page, Started
+from ingestd.admin.answers.data import Import
 from ingestd.admin.routes import Call, Route, answer
 from ingestd.admin.shapes import masked, with_text_ids
 from ingestd.errors import NotFound
@@ -58,7 +60,7 @@ def require_import(call: Call) -> None:
 def routes() -> list[Route]:
     """This resource's routes."""
     return [
-        Route("GET", "/api/v1/imports", "read", index, "Declared imports and their last load"),
-        Route("GET", "/api/v1/imports/{name}", "read", show, "One import"),
-        Route("POST", "/api/v1/imports/{name}/trigger", "operate", trigger, "Look at the source now", once=True),
+        Route("GET", "/api/v1/imports", "read", index, "Declared imports and their last load", answers={200: Page[Import]}),
+        Route("GET", "/api/v1/imports/{name}", "read", show, "One import", answers={200: Import}),
+        Route("POST", "/api/v1/imports/{name}/trigger", "operate", trigger, "Look at the source now", once=True, answers={202: Started}),
     ]

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import Field
 
+from ingestd.admin.answers.base import Page
+from ingestd.admin.answers.jobs import DeadGroup, Job, JobDeleted, JobWhole
 from ingestd.admin.bodies import Body, Flag, Moment, Number, Span
 from ingestd.admin.job_filter import WORDS, read_query, read_when
 from ingestd.admin.routes import Call, Route, answer
@@ -172,13 +174,57 @@ async def delete(call: Call) -> web.Response:
 def routes() -> list[Route]:
     """This resource's routes."""
     return [
-        Route("GET", "/api/v1/jobs", "read", index, "Jobs, newest first", FILTERS),
-        Route("GET", "/api/v1/jobs/dead", "read", dead, "Jobs that failed for good, by what went wrong", DEAD_FILTERS),
-        Route("GET", "/api/v1/jobs/{id}", "read", show, "One job with its attempts"),
-        Route("PATCH", "/api/v1/jobs/{id}", "operate", edit, "Change a job that waits", body=JobChanges),
-        Route("DELETE", "/api/v1/jobs/{id}", "operate", delete, "Delete a job that does not run"),
-        Route("POST", "/api/v1/jobs/{id}/retry", "operate", retry, "Bring a failed or cancelled job back", body=When, once=True),
-        Route("POST", "/api/v1/jobs/{id}/cancel", "operate", cancel, "Cancel a job, or ask it to stop", body=CancelRequest, once=True),
-        Route("POST", "/api/v1/jobs/{id}/again", "operate", again, "Run a finished job once more, as a new one", body=When, once=True),
-        Route("POST", "/api/v1/jobs/{id}/snooze", "operate", snooze, "Let a waiting job run later, or earlier", body=When, once=True),
+        Route("GET", "/api/v1/jobs", "read", index, "Jobs, newest first", FILTERS, answers={200: Page[Job]}),
+        Route(
+            "GET",
+            "/api/v1/jobs/dead",
+            "read",
+            dead,
+            "Jobs that failed for good, by what went wrong",
+            DEAD_FILTERS,
+            answers={200: Page[DeadGroup]},
+        ),
+        Route("GET", "/api/v1/jobs/{id}", "read", show, "One job with its attempts", answers={200: JobWhole}),
+        Route("PATCH", "/api/v1/jobs/{id}", "operate", edit, "Change a job that waits", body=JobChanges, answers={200: JobWhole}),
+        Route("DELETE", "/api/v1/jobs/{id}", "operate", delete, "Delete a job that does not run", answers={200: JobDeleted}),
+        Route(
+            "POST",
+            "/api/v1/jobs/{id}/retry",
+            "operate",
+            retry,
+            "Bring a failed or cancelled job back",
+            body=When,
+            once=True,
+            answers={200: JobWhole},
+        ),
+        Route(
+            "POST",
+            "/api/v1/jobs/{id}/cancel",
+            "operate",
+            cancel,
+            "Cancel a job, or ask it to stop",
+            body=CancelRequest,
+            once=True,
+            answers={200: JobWhole, 202: JobWhole},
+        ),
+        Route(
+            "POST",
+            "/api/v1/jobs/{id}/again",
+            "operate",
+            again,
+            "Run a finished job once more, as a new one",
+            body=When,
+            once=True,
+            answers={201: JobWhole},
+        ),
+        Route(
+            "POST",
+            "/api/v1/jobs/{id}/snooze",
+            "operate",
+            snooze,
+            "Let a waiting job run later, or earlier",
+            body=When,
+            once=True,
+            answers={200: JobWhole},
+        ),
     ]

@@ -7,6 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
+from ingestd.admin.answers.base import Page
+from ingestd.admin.answers.data import Load, LoadSettled, Reject
 from ingestd.admin.routes import MAX_ID, Call, Route, answer
 from ingestd.admin.shapes import masked, read_word, with_text_ids
 from ingestd.errors import NotFound
@@ -79,9 +81,9 @@ def routes() -> list[Route]:
     """This resource's routes."""
     paging = ("limit", "cursor")
     return [
-        Route("GET", "/api/v1/loads", "read", index, "Loads, newest first", ("import", "status", *paging)),
-        Route("GET", "/api/v1/loads/{id}", "read", show, "One load"),
-        Route("GET", "/api/v1/loads/{id}/rejects", "read", rejects, "Its rejected records", paging),
-        Route("POST", "/api/v1/loads/{id}/retry", "operate", retry, "Run a failed load again", once=True),
-        Route("POST", "/api/v1/loads/{id}/skip", "operate", skip, "Give up on a load", once=True),
+        Route("GET", "/api/v1/loads", "read", index, "Loads, newest first", ("import", "status", *paging), answers={200: Page[Load]}),
+        Route("GET", "/api/v1/loads/{id}", "read", show, "One load", answers={200: Load}),
+        Route("GET", "/api/v1/loads/{id}/rejects", "read", rejects, "Its rejected records", paging, answers={200: Page[Reject]}),
+        Route("POST", "/api/v1/loads/{id}/retry", "operate", retry, "Run a failed load again", once=True, answers={200: LoadSettled}),
+        Route("POST", "/api/v1/loads/{id}/skip", "operate", skip, "Give up on a load", once=True, answers={200: LoadSettled}),
     ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from ingestd.admin.answers.base import Anything, Page
+from ingestd.admin.answers.jobs import Node
 from ingestd.admin.routes import Call, Route, answer
 from ingestd.work.actions import drain_node
 from ingestd.work.store import nodes
@@ -25,6 +27,14 @@ async def drain(call: Call) -> web.Response:
 def routes() -> list[Route]:
     """This resource's routes."""
     return [
-        Route("GET", "/api/v1/nodes", "read", index, "Nodes with their slots, the youngest first"),
-        Route("POST", "/api/v1/nodes/{name}/drain", "administer", drain, "Let a node finish its jobs and end", once=True),
+        Route("GET", "/api/v1/nodes", "read", index, "Nodes with their slots, the youngest first", answers={200: Page[Node]}),
+        Route(
+            "POST",
+            "/api/v1/nodes/{name}/drain",
+            "administer",
+            drain,
+            "Let a node finish its jobs and end",
+            once=True,
+            answers={202: Anything},
+        ),
     ]

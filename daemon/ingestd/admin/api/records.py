@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from ingestd.admin import records
+from ingestd.admin.answers.base import Page
+from ingestd.admin.answers.plans import Last, RunRecord, Statistics, Status
 from ingestd.admin.parameters import MOMENT, Parameter
 from ingestd.admin.records import KEPT, Kept, Subject
 from ingestd.admin.routes import Call, Handler, Route, answer
@@ -84,11 +87,13 @@ _SUMMARIES: Mapping[Kept, Mapping[str, str]] = {
     },
 }
 _SLOTS = {"before": Parameter("Only slots due before this moment.", MOMENT)}
+_ANSWERS: Mapping[str, type[BaseModel]] = {"history": Page[RunRecord], "statistics": Statistics, "last": Last, "status": Status}
+_WORDS = {"state": Parameter("Only runs in this state; several with commas between them.")}
 _QUERIES = {"history": HISTORY_FILTERS, "statistics": ("days", "timezone")}
 
 
 def _words(what: Kept, word: str) -> Mapping[str, Parameter]:
-    return _SLOTS if (what, word) == ("schedule", "history") else {}
+    return _WORDS | (_SLOTS if (what, word) == ("schedule", "history") else {})
 
 
 def routes() -> list[Route]:
@@ -101,6 +106,7 @@ def routes() -> list[Route]:
             handler,
             _SUMMARIES[what][word],
             _QUERIES.get(word, ()),
+            answers={200: _ANSWERS[word]},
             words=_words(what, word),
         )
         for what in KEPT

@@ -7,6 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
+from ingestd.admin.answers.base import Page, Started
+from ingestd.admin.answers.data import Rollup
 from ingestd.admin.routes import Call, Route, answer
 from ingestd.rollups.actions import refresh_now
 from ingestd.rollups.reads import RollupStatus, list_rollups, rollup_status
@@ -45,7 +47,7 @@ async def refresh(call: Call) -> web.Response:
 def routes() -> list[Route]:
     """This resource's routes."""
     return [
-        Route("GET", "/api/v1/rollups", "read", index, "Rollups and how fresh they are"),
-        Route("GET", "/api/v1/rollups/{name}", "read", show, "One rollup"),
-        Route("POST", "/api/v1/rollups/{name}/refresh", "operate", refresh, "Refresh it now", once=True),
+        Route("GET", "/api/v1/rollups", "read", index, "Rollups and how fresh they are", answers={200: Page[Rollup]}),
+        Route("GET", "/api/v1/rollups/{name}", "read", show, "One rollup", answers={200: Rollup}),
+        Route("POST", "/api/v1/rollups/{name}/refresh", "operate", refresh, "Refresh it now", once=True, answers={202: Started}),
     ]

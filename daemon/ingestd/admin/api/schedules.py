@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from ingestd.admin.answers.base import Page, Started
+from ingestd.admin.answers.plans import Downtime, Schedule, ScheduleDeleted, ScheduleWhole, Slot, Upcoming
 from ingestd.admin.bodies import Span, Why, only_text
 from ingestd.admin.parameters import MAX_LIMIT, MOMENT, Parameter
 from ingestd.admin.routes import Call, Route, answer
@@ -191,12 +193,28 @@ def routes() -> list[Route]:
     """This resource's routes."""
     one = "/api/v1/schedules/{name}"
     return [
-        Route("GET", "/api/v1/schedules", "read", index, "Schedules with their next and last slot", ("limit", "cursor")),
-        Route("POST", "/api/v1/schedules", "operate", create, "Make a schedule", body=NewSchedule, once=True),
-        Route("GET", one, "read", show, "One schedule"),
-        Route("PATCH", one, "operate", edit, "Change a schedule that is not the file's", body=Keys),
-        Route("DELETE", one, "operate", delete, "Take a schedule that is not the file's out of service", ("reason",)),
-        Route("GET", f"{one}/next", "read", upcoming, "Its slots to come", ("count", "from")),
+        Route(
+            "GET",
+            "/api/v1/schedules",
+            "read",
+            index,
+            "Schedules with their next and last slot",
+            ("limit", "cursor"),
+            answers={200: Page[Schedule]},
+        ),
+        Route("POST", "/api/v1/schedules", "operate", create, "Make a schedule", body=NewSchedule, once=True, answers={201: ScheduleWhole}),
+        Route("GET", one, "read", show, "One schedule", answers={200: ScheduleWhole}),
+        Route("PATCH", one, "operate", edit, "Change a schedule that is not the file's", body=Keys, answers={200: ScheduleWhole}),
+        Route(
+            "DELETE",
+            one,
+            "operate",
+            delete,
+            "Take a schedule that is not the file's out of service",
+            ("reason",),
+            answers={200: ScheduleDeleted},
+        ),
+        Route("GET", f"{one}/next", "read", upcoming, "Its slots to come", ("count", "from"), answers={200: Page[Upcoming]}),
         Route(
             "GET",
             f"{one}/slots",
@@ -205,11 +223,38 @@ def routes() -> list[Route]:
             "Its slots, newest first",
             ("state", "before", "limit", "cursor"),
             words={"before": Parameter("Only slots due before this moment.", MOMENT)},
+            answers={200: Page[Slot]},
         ),
-        Route("POST", f"{one}/trigger", "operate", trigger, "Run it now", body=Why, once=True),
-        Route("POST", f"{one}/pause", "operate", pause, "Skip its slots from now on, or until a moment", body=PauseRequest, once=True),
-        Route("POST", f"{one}/resume", "operate", resume, "Let it fire again", once=True),
-        Route("POST", f"{one}/skip-next", "operate", skip_next, "Skip its next slot, once", body=Why, once=True),
-        Route("DELETE", f"{one}/skip-next", "operate", unskip, "Let the slot fire after all that was to be skipped"),
-        Route("GET", "/api/v1/downtimes", "read", downtimes, "Times in which nothing fired slots", ("before", "limit", "cursor")),
+        Route("POST", f"{one}/trigger", "operate", trigger, "Run it now", body=Why, once=True, answers={202: Started}),
+        Route(
+            "POST",
+            f"{one}/pause",
+            "operate",
+            pause,
+            "Skip its slots from now on, or until a moment",
+            body=PauseRequest,
+            once=True,
+            answers={200: ScheduleWhole},
+        ),
+        Route("POST", f"{one}/resume", "operate", resume, "Let it fire again", once=True, answers={200: ScheduleWhole}),
+        Route(
+            "POST", f"{one}/skip-next", "operate", skip_next, "Skip its next slot, once", body=Why, once=True, answers={200: ScheduleWhole}
+        ),
+        Route(
+            "DELETE",
+            f"{one}/skip-next",
+            "operate",
+            unskip,
+            "Let the slot fire after all that was to be skipped",
+            answers={200: ScheduleWhole},
+        ),
+        Route(
+            "GET",
+            "/api/v1/downtimes",
+            "read",
+            downtimes,
+            "Times in which nothing fired slots",
+            ("before", "limit", "cursor"),
+            answers={200: Page[Downtime]},
+        ),
     ]

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ingestd.access import actions
 from ingestd.access.store import list_tokens
 from ingestd.access.tokens import describe
+from ingestd.admin.answers.base import Page
+from ingestd.admin.answers.data import Token, TokenMade
 from ingestd.admin.routes import Call, Route, answer
 from ingestd.errors import UsageError
 
@@ -59,7 +61,9 @@ async def revoke(call: Call) -> web.Response:
 def routes() -> list[Route]:
     """This resource's routes."""
     return [
-        Route("GET", "/api/v1/tokens", "administer", index, "Tokens in force", ("all",)),
-        Route("POST", "/api/v1/tokens", "administer", create, "Make a token; it is shown once"),
-        Route("POST", "/api/v1/tokens/{name}/revoke", "administer", revoke, "End a token by name, id or beginning"),
+        Route("GET", "/api/v1/tokens", "administer", index, "Tokens in force", ("all",), answers={200: Page[Token]}),
+        Route(
+            "POST", "/api/v1/tokens", "administer", create, "Make a token; it is shown once", answers={201: TokenMade}, body=TokenRequest
+        ),
+        Route("POST", "/api/v1/tokens/{name}/revoke", "administer", revoke, "End a token by name, id or beginning", answers={200: Token}),
     ]

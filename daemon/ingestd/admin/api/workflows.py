@@ -8,6 +8,8 @@ from typing import Any
 from aiohttp import web
 from pydantic import Field
 
+from ingestd.admin.answers.base import Anything, Page
+from ingestd.admin.answers.plans import WorkflowRun, WorkflowShown, WorkflowWhole
 from ingestd.admin.bodies import Body, Flag
 from ingestd.admin.routes import Call, Route, answer
 from ingestd.admin.shapes import masked, with_text_ids
@@ -136,9 +138,17 @@ def require(call: Call) -> None:
 def routes() -> list[Route]:
     """This resource's routes."""
     return [
-        Route("GET", "/api/v1/workflows", "read", index, "Declared workflows and their last run"),
-        Route("GET", "/api/v1/workflows/runs", "read", runs, "Workflow runs, newest first", ("workflow", "limit")),
-        Route("GET", "/api/v1/workflows/runs/{id}", "read", run, "One run with its steps"),
+        Route("GET", "/api/v1/workflows", "read", index, "Declared workflows and their last run", answers={200: Page[WorkflowShown]}),
+        Route(
+            "GET",
+            "/api/v1/workflows/runs",
+            "read",
+            runs,
+            "Workflow runs, newest first",
+            ("workflow", "limit"),
+            answers={200: Page[WorkflowRun]},
+        ),
+        Route("GET", "/api/v1/workflows/runs/{id}", "read", run, "One run with its steps", answers={200: WorkflowRun}),
         Route(
             "POST",
             "/api/v1/workflows/runs/{id}/retry",
@@ -146,9 +156,31 @@ def routes() -> list[Route]:
             retry,
             "Run again what did not succeed in a run that has ended",
             once=True,
+            answers={200: WorkflowRun},
+            body=RetryBody,
         ),
-        Route("POST", "/api/v1/workflows/runs/{id}/cancel", "operate", cancel, "Cancel what has not ended of a run", once=True),
-        Route("GET", "/api/v1/workflows/{name}", "read", show, "One workflow with its latest runs", ("limit",)),
+        Route(
+            "POST",
+            "/api/v1/workflows/runs/{id}/cancel",
+            "operate",
+            cancel,
+            "Cancel what has not ended of a run",
+            once=True,
+            answers={200: WorkflowRun},
+            body=CancelBody,
+        ),
+        Route(
+            "GET", "/api/v1/workflows/{name}", "read", show, "One workflow with its latest runs", ("limit",), answers={200: WorkflowWhole}
+        ),
         Route("GET", "/api/v1/workflows/{name}/plan", "read", show_plan, "What a start would do, without doing it"),
-        Route("POST", "/api/v1/workflows/{name}/start", "operate", start, "Start a workflow", once=True),
+        Route(
+            "POST",
+            "/api/v1/workflows/{name}/start",
+            "operate",
+            start,
+            "Start a workflow",
+            once=True,
+            answers={201: WorkflowRun, 200: Anything},
+            body=StartBody,
+        ),
     ]
