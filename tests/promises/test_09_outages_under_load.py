@@ -169,7 +169,7 @@ async def test_lines_that_fall_silent_again_and_again_under_load_cost_nothing_bu
             until = time.monotonic() + (DISTURBED_S if LONG else 0)
             times = 0
             while not times or time.monotonic() < until:
-                assert proxy.strand(sparing=JOBS_OWN) >= 3
+                assert proxy.strand(sparing=JOBS_OWN) > 0
                 times += 1
                 await eventually(lambda: len(daemon.events("DatabaseBack")) >= times, timeout_s=30)  # noqa: B023 - awaited here
             await stream.goes_on()
