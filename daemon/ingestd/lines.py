@@ -86,7 +86,7 @@ class JsonOutput(Output):
 
     def write(self, level: int, line: dict[str, Any]) -> bool:
         """Write one line to the stream."""
-        # Half a surrogate pair, as in a file's name, is written out.
+        # Half a surrogate pair, as in a file's name, becomes JSON's escape for it.
         text = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
         self.stream.write(text + "\n")
         self.stream.flush()
@@ -219,7 +219,7 @@ class _Cleaner:
                 clean[CUT] = CUT
                 break
             name = _text(key)[:LONGEST_TEXT]
-            clean[name] = MASK if value and is_secret_name(name) else self.value(value, depth + 1)
+            clean[self._redactor.text(name)] = MASK if value and is_secret_name(name) else self.value(value, depth + 1)
         return clean
 
     def value(self, value: Any, depth: int) -> Any:
