@@ -58,6 +58,13 @@ async def test_a_strip_shows_each_outcome_in_its_own_shape_and_says_so_in_words(
     assert titles[3].endswith(": succeeded, late, took 3.0 s: 12m late")
 
 
+async def test_a_schedule_whose_zone_this_machine_has_lost_is_shown_with_its_problem(site: Site, conn: asyncpg.Connection) -> None:
+    await declare(conn, nightly=NIGHTLY)
+    await slot(conn, "nightly", HOUR, ended="succeeded")
+    await conn.execute("update ingestd.schedule set timezone = 'Mars/Phobos', problem = 'there is no such zone'")
+    assert "there is no such zone" in (await read(site, "/schedules/nightly")).text
+
+
 async def test_the_list_says_when_what_and_how_it_stands_and_is_searched(site: Site, conn: asyncpg.Connection) -> None:
     await declare(
         conn,

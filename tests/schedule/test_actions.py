@@ -239,6 +239,14 @@ async def test_a_pause_until_a_moment_is_over_by_itself(conn: asyncpg.Connection
     assert (shown["paused_until"], shown["pause_reason"]) == (None, None)
 
 
+async def test_a_moment_in_a_zone_that_this_machine_has_lost_is_refused(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "1h"}})
+    await conn.execute("update ingestd.schedule set timezone = 'Mars/Phobos'")
+    with pytest.raises(InvalidInput, match='cannot be read: "Mars/Phobos" is not a time zone'):
+        await pause(conn, OPERATOR, "one", until=datetime.fromisoformat("2090-01-31T06:00"))
+    assert await pause(conn, OPERATOR, "one", lasting=timedelta(hours=1))
+
+
 async def test_pausing_again_changes_until_when_and_keeps_the_rest(conn: asyncpg.Connection) -> None:
     await declare(conn, {"one": {"every": "1h"}})
     assert await pause(conn, OPERATOR, "one", "migration", lasting=timedelta(hours=2))

@@ -19,6 +19,7 @@ from ingestd.admin.schedule_forms import act_on_schedule
 from ingestd.admin.schedule_stats import tiles_of, timeline_of
 from ingestd.admin.shapes import masked, read_moment, read_word
 from ingestd.admin.state import AdminState
+from ingestd.errors import InvalidInput
 from ingestd.schedule.dependencies import NOT_LOOKED_UP, Question, ask
 from ingestd.schedule.preview import next_slots
 from ingestd.schedule.rules import Upcoming
@@ -239,7 +240,7 @@ async def _upcoming(conn: asyncpg.Connection, schedule: Mapping[str, Any]) -> li
         if until is not None and ahead and ahead[-1].at < until:
             ahead += await next_slots(conn, name, 1, until - timedelta(microseconds=1))
         return ahead
-    except ValueError:
+    except InvalidInput:
         return []  # its problem is shown instead
 
 
