@@ -7,6 +7,7 @@ import ssl
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -52,13 +53,17 @@ class Api:
         """
         return await self._ask("GET", filled(path, names), query)
 
-    async def post(self, path: str, body: Mapping[str, Any] = NOTHING, **names: object) -> Any:
+    async def post(self, path: str, body: Mapping[str, Any] = NOTHING, *, keyed: bool = True, **names: object) -> Any:
         """Have something done; what of the body is None is left out.
+
+        Args:
+            keyed: with an Idempotency-Key, so that it is done once although it is asked again after a broken connection.
 
         Raises:
             IngestdError: what the daemon says is wrong, or that it does not answer.
         """
-        return await self._ask("POST", filled(path, names), body={name: value for name, value in body.items() if value is not None})
+        given = {name: value for name, value in body.items() if value is not None}
+        return await self._ask("POST", filled(path, names), body=given, key=str(uuid.uuid4()) if keyed else None)
 
     async def patch(self, path: str, body: Mapping[str, Any], **names: object) -> Any:
         """Change something; None in the body takes a value away.
@@ -92,16 +97,17 @@ class Api:
                 return items[:limit], cursor is not None or len(items) > limit
 
     @asynccontextmanager
-    async def open(self, method: str, path: str, body: bytes | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def open(self, method: str, path: str, body: bytes | None = None, key: str = "") -> AsyncIterator[aiohttp.ClientResponse]:
         """Any request, its answer whatever it is.
 
         Args:
             path: with its query, encoded as it is to be sent.
+            key: an Idempotency-Key; empty: none.
 
         Raises:
             DaemonUnreachable: nobody answers.
         """
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        headers = ({"Content-Type": "application/json"} if body is not None else {}) | ({"Idempotency-Key": key} if key else {})
         # An answer may go on for as long as anybody listens.
         endless = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=None)
         try:
@@ -111,13 +117,15 @@ class Api:
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise self._silence(error) from None
 
-    async def _ask(self, method: str, path: str, query: Mapping[str, Any] = NOTHING, body: Mapping[str, Any] | None = None) -> Any:
+    async def _ask(
+        self, method: str, path: str, query: Mapping[str, Any] = NOTHING, body: Mapping[str, Any] | None = None, key: str | None = None
+    ) -> Any:
         url = URL(self.address.base + path, encoded=True).with_query(
             [(name, text(value)) for name, value in query.items() if value is not None]
         )
         headers = {"Content-Type": "application/json"} if body is not None else {}
-        if method == "POST":
-            headers["Idempotency-Key"] = str(uuid.uuid4())
+        if key is not None:
+            headers["Idempotency-Key"] = key
         data = None if body is None else json.dumps(body, default=text).encode()
         for left in reversed(range(TRIES)):
             try:
@@ -125,8 +133,8 @@ class Api:
                 async with self._http.request(method, url, data=data, headers=headers, allow_redirects=False) as answer:
                     return await self._read(answer)
             except (TimeoutError, aiohttp.ClientError, OSError) as error:
-                again = isinstance(error, _BROKEN) and not isinstance(error, aiohttp.ClientConnectorError) and method in ("GET", "POST")
-                if not left or not again:
+                harmless = method == "GET" or key is not None
+                if not left or not harmless or not isinstance(error, _BROKEN) or isinstance(error, aiohttp.ClientConnectorError):
                     raise self._silence(error) from None
         raise AssertionError("the last try returns or raises")
 
@@ -155,12 +163,15 @@ class Api:
 
 
 @asynccontextmanager
-async def connect_api(address: Address, token: str = "", correlation_id: str | None = None) -> AsyncIterator[Api]:
+async def connect_api(
+    address: Address, token: str = "", correlation_id: str | None = None, certificate: Path | None = None
+) -> AsyncIterator[Api]:
     """Speak with a daemon for one command.
 
     Args:
         token: sent with every request; empty: none.
         correlation_id: joins what the command causes; None: a new one.
+        certificate: file of the one certificate that is trusted, whatever name it is for; None: those that the system trusts.
     """
     headers = {
         "User-Agent": f"ingestd/{__version__}",
@@ -169,10 +180,17 @@ async def connect_api(address: Address, token: str = "", correlation_id: str | N
     }
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    connector = aiohttp.UnixConnector(address.socket) if address.socket else aiohttp.TCPConnector(limit=4)
+    trusted: ssl.SSLContext | bool = True if certificate is None else _trusting(certificate)
+    connector = aiohttp.UnixConnector(address.socket) if address.socket else aiohttp.TCPConnector(limit=4, ssl=trusted)
     timeout = aiohttp.ClientTimeout(total=ANSWER_S, sock_connect=CONNECT_S)
     async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as http:
         yield Api(http, address)
+
+
+def _trusting(certificate: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(certificate))
+    context.check_hostname = False
+    return context
 
 
 def filled(path: str, names: Mapping[str, object]) -> str:

@@ -8,11 +8,11 @@ from typing import Any
 
 import typer
 
-from ingestd.access.store import AuditFilter, find_audit
+from ingestd.access.store import AuditFilter
 from ingestd.cli.console import table
 from ingestd.cli.options import parse_moment
-from ingestd.cli.session import session
 from ingestd.cli.shell import Shell
+from ingestd.cli.sources.access import reach
 from ingestd.errors import InvalidInput
 from ingestd.settings import parse_duration
 
@@ -61,8 +61,8 @@ def _ago(text: str) -> datetime:
 
 
 async def _audit(shell: Shell, which: AuditFilter, limit: int) -> None:
-    async with session(shell) as opened:
-        found = [dict(row) for row in await find_audit(opened.conn, which, limit)]
+    async with reach(shell) as source:
+        found = await source.audit(which, limit)
     shell.answer({"items": [_shape(row) for row in found]}, table(COLUMNS, map(_row, found)) if found else "nothing of the kind")
 
 

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import asyncpg
 import typer
 
-from ingestd.app.handlers import user_handlers
 from ingestd.cli.console import strings_for_ids
 from ingestd.cli.options import parse_moment, parse_object, parse_option
-from ingestd.cli.session import Session, session
 from ingestd.cli.shell import Shell, complain, printable
+from ingestd.cli.sources.enqueue import reach
 from ingestd.errors import InvalidInput
-from ingestd.jobs.actions import enqueue_job
-from ingestd.jobs.handle import Waiter
-from ingestd.jobs.model import NewJob, State
+from ingestd.jobs.model import State
 from ingestd.jobs.options import new_job
-from ingestd.jobs.store.jobs import ended
-from ingestd.jobs.store.queues import kind_known, publish_missing_kinds
-from ingestd.jobs.store.reads import show_job
 from ingestd.settings import parse_duration
 
 FAILED = 1
 STILL_OPEN = 75
 MOST_RESULT = 2000
+
+
+class _Asked(NamedTuple):
+    """What is to be enqueued, as it was said."""
+
+    kind: str
+    args: dict[str, Any]
+    options: dict[str, Any]
+    allow_unknown: bool
 
 
 def add_to(app: typer.Typer) -> None:
@@ -84,8 +85,10 @@ def add_to(app: typer.Typer) -> None:
         } | _moment(run_at, delay)
         limit = parse_option("--wait-timeout", parse_duration, wait_timeout).total_seconds() if wait_timeout else None
         try:
-            job = new_job(kind, parse_object("--args", args, '{"supplier": "acme"}'), options, triggered_by="cli")
-            return shell.run(_enqueue(shell, job, allow_unknown, wait or limit is not None, limit))
+            asked = _Asked(kind, parse_object("--args", args, '{"supplier": "acme"}'), options, allow_unknown)
+            # What makes no sense is told before anybody is asked.
+            new_job(asked.kind, asked.args, asked.options)
+            return shell.run(_enqueue(shell, asked, wait or limit is not None, limit))
         except InvalidInput as error:
             raise _named(error) from None
 
@@ -111,45 +114,28 @@ def _named(error: InvalidInput) -> InvalidInput:
     return InvalidInput(f"{option}: {rest}", pointer=option, hint=error.hint)
 
 
-async def _enqueue(shell: Shell, job: NewJob, allow_unknown: bool, wait: bool, limit_s: float | None) -> int:
-    async with session(shell) as opened:
-        if not allow_unknown and "\0" not in job.kind and not await kind_known(opened.conn, job.kind):
-            # no node has run yet, but the code may be at hand
-            await publish_missing_kinds(opened.conn, user_handlers(opened.settings.daemon.handlers, shell.folder))
-        done = await enqueue_job(opened.conn, shell.actor, job, allow_unknown=allow_unknown)
-        await opened.tell_if_nobody_works(shell)
+async def _enqueue(shell: Shell, job: _Asked, wait: bool, limit_s: float | None) -> int:
+    async with reach(shell) as source:
+        done = await source.enqueue(job.kind, job.args, job.options, allow_unknown=job.allow_unknown)
+        job_id = int(done["id"])
+        await source.tell_if_nobody_works()
         if not wait:
-            existing = " was there already" + (", and was changed" if done.changed else "") if done.existing else ""
-            said = {"id": str(done.id), "existing": done.existing, "changed": done.changed}
-            shell.answer(said, f"job {done.id}{existing}")
+            existing = " was there already" + (", and was changed" if done["changed"] else "") if done["existing"] else ""
+            shell.answer(done, f"job {job_id}{existing}")
             return 0
         try:
-            found = await _wait(opened, done.id, limit_s)
+            async with asyncio.timeout(limit_s):
+                found = await source.ended(job_id)
         except TimeoutError:
-            found = await show_job(await opened.live(), done.id) or {"id": done.id, "state": "unknown"}
-            shell.answer(strings_for_ids(found), f"job {done.id} is still {found['state']}")
+            found = await source.job(job_id)
+            shell.answer(strings_for_ids(found), f"job {job_id} is still {found['state']}")
             return STILL_OPEN
         except asyncio.CancelledError:
-            complain(f"no longer waiting; job {done.id} stays in the queue")
+            complain(f"no longer waiting; job {job_id} stays in the queue")
             raise
     state = "partial" if found["partial"] else found["state"]
-    shell.answer(strings_for_ids(found), f"job {done.id} {state}{_result(found)}")
+    shell.answer(strings_for_ids(found), f"job {job_id} {state}{_result(found)}")
     return 0 if found["state"] == State.SUCCEEDED else FAILED
-
-
-async def _wait(opened: Session, job_id: int, limit_s: float | None) -> dict[str, Any]:
-    async def look(ids: Sequence[int]) -> list[asyncpg.Record]:
-        return await ended(await opened.live(), ids)
-
-    waiter = Waiter(look)
-    try:
-        async with asyncio.timeout(limit_s):
-            await waiter.wait(job_id)
-    finally:
-        await waiter.close()
-    found = await show_job(await opened.live(), job_id)
-    assert found is not None
-    return found
 
 
 def _result(found: dict[str, Any]) -> str:

@@ -66,6 +66,8 @@ COMMANDS = {
     "nodes": Command("nodes", "Look at nodes, let one finish and end."),
     "token": Command("tokens", "Make, list and revoke API tokens."),
     "audit": Command("audit", "Who did what, and what was refused."),
+    "api": Command("call", "Ask the API of a daemon, this machine's or that of --url."),
+    "stats": Command("stats", "Open jobs by queue and state, and what finished lately."),
     "bench": Command("bench", "Measure the queue on this machine and this Postgres.", side="machine"),
     "migrate": Command("database", "Bring the database's schema to this version.", side="database"),
     "psql": Command("database", "Open psql on the daemon's database.", side="database"),

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 from typing import Any
 
 import typer
 
-from ingestd.app.settings import Settings
+from ingestd.cli.api_errors import DaemonUnreachable
 from ingestd.cli.console import table
+from ingestd.cli.daemon_here import ask_daemon
 from ingestd.cli.shell import Shell, complain
 
-TIMEOUT_S = 10.0
 CODES = {"healthy": 0, "degraded": 1, "critical": 2}
 UNREACHABLE = 3
-
-
-class Silence(Exception):
-    """No daemon answered, or something else did."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,48 +24,26 @@ def add_to(app: typer.Typer) -> None:
 
         Exit code: 0 healthy, 1 degraded, 2 critical, 3 unreachable.
         """
-        return _health(ctx.obj)
+        shell: Shell = ctx.obj
+        return shell.run(_health(shell))
 
 
-def _health(shell: Shell) -> int:
-    settings = shell.settings()
-    port = _port(settings)
+async def _health(shell: Shell) -> int:
     try:
-        if not port:
-            raise Silence(f"no daemon is running with the state folder {settings.daemon.state_dir}")
-        report = _ask(settings, port)
-    except Silence as error:
-        complain(str(error), hint="start it with `ingestd run`")
+        report = await _report(shell)
+    except DaemonUnreachable as error:
+        complain(error.message, hint=error.hint if shell.address else "start it with `ingestd run`")
         if shell.json:
-            shell.answer({"status": "unreachable", "checks": [], "detail": str(error)})
+            shell.answer({"status": "unreachable", "checks": [], "detail": error.message})
         return UNREACHABLE
     rows = [[check["name"], check["status"], check["value"], check["threshold"], check["hint"]] for check in report["checks"]]
     shell.answer(report, table(["check", "status", "value", "threshold", "hint"], rows, title=str(report["status"])))
     return CODES.get(report["status"], UNREACHABLE)
 
 
-def _port(settings: Settings) -> int:
-    """The port that the running daemon wrote down, else the configured one."""
-    try:
-        return int((settings.daemon.state_dir / "admin.port").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return settings.admin.port
-
-
-def _ask(settings: Settings, port: int) -> dict[str, Any]:
-    host, token = settings.admin.host, settings.admin.token.get_secret_value()
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
-    try:
-        connection.request("GET", "/health", headers={"Authorization": f"Bearer {token}"} if token else {})
-        response = connection.getresponse()
-        document: dict[str, Any] = json.loads(response.read())
-        if response.status not in (200, 503) or not isinstance(document["status"], str) or not isinstance(document["checks"], list):
-            raise ValueError
-    except OSError as error:
-        raise Silence(f"no daemon answers at {address}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, http.client.HTTPException):
-        raise Silence(f"what answers at {address} is not ingestd: another program has the port") from None
-    finally:
-        connection.close()
-    return document
+async def _report(shell: Shell) -> dict[str, Any]:
+    async with ask_daemon(shell) as api:
+        report: dict[str, Any] = await api.get("/health")
+        if not isinstance(report.get("status"), str) or not isinstance(report.get("checks"), list):
+            raise DaemonUnreachable(f"what answers at {api.address} is not ingestd: another program has the port")
+        return report

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import asyncpg
 import typer
 
 from ingestd.admin import records
-from ingestd.admin.records import Kept, Subject
+from ingestd.admin.records import Kept
 from ingestd.cli.console import details, error_line, milliseconds, table, traceback_lines
-from ingestd.cli.session import Session, not_in_service, session
 from ingestd.cli.shell import Shell
-from ingestd.errors import InvalidInput, NotFound, UsageError
-from ingestd.jobs.records import DAYS, MOST_DAYS, STATES, Run, RunFilter
+from ingestd.cli.sources.records import reach
+from ingestd.errors import InvalidInput, UsageError
+from ingestd.jobs.records import DAYS, MOST_DAYS, STATES
 
 _RUNS: Mapping[Kept, str] = {"schedule": "slots", "import": "loads", "workflow": "runs", "kind": "jobs"}
 UNHEALTHY = 1
@@ -60,42 +59,21 @@ def add_records(group: typer.Typer, what: Kept) -> None:
         return shell.run(_status(shell, what, name))
 
 
-async def _ask(shell: Shell, what: Kept, name: str, ask: Callable[[Session, Subject], Awaitable[Any]]) -> Any:
-    async with session(shell) as opened:
-        declared: Mapping[str, Collection[str]] = {"import": opened.settings.imports, "workflow": opened.settings.workflows}
-        try:
-            return await _in_one_view(opened.conn, ask(opened, Subject(what, name, declared.get(what, ()))))
-        except NotFound:
-            if what == "schedule" and name in opened.settings.schedules:
-                raise not_in_service("schedule", name) from None
-            raise
-
-
-async def _in_one_view(conn: asyncpg.Connection, asking: Awaitable[Any]) -> Any:
-    """Several statements that see the same."""
-    async with conn.transaction(isolation="repeatable_read", readonly=True):
-        return await asking
-
-
 async def _history(shell: Shell, what: Kept, name: str, state: str, triggered_by: str | None, limit: int, before: str) -> None:
-    async def ask(opened: Session, of: Subject) -> list[Run]:
-        newest = records.position_of(of, before) if before else None
-        return await records.history(opened.conn, of, RunFilter(states, triggered_by, newest), limit + 1)
-
     try:
         states = records.read_states(state or None)
-        found: list[Run] = await _ask(shell, what, name, ask)
+        async with reach(shell) as source:
+            found, more = await source.history(what, name, states, triggered_by, before, limit)
     except UsageError as error:
         raise _worded(error) from None
-    more, found = len(found) > limit, found[:limit]
-    document = {"items": [run.shown() for run in found], "next": found[-1].id if more else None}
+    document = {"items": found, "next": found[-1]["id"] if more else None}
     columns = ["id", "state", "due", "started", "finished", "took", "by", "job", "about", "why"]
     shell.answer(document, table(columns, [_row(run) for run in found]) if found else f"no {_RUNS[what]}")
 
 
-def _row(run: Run) -> list[Any]:
-    took, job = milliseconds(run.duration_ms), None if run.job_id is None else str(run.job_id)
-    return [run.id, run.state, run.due_at, run.started_at, run.finished_at, took, run.triggered_by, job, run.subject, run.reason]
+def _row(run: Mapping[str, Any]) -> list[Any]:
+    cells = [run[name] for name in ("id", "state", "due_at", "started_at", "finished_at")]
+    return [*cells, milliseconds(run["duration_ms"]), *[run[name] for name in ("triggered_by", "job_id", "subject", "reason")]]
 
 
 def _worded(error: UsageError) -> InvalidInput:
@@ -105,7 +83,8 @@ def _worded(error: UsageError) -> InvalidInput:
 
 async def _statistics(shell: Shell, what: Kept, name: str, days: int, timezone: str | None) -> None:
     try:
-        found = await _ask(shell, what, name, lambda opened, of: records.totals(opened.conn, of, days, timezone))
+        async with reach(shell) as source:
+            found = await source.statistics(what, name, days, timezone)
     except UsageError as error:
         raise _worded(error) from None
     rate = found["success_rate"]
@@ -134,7 +113,8 @@ def _states(counted: Mapping[str, Any]) -> str:
 
 
 async def _last(shell: Shell, what: Kept, name: str) -> None:
-    found = await _ask(shell, what, name, lambda opened, of: records.last(opened.conn, of))
+    async with reach(shell) as source:
+        found = await source.last(what, name)
     run = found["run"]
     good, bad = found["last_success"], found["last_failure"]
     if run is None:
@@ -148,8 +128,8 @@ async def _last(shell: Shell, what: Kept, name: str) -> None:
 
 
 async def _status(shell: Shell, what: Kept, name: str) -> int:
-    threshold = shell.settings().daemon.failures_in_a_row
-    found = await _ask(shell, what, name, lambda opened, of: records.status(opened.conn, of, threshold))
+    async with reach(shell) as source:
+        found = await source.status(what, name)
     run = found["last_run"]
     more = {
         "problems": "; ".join(found["problems"]),

@@ -6,13 +6,10 @@ from typing import Any
 
 import typer
 
-from ingestd.access import actions
 from ingestd.access.roles import TOKEN_ROLES
-from ingestd.access.store import list_tokens
-from ingestd.access.tokens import describe
 from ingestd.cli.console import table
-from ingestd.cli.session import session
 from ingestd.cli.shell import Shell, complain, printable
+from ingestd.cli.sources.access import reach
 
 COLUMNS = ("name", "begins", "role", "scopes", "expires", "last used", "from", "made by", "made")
 
@@ -54,13 +51,11 @@ def add_to(app: typer.Typer) -> None:
 
 
 async def _create(shell: Shell, name: str, role: str, scopes: list[str], expires: str) -> None:
-    life = actions.parse_life(expires)
-    async with session(shell) as opened:
-        first = not opened.settings.admin.token.get_secret_value() and not await list_tokens(opened.conn, every=True)
-        made = await actions.create_token(opened.conn, shell.actor, name, role, scopes=_split(scopes), valid_for=life)
-    shell.answer(describe(made.row) | {"token": made.text}, made.text)
+    async with reach(shell) as source:
+        made, first = await source.create_token(name, role, _split(scopes), expires)
+    shell.answer(made, made["token"])
     if not shell.quiet:
-        until = f"until {made.row['expires_at'].astimezone():%Y-%m-%d %H:%M %Z}" if made.row["expires_at"] else "until it is revoked"
+        until = f"until {made['expires_at'].astimezone():%Y-%m-%d %H:%M %Z}" if made["expires_at"] else "until it is revoked"
         complain(f'token "{name}" ({role}) is valid {until}; keep it now, it is not shown again')
         if first:
             complain("from now on acting over HTTP takes a token, on this machine too; looking from this machine does not")
@@ -71,8 +66,8 @@ def _split(scopes: list[str]) -> list[str]:
 
 
 async def _list(shell: Shell, every: bool) -> None:
-    async with session(shell) as opened:
-        found = [describe(row) for row in await list_tokens(opened.conn, every)]
+    async with reach(shell) as source:
+        found = await source.tokens(every=every)
     columns = [*COLUMNS, "is"] if every else list(COLUMNS)
     rows = [_row(token, every) for token in found]
     nothing = "no token is in force: `ingestd token create NAME` makes one"
@@ -96,6 +91,6 @@ def _row(token: dict[str, Any], every: bool) -> list[Any]:
 
 
 async def _revoke(shell: Shell, which: str) -> None:
-    async with session(shell) as opened:
-        row = await actions.revoke_token(opened.conn, shell.actor, which)
-    shell.answer(describe(row), printable(f"token {row['name']} ({describe(row)['begins']}) lets nobody in any more"))
+    async with reach(shell) as source:
+        ended = await source.revoke_token(which)
+    shell.answer(ended, printable(f"token {ended['name']} ({ended['begins']}) lets nobody in any more"))

@@ -21,7 +21,7 @@ _ROWS = frozenset(
 )
 # So many are more than there are of what is declared.
 ALL = 1_000_000
-_MOMENTS = frozenset({"first_seen", "last_seen", "last_refresh"})
+_MOMENTS = frozenset({"at", "first_seen", "last_seen", "last_refresh"})
 
 
 class Near:
