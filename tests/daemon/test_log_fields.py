@@ -136,7 +136,7 @@ job = "begins"
     await eventually(lambda: chain("from-sql"), timeout_s=60)
 
     # a schedule
-    slot = await eventually(lambda: site.ask("select correlation_id from ingestd.history where triggered_by = 'schedule' limit 1"))
+    slot: str = await eventually(lambda: site.ask("select correlation_id from ingestd.history where triggered_by = 'schedule' limit 1"))
     await eventually(lambda: chain(slot), timeout_s=60)
 
     # a folder

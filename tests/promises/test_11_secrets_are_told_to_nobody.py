@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -154,7 +155,7 @@ args = {{ token = "{canaries.argument}" }}
     status, _ = await daemon.post("/api/v1/jobs", {"kind": "careless", "args": canaries.args, "passwort": "x"}, headers=bearer)
     assert status == 422
     for number in ids:
-        await eventually(lambda n=number: ended(daemon, n, bearer), timeout_s=60)  # type: ignore[misc]
+        await eventually(partial(ended, daemon, number, bearer), timeout_s=60)
 
     wrong, read = {}, 0
     async for path, status, text in everything_shown(daemon, canaries.token, ids):
