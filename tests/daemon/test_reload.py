@@ -44,12 +44,17 @@ async def test_a_broken_file_leaves_the_old_configuration_in_force_and_is_told(s
 
         await eventually(shown)
         assert await daemon.status("/health/ready") == 200
+        assert "ingestd_config_last_reload_successful 0.0" in (await daemon.get("/metrics"))[1]
     site.config.unlink()
     assert "no configuration file" in await reloaded(daemon)
     assert await site.ask("select spec ->> 'cron' from ingestd.schedule where name = 'nightly'") == "0 2 * * *"
     site.configure(NIGHTLY.replace("0 2", "0 3"))
     assert "configuration applied: [schedules]" in await reloaded(daemon)
     await eventually(lambda: healthy(daemon))
+    _, metrics = await daemon.get("/metrics")
+    assert "ingestd_config_last_reload_successful 1.0" in metrics
+    assert 'ingestd_config_reloads_total{result="refused"} 4.0' in metrics
+    assert 'ingestd_config_reloads_total{result="applied"} 1.0' in metrics
     assert await site.ask("select spec ->> 'cron' from ingestd.schedule where name = 'nightly'") == "0 3 * * *"
     assert await daemon.stop() == 0
 

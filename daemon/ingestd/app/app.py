@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,15 +19,17 @@ from ingestd.admin.state import AdminState, NodeInfo
 from ingestd.app import configuration
 from ingestd.app.control import Control
 from ingestd.app.database import Location, database, locate
+from ingestd.app.once import Once
 from ingestd.app.reload import Reloader
 from ingestd.app.rooms import InForce, Rooms
 from ingestd.app.service_status import START_EVERY_S, ServiceStatus
 from ingestd.app.settings import Settings
+from ingestd.app.state_folder import StateFolder
 from ingestd.app.successes import successes
 from ingestd.app.supervisor import Supervisor
 from ingestd.app.upkeep import upkeep
 from ingestd.cause import NODE
-from ingestd.errors import NotFound, Refused
+from ingestd.errors import NotFound
 from ingestd.events import (
     Bus,
     DatabaseBack,
@@ -67,6 +68,7 @@ class Options:
         report: told in a few words what takes time during the start.
         on_ready: called with the node once it is ready.
         notifier: the service manager that started this process.
+        once: do what is due now, and end.
     """
 
     reload: Callable[[], Settings] | None = None
@@ -75,6 +77,7 @@ class Options:
     report: Callable[[str], None] = lambda _: None
     on_ready: Callable[[App], None] = lambda _: None
     notifier: Notifier = field(default_factory=Notifier)
+    once: bool = False
 
 
 class App:
@@ -98,7 +101,7 @@ class App:
         self._service = ServiceStatus(self._options.notifier, bus)
         self._started_at = datetime.now(UTC)
         self._state = "starting"
-        self._port = ""
+        self._folder = StateFolder(settings.daemon.state_dir)
         self._renewal: asyncio.Task[None] | None = None
 
     @property
@@ -124,7 +127,10 @@ class App:
             if rooms is None:
                 return
             self._tell_ready(rooms)
-            await self._serve(rooms)
+            if self._options.once:
+                await Once(rooms, self.settings.daemon.duties).work_off(self._control.drain)
+            else:
+                await self._serve(rooms)
             await self._drain(rooms)
 
     async def _unless_drained(self, start: Coroutine[Any, Any, Rooms]) -> Rooms | None:
@@ -145,13 +151,15 @@ class App:
             await asyncio.gather(starting, stopping, return_exceptions=True)
 
     async def _start(self, stack: AsyncExitStack) -> Rooms:
+        self._folder.make()
+        if self._options.once:
+            stack.callback(self._folder.only_once().drop)
         location = await stack.enter_async_context(locate(self.settings, self._report))
         return await self._build(stack, location)
 
     async def _build(self, stack: AsyncExitStack, location: Location) -> Rooms:
         """Each thing is taken down again by the line after the one that made it."""
         settings = self.settings
-        _make_state_dir(settings.daemon.state_dir)
         store = Store(settings.daemon.state_dir)
         store.open()
         await self._migrate(location)
@@ -222,10 +230,7 @@ class App:
         if self._service.needed:
             start(Poller("service status", self._service.poll, self.bus))
         start(rooms.promoter)
-        start(rooms.slot_watch)
         start(rooms.feed.poller)
-        start(rooms.ping)
-        start(rooms.autoscaler.poller)
         if "work" in duties:
             if not rooms.db.sessionless:
                 start(Poller("care", rooms.care.poll, self.bus))
@@ -233,21 +238,31 @@ class App:
             await rooms.loaders.start()
             stack.push_async_callback(rooms.loaders.close)
             stack.push_async_callback(self._hand_back, rooms)
-            start(rooms.rollups)
             for service in (rooms.worker.acker.poller, rooms.worker.reporter, rooms.worker.claimer.poller):
                 start(service)
             start(Poller("watchdog", rooms.watchdog.poll, self.bus))
-            start(rooms.watch.poller())
-        if "schedule" in duties:
-            start(rooms.scheduler)
+        if not self._options.once:
+            self._start_watches(rooms)
         if "serve" in duties:
             start(rooms.token_reader)
             self.admin = AdminServer(self._admin_state(rooms), self.settings.admin)
             start(Poller("denials", self.admin.write_denials, self.bus))
             rooms.admin_url = await self.admin.start()
             stack.push_async_callback(self._stop_admin)
-            self._write_port(self.admin.port)
+            self._folder.tell_port(self.admin.port)
             rooms.heartbeat.register_again()
+
+    def _start_watches(self, rooms: Rooms) -> None:
+        """What looks by itself for something to do, again and again."""
+        start = self._supervisor.start
+        start(rooms.slot_watch)
+        start(rooms.ping)
+        start(rooms.autoscaler.poller)
+        if "work" in self.settings.daemon.duties:
+            start(rooms.rollups)
+            start(rooms.watch.poller())
+        if "schedule" in self.settings.daemon.duties:
+            start(rooms.scheduler)
 
     def _tell_ready(self, rooms: Rooms) -> None:
         self._state = "running"
@@ -300,18 +315,7 @@ class App:
     async def _stop_admin(self) -> None:
         if self.admin is not None:
             await self.admin.stop()
-        with suppress(OSError):
-            # Another node on the same folder may have written its own since.
-            if self._port_file.read_text(encoding="ascii") == self._port:
-                self._port_file.unlink()
-
-    def _write_port(self, port: int) -> None:
-        self._port = f"{port}\n"
-        self._port_file.write_text(self._port, encoding="ascii")
-
-    @property
-    def _port_file(self) -> Path:
-        return self.settings.daemon.state_dir / "admin.port"
+        self._folder.forget_port()
 
     def _keep_postgres(self, location: Location) -> Callable[[], Awaitable[float]]:
         async def poll() -> float:
@@ -380,12 +384,3 @@ class App:
         if declared is None:
             raise NotFound(f'there is no workflow "{name}"{did_you_mean(name, self._in_force.workflows)}')
         return await start_run(conn, actor, declared)
-
-
-def _make_state_dir(folder: Path) -> None:
-    # Root's Postgres runs as another user, who must be able to pass through, not to look; what lies inside is closed by itself.
-    mode = 0o711 if os.geteuid() == 0 else 0o700
-    try:
-        folder.mkdir(mode=mode, parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refused(f"cannot make the state folder {folder}: {error.strerror}", hint="set [daemon] state_dir") from None

@@ -41,11 +41,13 @@ def add_to(app: typer.Typer) -> None:
             None, "--duties", metavar="LIST", help="What this node does: work,schedule,serve (default: all)."
         ),
         queues: str | None = typer.Option(None, "--queues", metavar="LIST", help="Queues this node works on (default: all)."),
+        once: bool = typer.Option(False, "--once", help="Do what is due now and leave, for hosts whose cron is the daemon."),
     ) -> int:
         """Run the daemon.
 
         SIGTERM and Ctrl-C let running jobs finish, a second one does not wait; SIGHUP reads the configuration again;
-        SIGUSR1 writes to the log what every thread and task is doing.
+        SIGUSR1 writes to the log what every thread and task is doing. With --once due slots are fired, sources looked at,
+        jobs run and rollups refreshed; then it ends. A second one at the same time exits with 75.
         """
         shell: Shell = ctx.obj
         # Until it is up it only builds what stays; thousands of schedules take a third longer with a collector that looks at them.
@@ -60,7 +62,9 @@ def add_to(app: typer.Typer) -> None:
             raise UsageError("--queues says which jobs this node runs, and with these --duties it runs none", hint="add work to --duties")
         for warning in warnings(settings, shell.environ):
             complain(f"warning: {warning}")
-        return shell.run(_run(shell, settings), settings.logs.level)
+        if once:
+            settings = _without_serving(settings)
+        return shell.run(_run(shell, settings, once=once), settings.logs.level)
 
 
 def _given(options: Mapping[str, str | None]) -> dict[str, str]:
@@ -79,7 +83,17 @@ def _as_options(problem: str, given: Mapping[str, str]) -> str:
     return problem
 
 
-async def _run(shell: Shell, settings: Settings) -> int:
+def _without_serving(settings: Settings) -> Settings:
+    """The page would be gone before anybody has seen it."""
+    duties = [duty for duty in settings.daemon.duties if duty != "serve"]
+    if not duties:
+        raise UsageError(
+            "--once works and schedules, and with these duties it does neither", hint="add work or schedule to [daemon] duties"
+        )
+    return settings.model_copy(update={"daemon": settings.daemon.model_copy(update={"duties": duties})})
+
+
+async def _run(shell: Shell, settings: Settings, *, once: bool = False) -> int:
     """Run one node under this process's signals.
 
     Returns:
@@ -88,7 +102,13 @@ async def _run(shell: Shell, settings: Settings) -> int:
     bus, control, started = Bus(), Control(), asyncio.Event()
     bus.subscribe(LogListener())
     options = Options(
-        reload=shell.settings, folder=shell.folder, report=shell.report, on_ready=lambda _: _begin(started), notifier=take_from(os.environ)
+        # What runs once has read its configuration just now.
+        reload=None if once else shell.settings,
+        folder=shell.folder,
+        report=shell.report,
+        on_ready=lambda _: _begin(started),
+        notifier=take_from(os.environ),
+        once=once,
     )
     loop = asyncio.get_running_loop()
     told = Told(control, loop)

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import Gauge as PlainGauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from ingestd import logging
 from ingestd.events import (
     Bus,
+    ConfigurationApplied,
+    ConfigurationRefused,
     DatabaseLost,
     Downtime,
     Event,
@@ -171,6 +174,9 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"ingestd_{name}", text, labels, registry=self.registry)
 
+    def _gauge(self, name: str, text: str) -> PlainGauge:
+        return PlainGauge(f"ingestd_{name}", text, registry=self.registry)
+
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(f"ingestd_{name}", text, labels, registry=self.registry, buckets=_SECONDS)
 
@@ -206,7 +212,21 @@ class Metrics:
         stuck = self._counter("jobs_stuck", "Jobs that were stopped because they showed no progress.", "kind")
         blocked = self._histogram("loop_blocked_seconds", "Times the main loop did not answer, and for how long.")
         lost = self._counter("database_lost", "Times the database went away.")
+        reloads = self._counter("config_reloads", "Times the configuration was read again, by how that ended.", "result")
+        in_force = self._gauge("config_last_reload_successful", "1 if the configuration read last is in force, 0 if it was refused.")
+        in_force.set(1)
+        since = self._gauge("config_last_reload_success_timestamp_seconds", "When a configuration was put in force last.")
+        since.set_to_current_time()
         cap = self._capped
+
+        def configuration_applied(_: ConfigurationApplied) -> None:
+            reloads.labels("applied").inc()
+            in_force.set(1)
+            since.set_to_current_time()
+
+        def configuration_refused(_: ConfigurationRefused) -> None:
+            reloads.labels("refused").inc()
+            in_force.set(0)
 
         def job_finished(event: JobFinished) -> None:
             kind = cap("kind", event.kind)
@@ -246,6 +266,8 @@ class Metrics:
             JobsRescued: lambda event: rescued.inc(event.count),
             JobSlow: lambda event: slow.labels(cap("kind", event.kind)).inc(),
             JobStuck: lambda event: stuck.labels(cap("kind", event.kind)).inc(),
+            ConfigurationApplied: configuration_applied,
+            ConfigurationRefused: configuration_refused,
             LoopFreed: lambda event: blocked.observe(event.seconds),
             FileArrived: file_arrived,
             LoadFinished: load_finished,

@@ -21,10 +21,12 @@ class Upkeep:
 
     Args:
         db: its service connections are used.
+        quiet: a rollup whose source has not changed for so long is refreshed.
     """
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, quiet: timedelta = QUIET) -> None:
         self._db = db
+        self._quiet = quiet
 
     async def poll(self) -> float:
         """Do one pass.
@@ -35,7 +37,7 @@ class Upkeep:
         async with self._db.services() as conn:
             await tend(conn)
             moved = await dirty.any_raw(conn) and await dirty.normalise(conn)
-            names = await dirty.due(conn, QUIET)
+            names = await dirty.due(conn, self._quiet)
             if names:
                 # One open refresh a rollup: the unique key returns it instead of making another.
                 await enqueue(conn, [refresh_job(name, triggered_by="change") for name in names])

@@ -113,6 +113,13 @@ class Claimant:
     store: UUID
 
 
+ANYTHING_TO_DO = """
+select exists (select from ingestd.queue q join ingestd.job j on j.queue_id = q.id
+               where q.name = any ($2::text[]) and q.paused_at is null and j.claim is null and j.parked = 0 and j.run_at <= now()
+                 and j.kind = any ($3::text[]) and (j.store is null or j.store = $4)) as due,
+       exists (select from ingestd.job where node = $1 and claim is not null) as held"""
+
+
 async def claim(
     conn: asyncpg.Connection, who: Claimant, queue_id: int, queue: str, limit: int, bounds: tuple[list[int], list[datetime], list[int]]
 ) -> list[Job]:
@@ -166,6 +173,14 @@ async def next_due_s(conn: asyncpg.Connection, queues: Sequence[int], kinds: Seq
     """Seconds until the next scheduled or retrying job of these queues; None if there is none."""
     seconds: float | None = await conn.fetchval(NEXT_DUE, list(queues), list(kinds), store)
     return seconds
+
+
+async def anything_to_do(
+    conn: asyncpg.Connection, node: UUID, queues: Sequence[str], kinds: Sequence[str], store: UUID
+) -> tuple[bool, bool]:
+    """Whether a node could take a job now, as far as its queues' limits allow, and whether it holds one."""
+    row = await conn.fetchrow(ANYTHING_TO_DO, node, list(queues), list(kinds), store)
+    return row["due"], row["held"]
 
 
 async def held(conn: asyncpg.Connection, node: UUID) -> list[asyncpg.Record]:
