@@ -134,6 +134,13 @@ async def test_of_many_triggers_at_once_under_skip_one_is_taken(dsn: str, conn: 
     assert await conn.fetchval("select count(*) from ingestd.job") == 1
 
 
+async def test_starts_by_hand_that_a_clock_set_back_has_put_ahead_limit_nobody(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"cron": "0 2 * * *", "overlap": "allow"}})
+    await conn.execute("update ingestd.schedule set triggers = array_fill(now() + interval '1 day', array[10])")
+    await trigger(conn, OPERATOR, "one")
+    assert await conn.fetchval("select cardinality(triggers) from ingestd.schedule") == 1
+
+
 async def test_many_hands_at_once_share_one_limit_and_no_slot(dsn: str, conn: asyncpg.Connection) -> None:
     await declare(conn, {"one": {"cron": "0 2 * * *", "overlap": "allow"}})
 

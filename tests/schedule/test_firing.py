@@ -296,17 +296,21 @@ async def test_slots_of_this_moment_do_not_wait_behind_a_long_gap(conn: asyncpg.
 # --- trouble, telling
 
 
-async def test_a_rule_that_cannot_be_computed_is_put_off_and_holds_up_nobody(conn: asyncpg.Connection) -> None:
+@pytest.mark.parametrize(
+    ("broken", "mended"),
+    [("timezone = 'Mars/Olympus'", "timezone = 'UTC'"), ("""after = '[{"name": 3}]'""", "after = '[]'")],
+)
+async def test_a_rule_that_cannot_be_computed_is_put_off_and_holds_up_nobody(conn: asyncpg.Connection, broken: str, mended: str) -> None:
     await declare(conn, {"broken": {"every": "1m"}, "sound": {"every": "1m"}})
     await backdate(conn, MINUTE)
-    await conn.execute("update ingestd.schedule set timezone = 'Mars/Olympus' where name = 'broken'")
+    await conn.execute(f"update ingestd.schedule set {broken} where name = 'broken'")
     done = await Firer().fire(conn)
     assert [slot.schedule for slot in done.recorded] == ["sound"]
     assert done.problems[0][0] == "broken"
     assert await conn.fetchval("select problem from ingestd.schedule where name = 'broken'")
     assert await conn.fetchval("select next_due_at > now() from ingestd.schedule where name = 'broken'")
     # healed, it finds the slot that it owed
-    await conn.execute("update ingestd.schedule set timezone = 'UTC', next_due_at = now() where name = 'broken'")
+    await conn.execute(f"update ingestd.schedule set {mended}, next_due_at = now() where name = 'broken'")
     assert [slot.schedule for slot in (await Firer().fire(conn)).recorded] == ["broken"]
     assert await conn.fetchval("select problem from ingestd.schedule where name = 'broken'") is None
 

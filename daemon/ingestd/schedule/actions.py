@@ -44,7 +44,7 @@ async def trigger(conn: asyncpg.Connection, actor: Actor, name: str, reason: str
         schedule = await _hold(conn, name)
         await _check_free(conn, schedule)
         moment = await store.moment(conn)
-        lately = [at for at in schedule["triggers"] if at > moment - TRIGGERS_WITHIN]
+        lately = [at for at in schedule["triggers"] if moment - TRIGGERS_WITHIN < at <= moment]
         _check_rate(name, lately, moment)
         (job_id,) = await enqueue(conn, [_job(actor, schedule, moment, reason)])
         told = f"started by {actor.name}" + (f": {reason}" if reason else "")

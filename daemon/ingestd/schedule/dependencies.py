@@ -61,10 +61,17 @@ class Verdict(NamedTuple):
 
 
 def read_dependencies(stored: Sequence[Any]) -> tuple[Dependency, ...]:
-    """Dependencies as the database keeps them."""
-    return tuple(
-        Dependency(one["type"], one["name"], timedelta(seconds=one["ok_within_s"]), one.get("on_failure", "skip")) for one in stored
-    )
+    """Dependencies as the database keeps them.
+
+    Raises:
+        ValueError: somebody has written there what are none.
+    """
+    try:
+        return tuple(
+            Dependency(one["type"], one["name"], timedelta(seconds=one["ok_within_s"]), one.get("on_failure", "skip")) for one in stored
+        )
+    except (TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise ValueError(f"its dependencies cannot be read: {type(error).__name__}: {error}") from None
 
 
 def questions(dependencies: Sequence[Dependency], due_at: datetime) -> set[Question]:

@@ -113,13 +113,13 @@ class Firer:
             if looked_at >= SLOTS_A_PASS:
                 break
             try:
-                made = self._plan(row)
+                made, dependencies = self._plan(row), read_dependencies(row["after"])
             except ValueError as error:
                 problems.append((row["name"], str(error)))
                 await store.put_off(conn, row["name"], row["turn"], str(error), PUT_OFF)
                 continue
             looked_at += made.looked_at
-            planned.append(_Planned(row["name"], row["turn"], made, row["jitter"], read_dependencies(row["after"])))
+            planned.append(_Planned(row["name"], row["turn"], made, row["jitter"], dependencies))
         if written_off is not None:
             planned = [one.decide(_miss(one.plan, written_off)) for one in planned]
             recorded = await self._fire(conn, planned)
