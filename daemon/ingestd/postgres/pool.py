@@ -198,9 +198,12 @@ class Database:
                 raise ConnectionLost(f"Postgres went away: {reason(error)}") from error
             raise
         finally:
-            lent.discard(conn)
-            with suppress(*OUTAGE):  # a connection that cannot be returned is closed instead
-                await pool.release(conn, timeout=RELEASE_TIMEOUT_S)
+            try:
+                with suppress(*OUTAGE):  # a connection that cannot be returned is closed instead
+                    await pool.release(conn, timeout=RELEASE_TIMEOUT_S)
+            finally:
+                # Only now: a line that falls silent while its session is reset is cut off by `renew` too.
+                lent.discard(conn)
 
     async def renew(self) -> None:
         """Trust no connection from before an outage: some may be open on this side only, and never answer.
@@ -212,7 +215,8 @@ class Database:
             await pool.expire_connections()
             if name != "handlers":
                 for conn in tuple(self._lent[name]):
-                    conn.terminate()
+                    with suppress(asyncpg.InterfaceError):  # it has just been returned
+                        conn.terminate()
 
     def core(self) -> Any:
         """Lend a connection for claim or ack: `async with db.core() as conn`."""
