@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import asyncpg
@@ -19,7 +18,6 @@ from tests.support import eventually
 from tests.work.conftest import handler, working
 
 HANDLERS = 'handlers = ["tests.daemon.jobs"]'
-RED_S = 6.5
 GREEN_S = 10.0
 ROWS = 20_000
 TABLE = "create table public.readings (meter_id int, reading bigint, value numeric, note text, primary key (meter_id, reading))"
@@ -57,25 +55,6 @@ async def turns(daemon: Daemon) -> None:
     await eventually(healthy, timeout_s=GREEN_S)
 
 
-async def red_and_alive(daemon: Daemon) -> None:
-    """Until it is not ready, which must be soon; alive all the time."""
-    began = time.monotonic()
-
-    async def red() -> bool:
-        assert await daemon.status("/health/live") == 200
-        return await daemon.status("/health/ready") == 503
-
-    await eventually(red, timeout_s=RED_S)
-    assert time.monotonic() - began < RED_S
-
-
-async def green(daemon: Daemon) -> None:
-    async def ready() -> bool:
-        return await daemon.status("/health/ready") == 200
-
-    await eventually(ready, timeout_s=GREEN_S)
-
-
 async def test_every_session_ended_again_and_again_loses_doubles_and_spends_nothing(site: Site, conn: asyncpg.Connection) -> None:
     site.configure(readings.IMPORT, daemon=HANDLERS)
     await conn.execute(TABLE)
@@ -93,38 +72,6 @@ async def test_every_session_ended_again_and_again_loses_doubles_and_spends_noth
     await readings.all_loaded(site, "some.csv")
     assert await conn.fetchval("select count(*) from public.readings") == ROWS
     assert [dict(row) for row in await conn.fetch(SPENT)] == []
-    await turns(daemon)
-    assert await daemon.stop() == 0
-
-
-async def test_without_postgres_it_is_alive_and_not_ready_and_comes_back_by_itself(
-    remote: Site, proxy: Proxy, conn: asyncpg.Connection
-) -> None:
-    daemon = await remote.start()
-    proxy.refuse()
-    ids = await accept(conn, 50)
-    await red_and_alive(daemon)
-    status, report = await daemon.get("/health")
-    assert (status, report["status"]) == (503, "critical")
-    status, problem = await daemon.get("/api/v1/jobs")
-    assert (status, problem["type"]) == (503, "urn:ingestd:problem:database-unreachable")
-    assert (await ledger.judge(conn, ids)).open == ids
-    proxy.flow()
-    await green(daemon)
-    await all_ended_once(conn, ids)
-    await turns(daemon)
-    assert daemon.events("DatabaseLost")
-    assert daemon.events("DatabaseBack")
-    assert await daemon.stop() == 0
-
-
-async def test_lines_that_are_open_and_silent_for_ever_are_given_up(remote: Site, proxy: Proxy, conn: asyncpg.Connection) -> None:
-    daemon = await remote.start()
-    proxy.strand()
-    ids = await accept(conn, 50)
-    await eventually(lambda: daemon.events("DatabaseLost"), timeout_s=RED_S + 3)
-    await all_ended_once(conn, ids)
-    await green(daemon)
     await turns(daemon)
     assert await daemon.stop() == 0
 
