@@ -99,7 +99,7 @@ async def test_children_do_not_inherit_the_manager(site: Site) -> None:
         assert await daemon.stop() == 0
 
 
-async def test_usr1_tells_what_blocks_the_loop_and_what_waits_where(site: Site) -> None:
+async def test_usr1_tells_what_blocks_the_loop_and_what_waits_where_and_abrt_ends_it_with_the_stacks_of_all_threads(site: Site) -> None:
     site.module("mine", BLOCKING)
     site.configure(daemon='handlers = ["mine"]')
     daemon = await site.start()
@@ -114,4 +114,9 @@ async def test_usr1_tells_what_blocks_the_loop_and_what_waits_where(site: Site) 
     await eventually(lambda: any("heartbeat" in title for title in stacks()))
     assert "time.sleep(seconds)" in next(stack for title, stack in stacks().items() if title.startswith("thread: MainThread"))
     await eventually(lambda: any("task" in title and "slot" in title for title in stacks()))
-    assert await daemon.stop() == 0
+
+    # How a watchdog ends it: what every thread was at is said by the interpreter itself.
+    daemon.signal(signal.SIGABRT)
+    assert await daemon.ended() == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in daemon.log()
+    assert "heartbeat.py" in daemon.log().partition("Fatal Python error")[2]
