@@ -13,7 +13,7 @@ from rich.text import Text
 from ingestd.cli.shell import printable
 from ingestd.settings import format_duration
 
-_IDS = frozenset({"id", "job_id", "parent_id", "workflow_run", "run", "load_id", "duplicate_of", "blocked_by", "job_parent"})
+_IDS = frozenset({"id", "job_id", "parent_id", "workflow_run", "run", "load_id", "duplicate_of", "blocked_by", "job_parent", "last_load"})
 _ROWS = frozenset({"sample", "items", "children", "steps", "last_run", "last_slot"})
 _STYLES = {
     "succeeded": "green",

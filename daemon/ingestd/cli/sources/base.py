@@ -21,7 +21,7 @@ _ROWS = frozenset(
 )
 # So many are more than there are of what is declared.
 ALL = 1_000_000
-_MOMENTS = frozenset({"at", "first_seen", "last_seen", "last_refresh"})
+_MOMENTS = frozenset({"at", "minute", "from", "to", "first_seen", "last_seen", "last_refresh"})
 
 
 class Near:
@@ -84,7 +84,7 @@ def rows(document: Any) -> Any:
     if not isinstance(document, Mapping):
         return document
     return {
-        key: _moment(value) if key.endswith("_at") or key in _MOMENTS else rows(value) if key in _ROWS else value
+        key: _moment(value) if key.endswith(("_at", "_until")) or key in _MOMENTS else rows(value) if key in _ROWS else value
         for key, value in document.items()
     }
 
