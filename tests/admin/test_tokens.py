@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncpg
 
+from ingestd.access.scopes import AREAS, area_of
+from ingestd.admin.server import build
+from ingestd.admin.settings import AdminSettings
 from tests.admin.conftest import Site
 from tests.tokens import bearer, make_token, tokens_of_each_role
 
@@ -26,3 +29,9 @@ async def test_once_a_token_is_defined_acting_takes_one(site: Site, conn: asyncp
     await site.state.tokens.refresh()
     await site.post("/api/v1/jobs", 401, json=JOB)
     await site.get("/api/v1/jobs")
+
+
+def test_every_area_can_be_a_scope_and_every_scope_is_an_area(site: Site) -> None:
+    _, metrics, routes = build(site.state, AdminSettings(), 1)
+    metrics.close()
+    assert {area_of(route.path) for route in routes if route.permission != "public"} == set(AREAS)

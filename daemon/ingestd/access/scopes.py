@@ -9,8 +9,8 @@ from ingestd.errors import InvalidInput
 from ingestd.settings import did_you_mean
 
 AREAS = (
-    "api", "audit", "bulk", "events", "health", "imports", "jobs", "kinds", "loads", "metrics", "nodes", "pages", "queues", "rollups",
-    "schedules", "stats", "tokens", "workflows",
+    "api", "audit", "bulk", "downtimes", "events", "health", "imports", "jobs", "kinds", "loads", "metrics", "nodes", "pages", "queues",
+    "rollups", "schedules", "stats", "tokens", "workflows",
 )  # fmt: skip
 
 

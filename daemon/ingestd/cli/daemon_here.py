@@ -38,6 +38,8 @@ async def ask_daemon(shell: Shell) -> AsyncIterator[Api]:
 
 def _address(settings: Settings) -> Address:
     admin = settings.admin
+    if admin.socket is not None and admin.socket.is_socket():
+        return Address("http://localhost", str(admin.socket))  # the kernel says who asks there: it takes no token
     port = _port(settings)
     if not port:
         raise DaemonUnreachable(f"no daemon is running with the state folder {settings.daemon.state_dir}")
