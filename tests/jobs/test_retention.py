@@ -62,7 +62,9 @@ insert into ingestd.node (id, store, name, host, pid, version, state, duties, lo
 select gen_random_uuid(), gen_random_uuid(), 'n', 'h', 1, '1', 'stopped', '{}', 1, now() - make_interval(days => d)
 from generate_series(1, 20) d;
 insert into ingestd.downtime (began_at, ended_at)
-select now() - make_interval(days => d * 10, hours => 1), now() - make_interval(days => d * 10) from generate_series(0, 40) d"""
+select now() - make_interval(days => d * 10, hours => 1), now() - make_interval(days => d * 10) from generate_series(0, 40) d;
+insert into ingestd.idempotency (principal, key, fingerprint, created_at)
+select 'p', d::text, '', now() - make_interval(hours => d) from generate_series(0, 40) d"""
 ROWS = {
     "finished jobs": "select count(*) from ingestd.history_ok",
     "failed jobs": "select count(*) from ingestd.history_bad",
@@ -73,6 +75,8 @@ ROWS = {
     "ended nodes": "select count(*) from ingestd.node",
     "schedule slots": "select count(*) from ingestd.slot",
     "downtimes": "select count(*) from ingestd.downtime",
+    "revoked and expired tokens": "select count(*) from ingestd.token",
+    "answers kept for repeated requests": "select count(*) from ingestd.idempotency",
 }
 
 

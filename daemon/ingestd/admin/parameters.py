@@ -11,6 +11,8 @@ MAX_DAYS = 366
 MAX_COUNT = 1000
 
 MOMENT: Mapping[str, Any] = {"type": "string", "examples": ["2027-01-31T06:00:00Z"]}
+# An empty one is one not given: the page's form sends all of its fields.
+ID_OR_NONE: Mapping[str, Any] = {"type": "string", "pattern": "^([0-9]{1,19})?$"}
 TEXT: Mapping[str, Any] = {"type": "string"}
 
 
@@ -49,8 +51,8 @@ QUERY: Mapping[str, Parameter] = {
     "workflow": Parameter("Only what belongs to this workflow."),
     "error_class": Parameter("Only jobs whose last error is of this class."),
     "error_group": Parameter("Only jobs whose last error reads like this one, by the mark that `jobs/dead` tells."),
-    "run": Parameter("Only jobs of this workflow run.", PATH["id"].schema),
-    "parent": Parameter("Only jobs that this job brought about.", PATH["id"].schema),
+    "run": Parameter("Only jobs of this workflow run.", ID_OR_NONE),
+    "parent": Parameter("Only jobs that this job brought about.", ID_OR_NONE),
     "from": Parameter("Only what was created at this moment or later.", MOMENT),
     "to": Parameter("Only what was created before this moment.", MOMENT),
     "finished_from": Parameter("Only what ended at this moment or later.", MOMENT),

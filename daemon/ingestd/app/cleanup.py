@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 
 from ingestd.access import facts as access_facts
+from ingestd.admin import facts as admin_facts
 from ingestd.errors import AlreadyRunning
 from ingestd.facts import Clear, Cleared, Keep
 from ingestd.jobs import facts as job_facts
@@ -25,7 +26,7 @@ NEEDS_DIRECT_URL = "a pooler stands before this database, and partitions are det
 
 def rooms() -> list[Clear]:
     """What every room forgets."""
-    offered = [facts.facts().clear for facts in (job_facts, schedule_facts, work_facts, access_facts)]
+    offered = [facts.facts().clear for facts in (job_facts, schedule_facts, work_facts, access_facts, admin_facts)]
     return [clear for clear in offered if clear is not None]
 
 

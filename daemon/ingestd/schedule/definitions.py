@@ -61,7 +61,7 @@ class Definitions:
             await store.lock(conn)
             old = await store.hold(conn, name)
             if old is not None and old["removed_at"] is None:
-                raise Conflict(f'there is a schedule "{name}" already', hint=f"it {_how_to_change(old)}")
+                raise Conflict(f'there is a schedule "{name}" already', current_state="declared", hint=f"it {_how_to_change(old)}")
             await self._write(conn, name, settings, old)
             if settings.enabled and await store.is_over(conn, name):
                 raise InvalidInput(f"[schedules.{name}]: it has no slot to come: its time is over")

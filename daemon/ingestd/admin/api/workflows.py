@@ -68,9 +68,10 @@ async def show(call: Call) -> web.Response:
 
 async def runs(call: Call) -> web.Response:
     """Runs of all workflows, newest first."""
+    limit, cursors = call.limit(20), await call.cursors()
     async with call.reading() as conn:
-        found = await workflow_runs(conn, call.query.get("workflow"), limit=call.limit(20))
-    return answer({"items": [shape(run) for run in found], "next_cursor": None})
+        found = await workflow_runs(conn, call.query.get("workflow"), limit=limit + 1, before_id=cursors.read_id())
+    return answer(cursors.page(found, limit, shape))
 
 
 async def run(call: Call) -> web.Response:
@@ -145,7 +146,7 @@ def routes() -> list[Route]:
             "read",
             runs,
             "Workflow runs, newest first",
-            ("workflow", "limit"),
+            ("workflow", "limit", "cursor"),
             answers={200: Page[WorkflowRun]},
         ),
         Route("GET", "/api/v1/workflows/runs/{id}", "read", run, "One run with its steps", answers={200: WorkflowRun}),

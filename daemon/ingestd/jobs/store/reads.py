@@ -63,7 +63,8 @@ group by 1, 2 order by last_seen desc, error_group limit {{limit}}"""
 
 WORKFLOW_RUNS = """
 select r.id, r.workflow, r.state, r.triggered_by, r.created_at, r.finished_at, r.correlation_id
-from ingestd.workflow_run r where ($1::text is null or r.workflow = $1) and ($2::bigint is null or r.id = $2)
+from ingestd.workflow_run r
+where ($1::text is null or r.workflow = $1) and ($2::bigint is null or r.id = $2) and ($4::bigint is null or r.id < $4)
 order by r.id desc limit $3"""
 WORKFLOW_STEPS = f"""
 select s.run, s.step, s.after, s.on_failure, s.require, s.compensates, s.state, s.partial, s.job_id, s.reason, s.result, s.finished_at,
@@ -135,10 +136,14 @@ async def dead_groups(conn: asyncpg.Connection, which: JobFilter | None = None, 
 
 
 async def workflow_runs(
-    conn: asyncpg.Connection, workflow: str | None = None, run: int | None = None, limit: int = 20
+    conn: asyncpg.Connection, workflow: str | None = None, run: int | None = None, limit: int = 20, before_id: int | None = None
 ) -> list[dict[str, Any]]:
-    """Workflow runs, newest first, each with its steps in order, and with what was to be taken back and is not."""
-    runs = [dict(row) | {"steps": [], "not_undone": []} for row in await conn.fetch(WORKFLOW_RUNS, workflow, run, limit)]
+    """Workflow runs, newest first, each with its steps in order, and with what was to be taken back and is not.
+
+    Args:
+        before_id: only runs older than that one.
+    """
+    runs = [dict(row) | {"steps": [], "not_undone": []} for row in await conn.fetch(WORKFLOW_RUNS, workflow, run, limit, before_id)]
     by_id = {found["id"]: found for found in runs}
     for row in await conn.fetch(WORKFLOW_STEPS, list(by_id)):
         found = by_id[row["run"]]
