@@ -13,7 +13,7 @@ from ingestd import __version__
 from ingestd.cli.entry import COMMANDS, build
 from tests.cli.kit import Cli
 
-GROUPS = ("jobs", "imports", "loads", "rollups", "schedules", "workflows")
+GROUPS = ("jobs", "imports", "loads", "rollups", "schedules", "workflows", "token")
 
 
 @pytest.mark.parametrize("words", [[], ["-v"], ["--json"], *[[group] for group in GROUPS]])
