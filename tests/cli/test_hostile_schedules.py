@@ -26,7 +26,7 @@ def test_a_hostile_expression_in_the_file_is_one_line(bare: Cli, command: tuple[
     assert ran.code == 78
     (line,) = [line for line in (ran.out + ran.err).splitlines() if "schedules.odd" in line]
     assert '"cron"' in line
-    assert len(line) < 500
+    assert len(line) < 700
     assert took < 3
 
 
@@ -39,7 +39,7 @@ def test_so_is_a_hostile_time_zone(bare: Cli, zone: str) -> None:
     assert ran.code == 78
     (line,) = [line for line in (ran.out + ran.err).splitlines() if "schedules.odd" in line]
     assert "is not a time zone" in line
-    assert len(line) < 500
+    assert len(line) < 700
 
 
 @pytest.mark.parametrize("start", ["9" * 100_000, "9999-12-31T23:59:59", "0001-01-01T00:00:00", "٢٠٢٧-01-01", "2027-01-01T00:00:00+99:99"])

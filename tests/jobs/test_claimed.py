@@ -51,7 +51,7 @@ async def test_plain_successes_are_moved_to_history_only_under_their_claim(conn:
     rows = {row["id"]: row for row in await conn.fetch("select * from ingestd.history")}
     assert {number: row["duration_ms"] for number, row in rows.items()} == {jobs[0].id: 5, jobs[1].id: 70}
     assert {row["state"] for row in rows.values()} == {"succeeded"}
-    assert abs(rows[jobs[0].id]["started_at"].timestamp() - began) < 0.001
+    assert abs(rows[jobs[0].id]["started_at"].timestamp() - began) < 1
 
 
 async def test_plain_successes_of_nobody_change_nothing(conn: asyncpg.Connection) -> None:

@@ -87,7 +87,7 @@ def test_an_open_slot_is_looked_at_again_soon_and_no_later_than_at_its_next_dead
     assert finding.check_at is not None
     assert now < finding.check_at <= now + LOOK_LAST + TICK
     assert finding.check_at <= now + max(LOOK_FIRST, age / 10) + TICK
-    ahead = [slot.finish_by] + ([] if runs else [slot.start_by])
+    ahead = [slot.finish_by] + ([] if runs else [slot.start_deadline])
     if runs and slot.target_runtime is not None:
         ahead.append(slot.fired_at + slot.target_runtime)
     for deadline in ahead:

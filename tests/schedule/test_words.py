@@ -80,7 +80,7 @@ def test_what_reads_alike_has_the_same_slots() -> None:
     rng = random.Random(4)
     first: dict[str, tuple[str, list[str]]] = {}
     told = 0
-    while told < 3000:
+    while told < 800:
         day, weekday = _field(rng, 1, 31, ("L", "LW")), _field(rng, 0, 7, ("5L", "1#2", "0#2", "6#5"))
         day, weekday = rng.choice(((day, "*"), ("*", weekday), (day, weekday), ("*", "*")))
         written = " ".join((_field(rng, 0, 59), _field(rng, 0, 23), day, rng.choice(("*", "*", _field(rng, 1, 12))), weekday))
@@ -96,7 +96,7 @@ def test_what_reads_alike_has_the_same_slots() -> None:
         meaning = [str(sorted(fields.minutes)), str(sorted(fields.hours)), *days]
         other, known = first.setdefault(words, (expression, meaning))
         assert known == meaning, f"{other} and {expression} both read: {words}"
-    assert len(first) > 1500
+    assert len(first) > 400
 
 
 def _days_alone(expression: str) -> str:
