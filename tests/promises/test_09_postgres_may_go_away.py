@@ -43,7 +43,7 @@ async def all_ended_once(conn: asyncpg.Connection, ids: list[int], timeout_s: fl
     await eventually(even, timeout_s=timeout_s)
 
 
-async def turns(daemon: Daemon) -> None:
+async def turns(daemon: Daemon, timeout_s: float = GREEN_S) -> None:
     """Until every loop turns again and every check is content."""
 
     async def healthy() -> bool:
@@ -52,7 +52,7 @@ async def turns(daemon: Daemon) -> None:
         assert not bad, bad
         return True
 
-    await eventually(healthy, timeout_s=GREEN_S)
+    await eventually(healthy, timeout_s=timeout_s)
 
 
 async def test_every_session_ended_again_and_again_loses_doubles_and_spends_nothing(site: Site, conn: asyncpg.Connection) -> None:

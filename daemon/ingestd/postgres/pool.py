@@ -24,6 +24,9 @@ STATEMENT_TIMEOUT_S = 60.0
 RELEASE_TIMEOUT_S = 10.0
 # Behind a pooler each transaction may meet another server process: a statement prepared in one is unknown in the next.
 POOLED: dict[str, Any] = {"statement_cache_size": 0}
+# Transactions of loops and pages are short. One whose line has fallen silent would keep its locks for hours otherwise, for the server
+# does not know that nobody is there any more; and others of ours wait for them.
+OURS = {"idle_in_transaction_session_timeout": "15s"}
 # What a connection that is gone, going or not there yet raises; OSError covers refused and reset ones.
 OUTAGE: tuple[type[BaseException], ...] = (
     OSError,
@@ -162,7 +165,11 @@ class Database:
                 timeout=CONNECT_TIMEOUT_S,
                 command_timeout=None if name == "handlers" else STATEMENT_TIMEOUT_S,
                 max_inactive_connection_lifetime=min(self._max_lifetime_s, 300.0),
-                server_settings={"application_name": f"{self.application_name}:{name}", "timezone": "UTC"},
+                server_settings={
+                    "application_name": f"{self.application_name}:{name}",
+                    "timezone": "UTC",
+                    **({} if name == "handlers" or self.pooled else OURS),
+                },
                 init=_prepare,
                 # What a session was left with concerns whoever gets it next; behind a pooler that is not up to us, and core runs only
                 # our own statements, to which two more round trips a batch would be a fifth of the time.
