@@ -78,5 +78,5 @@ async def test_the_page_tells_of_every_operation_without_a_script_from_elsewhere
     for path, methods in (await document(site))["paths"].items():
         for method in methods:
             assert f"{method.upper()} {path}" in text
-    assert "<script src=\"http" not in text
+    assert '<script src="http' not in text
     assert text.count("</section>") > 10
