@@ -226,7 +226,7 @@ def test_the_socket_of_a_daemon_and_any_request(pair: Pair) -> None:
     found = json.loads(pair.there("api", "get", "jobs?limit=1&state=failed").out)
     assert len(found["items"]) == 1
     assert json.loads(pair.there("api", "POST", "queues/default/pause").out)["paused"] is True
-    assert "ingestd_" in pair.there("api", "GET", "/metrics").out
+    assert "ingestd_" in pair.there("api", "GET", "metrics").out
     wrong = pair.there("api", "GET", "jobs?stat=failed")
     assert (wrong.code, wrong.out, 'did you mean "state"' in wrong.problem) == (64, "", True)
     assert pair.there("api", "GET", "jobs/999", "--json").json["status"] == 404

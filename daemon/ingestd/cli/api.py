@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -97,22 +98,22 @@ class Api:
                 return items[:limit], cursor is not None or len(items) > limit
 
     @asynccontextmanager
-    async def open(self, method: str, path: str, body: bytes | None = None, key: str = "") -> AsyncIterator[aiohttp.ClientResponse]:
+    async def open(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
         """Any request, its answer whatever it is.
 
         Args:
             path: with its query, encoded as it is to be sent.
-            key: an Idempotency-Key; empty: none.
+            body: JSON; None: nothing.
 
         Raises:
             DaemonUnreachable: nobody answers.
         """
-        headers = ({"Content-Type": "application/json"} if body is not None else {}) | ({"Idempotency-Key": key} if key else {})
+        given = {**({"Content-Type": "application/json"} if body is not None else {}), **headers}
         # An answer may go on for as long as anybody listens.
         endless = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=None)
         try:
             url = URL(self.address.base + path, encoded=True)
-            async with self._http.request(method, url, data=body, headers=headers, timeout=endless, allow_redirects=False) as answer:
+            async with self._http.request(method, url, data=body, headers=given, timeout=endless, allow_redirects=False) as answer:
                 yield answer
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise self._silence(error) from None
@@ -158,7 +159,7 @@ class Api:
         if isinstance(error, TimeoutError):
             return DaemonUnreachable(f"no daemon answers at {self.address} in time")
         if isinstance(error, aiohttp.ClientConnectorError):
-            return DaemonUnreachable(f"no daemon answers at {self.address}: {error.os_error.strerror or error.os_error}")
+            return DaemonUnreachable(f"no daemon answers at {self.address}: {_reason(error.os_error)}")
         return DaemonUnreachable(f"the connection to {self.address} broke: {str(error) or type(error).__name__}")
 
 
@@ -185,6 +186,11 @@ async def connect_api(
     timeout = aiohttp.ClientTimeout(total=ANSWER_S, sock_connect=CONNECT_S)
     async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as http:
         yield Api(http, address)
+
+
+def _reason(error: OSError) -> str:
+    # asyncio words a refused connection in its own way
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
 
 
 def _trusting(certificate: Path) -> ssl.SSLContext:

@@ -31,14 +31,15 @@ def add_to(app: typer.Typer) -> None:
         method: str = typer.Argument(..., metavar="METHOD", help=", ".join(METHODS) + "."),
         path: str = typer.Argument(..., metavar="PATH", help="Such as jobs?state=failed, short for /api/v1/jobs?state=failed."),
         data: str = typer.Option("", "--data", "-d", metavar="JSON", help="Body: a JSON object, @FILE, or @- for stdin."),
+        follow: bool = typer.Option(False, "--follow", "-f", help="Of events: go on telling them as they happen."),
         idempotency_key: str = typer.Option("", "--idempotency-key", metavar="KEY", help="What is sent again with it is done once."),
     ) -> None:
         """Ask the API of a daemon, this machine's or that of --url.
 
-        Prints what it answers, events as they come. An error goes to stderr, with the exit code that a command would have.
+        Prints what it answers. An error goes to stderr, with the exit code that a command would have.
         """
         shell: Shell = ctx.obj
-        shell.run(_call(shell, _method(method), _path(path), _body(data) if data else None, idempotency_key))
+        shell.run(_call(shell, _method(method), _path(path), _body(data) if data else None, _headers(follow, idempotency_key)))
 
 
 def _method(text: str) -> str:
@@ -51,7 +52,8 @@ def _method(text: str) -> str:
 def _path(text: str) -> str:
     if any(character.isspace() or not character.isprintable() for character in text) or "#" in text or "://" in text:
         raise InvalidInput(f'PATH: "{text}" is not a path such as jobs?state=failed; encode what is not plain', pointer="PATH")
-    return text if text.startswith(_ROOTS) else f"/api/v1/{text.removeprefix('/')}"
+    path = f"/{text.removeprefix('/')}"
+    return path if path.startswith(_ROOTS) else f"/api/v1{path}"
 
 
 def _body(text: str) -> bytes:
@@ -74,8 +76,12 @@ def _body(text: str) -> bytes:
     return raw
 
 
-async def _call(shell: Shell, method: str, path: str, body: bytes | None, key: str) -> None:
-    async with ask_daemon(shell) as api, api.open(method, path, body, key) as answer:
+def _headers(follow: bool, key: str) -> dict[str, str]:
+    return ({"Accept": "text/event-stream"} if follow else {}) | ({"Idempotency-Key": key} if key else {})
+
+
+async def _call(shell: Shell, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> None:
+    async with ask_daemon(shell) as api, api.open(method, path, body, headers) as answer:
         if answer.status < 400 and "json" not in answer.content_type:
             await _pass_on(answer)
             return
