@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -16,11 +17,13 @@ from ingestd.app.app import App, Options
 from ingestd.app.control import Control
 from ingestd.app.settings import DaemonSettings, DatabaseSettings, Settings
 from ingestd.errors import IngestdError
-from ingestd.events import Bus, Event, LoopFailed
+from ingestd.events import Bus, Event, LoopFailed, NodeStarted
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
 from ingestd.jobs.registry import HandlerSpec
+from ingestd.postgres import listen
 from ingestd.work.context import Context
+from tests.support import eventually
 
 
 async def rest(_ctx: Context) -> None:
@@ -35,24 +38,48 @@ def taken_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-async def test_a_start_refused_its_port_ends_in_silence_and_keeps_no_job(
-    dsn: str, conn: asyncpg.Connection, taken_port: int, tmp_path: Path
-) -> None:
-    spec = HandlerSpec("rest", rest, queue="default")
-    settings = Settings(
-        daemon=DaemonSettings(state_dir=tmp_path), database=DatabaseSettings(url=SecretStr(dsn)), admin=AdminSettings(port=taken_port)
-    )
-    await enqueue(conn, [NewJob("rest")] * 3)
-    heard: list[Event] = []
+def node(dsn: str, folder: Path, port: int, heard: list[Event]) -> App:
+    daemon, admin = DaemonSettings(state_dir=folder), AdminSettings(port=port)
     bus = Bus()
     bus.subscribe(heard.append)
-    before = asyncio.all_tasks()
-    # Whether a loop is at its first pass just then is luck; three times it hardly fails.
-    for _ in range(3):
-        with pytest.raises(IngestdError, match="in use by another process"):
-            await App(settings, Control(), bus, Options(handlers=[spec])).run()
-        assert [event for event in heard if isinstance(event, LoopFailed)] == []
-        assert {task.get_name() for task in asyncio.all_tasks() - before} == set()
+    settings = Settings(daemon=daemon, database=DatabaseSettings(url=SecretStr(dsn)), admin=admin)
+    return App(settings, Control(), bus, Options(handlers=[HandlerSpec("rest", rest, queue="default")]))
+
+
+async def nothing_left(conn: asyncpg.Connection, heard: list[Event], before: set[asyncio.Task[Any]]) -> None:
+    assert [event for event in heard if isinstance(event, LoopFailed)] == []
+    assert {task.get_name() for task in asyncio.all_tasks() - before} == set()
     rows = await conn.fetch("select claim, attempt from ingestd.job where kind = 'rest'")
     assert [(row["claim"], row["attempt"]) for row in rows] == [(None, 0)] * 3
     assert await conn.fetchval("select count(*) from ingestd.node where state <> 'stopped'") == 0
+
+
+async def test_a_start_refused_its_port_ends_in_silence_and_keeps_no_job(
+    dsn: str, conn: asyncpg.Connection, taken_port: int, tmp_path: Path
+) -> None:
+    await enqueue(conn, [NewJob("rest")] * 3)
+    heard: list[Event] = []
+    before = asyncio.all_tasks()
+    with pytest.raises(IngestdError, match="in use by another process"):
+        await node(dsn, tmp_path, taken_port, heard).run()
+    await nothing_left(conn, heard, before)
+
+
+async def test_whatever_ends_a_node_its_loops_end_before_what_they_use_and_its_jobs_are_handed_back(
+    dsn: str, conn: asyncpg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A loop that is always at its connection meets whoever closes that too early.
+    monkeypatch.setattr(listen, "CHECK_EVERY_S", 0.0)
+    await enqueue(conn, [NewJob("rest")] * 3)
+    heard: list[Event] = []
+    before = asyncio.all_tasks()
+    running = asyncio.create_task(node(dsn, tmp_path, 0, heard).run())
+
+    async def at_work() -> bool:
+        held = await conn.fetchval("select count(*) from ingestd.job where claim is not null")
+        return held == 3 and any(isinstance(event, NodeStarted) for event in heard)
+
+    await eventually(at_work)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await nothing_left(conn, heard, before)
