@@ -20,7 +20,9 @@ MOST_LINES = 400
 
 # From the ground up. A room may import the rooms of the floors under its own, and nothing beside it.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"children", "service", "events", "facts", "errors", "settings", "logging", "lines", "journal", "redaction", "cause", "notify"}),
+    frozenset(
+        {"children", "service", "events", "facts", "errors", "settings", "logging", "lines", "journal", "redaction", "cause", "notify"}
+    ),
     frozenset({"postgres"}),
     frozenset({"access"}),
     frozenset({"jobs"}),
