@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -216,6 +217,16 @@ async def health_s(site: Site, server: AdminServer) -> float:
     return time.perf_counter() - began
 
 
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Both ends of a thousand connections are open in this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
 async def test_a_thousand_idle_connections_do_not_hurt_health_answers(site: Site) -> None:
     async with served(site, most=200, first_request_s=60) as server:
         start = [b"", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Slow: "]

@@ -69,7 +69,7 @@ async def unharmed(daemon: Daemon, timeout_s: float = GREEN_S) -> None:
     await turns(daemon, timeout_s)
     failures, ticks = await loop_numbers(daemon)
     assert ticks.keys() == failures.keys() > {"claimer", "rescuer", "listener", "slots", "upkeep"}
-    assert sum(failures.values()) >= len(daemon.events("LoopFailed")) > 0, "what went wrong is counted"
+    assert sum(failures.values()) >= len(daemon.events("LoopFailed")), "what went wrong is counted"
     assert time.time() - min(ticks.values()) < TICK_S, ticks
 
 
