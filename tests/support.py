@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -29,3 +30,21 @@ async def eventually(check: Callable[[], Awaitable[T] | T], *, timeout_s: float 
         if time.monotonic() > deadline:
             raise AssertionError(f"{saying or 'condition'} did not become true in {timeout_s} s; last: {last!r}")
         await asyncio.sleep(every_s)
+
+
+async def draw_in_a_thread(holds: Callable[[], None]) -> None:
+    """Let hypothesis draw the examples of a property whose connection lives on the running loop, for hypothesis is synchronous."""
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            holds()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="hypothesis")
+    thread.start()
+    while thread.is_alive():
+        await asyncio.sleep(0.01)
+    if failure:
+        raise failure[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 from ingestd.admin import records
 from ingestd.admin.records import Kept, Subject
 from tests.schedule.conftest import declare
+from tests.support import draw_in_a_thread
 
 GOOD, BAD = {"succeeded", "partial"}, {"failed"}
 ZONES = ("UTC", "Asia/Kathmandu", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "America/Sao_Paulo")
@@ -203,18 +203,4 @@ async def test_statistics_equal_a_recount(conn: asyncpg.Connection, what: Kept) 
     def holds(runs: list[Drawn], days: int, zone: ZoneInfo) -> None:
         asyncio.run_coroutine_threadsafe(holds_for(runs, days, zone), loop).result(60)
 
-    # hypothesis is synchronous and the connection lives on this loop: the examples are drawn in a thread
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            holds()
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="hypothesis")
-    thread.start()
-    while thread.is_alive():
-        await asyncio.sleep(0.01)
-    if failure:
-        raise failure[0]
+    await draw_in_a_thread(holds)

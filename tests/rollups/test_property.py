@@ -10,6 +10,7 @@ from ingestd.postgres.pool import connect
 from ingestd.rollups.store import dirty
 from ingestd.rollups.tend import tend
 from tests.rollups import kit
+from tests.support import draw_in_a_thread
 
 ZONE = "America/New_York"
 # around both changes of the clocks, at the edges of buckets, and nowhere
@@ -71,7 +72,6 @@ async def test_any_sequence_of_changes_and_refreshes_ends_in_the_recount(dsn: st
     await tend(conn)
 
     import asyncio
-    import threading
 
     loop = asyncio.get_running_loop()
 
@@ -87,19 +87,7 @@ async def test_any_sequence_of_changes_and_refreshes_ends_in_the_recount(dsn: st
 
         asyncio.run_coroutine_threadsafe(play(), loop).result(60)
 
-    # hypothesis is synchronous and our connection lives on this loop: the examples are drawn in a thread
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            holds()
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="hypothesis")
-    thread.start()
-    while thread.is_alive():
-        await asyncio.sleep(0.01)
-    await conn.close()
-    if failure:
-        raise failure[0]
+    try:
+        await draw_in_a_thread(holds)
+    finally:
+        await conn.close()
