@@ -28,8 +28,12 @@ SPECIAL = ("wal_level = logical", "max_prepared_transactions = 4")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let skips fail where everything that tests need is there."""
+    """Let skips fail where everything that tests need is there; show what the daemons of a failed test have said."""
     report = yield
+    if report.failed and report.when == "call":
+        for name, value in getattr(item, "funcargs", {}).items():
+            if callable(evidence := getattr(value, "evidence", None)):
+                report.sections.append((f"daemons of {name}", evidence()))
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("INGESTD_REQUIRE_ALL") == "1":
         reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
         if not reason.startswith((FOR_OTHERS, FORBIDDEN)):

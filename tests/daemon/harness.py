@@ -37,6 +37,7 @@ REPOSITORY = Path(__file__).parents[2]
 START_S = 60.0
 # A test that reads every 30 ms whether a daemon is ready would slow down the daemon it waits for.
 LOOK_S = 0.05
+EVIDENCE_DAEMONS, EVIDENCE_LINES = 4, 60
 LIBC = ctypes.CDLL(None)
 PR_SET_PDEATHSIG = 1
 
@@ -282,6 +283,14 @@ class Site:
         """A daemon's node id."""
         return await self.ask("select id from ingestd.node where pid = $1 order by started_at desc limit 1", daemon.pid)
 
+    def evidence(self) -> str:
+        """What a failed test wants to know: the end of each daemon's log."""
+        return "\n".join(
+            f"{daemon.log_file.name}, {'alive' if daemon.alive else f'ended with {daemon.process.returncode}'}:\n"
+            + "\n".join(daemon.log().splitlines()[-EVIDENCE_LINES:])
+            for daemon in self.daemons[-EVIDENCE_DAEMONS:]
+        )
+
     def clean_up(self) -> None:
         """End everything that was started here and leave nothing."""
         for daemon in self.daemons:
@@ -303,5 +312,8 @@ def open_site(url: str = "") -> Iterator[Site]:
     made = Site(url)
     try:
         yield made
+    except BaseException:
+        sys.stderr.write(made.evidence())
+        raise
     finally:
         made.clean_up()

@@ -37,6 +37,13 @@ KNOWN = "select id from ingestd.job where id = any ($1) union select id from ing
 SPENT = """
 select kind, attempt, crashes, attempts[0] #>> '{error,traceback}' as error from ingestd.history
 where attempt > 1 or crashes > 0 or state <> 'succeeded'"""
+# Why files are not loaded.
+WHY = (
+    "select id, file_name, status, arrival_id from ingestd.load order by id",
+    "select * from ingestd.job where kind = 'load'",
+    "select pid, application_name, state, wait_event_type, wait_event, pg_blocking_pids(pid), now() - xact_start as age, left(query, 300)"
+    " from pg_stat_activity where datname = current_database() and backend_type = 'client backend'",
+)
 COUNTED = "select count(*) as rows, count(distinct reading) as readings from public.readings"
 
 
@@ -82,7 +89,10 @@ class Stream:
             return True
 
         await eventually(even, timeout_s=timeout_s, every_s=0.2)
-        await readings.all_loaded(self._site, *self.files, timeout_s=timeout_s)
+        try:
+            await readings.all_loaded(self._site, *self.files, timeout_s=timeout_s)
+        except AssertionError as error:
+            raise AssertionError([dict(row) for query in WHY for row in await conn.fetch(query)]) from error
         counted = await conn.fetchrow(COUNTED)
         assert counted is not None
         assert counted["rows"] == counted["readings"] == len(self.files) * FILE_ROWS
