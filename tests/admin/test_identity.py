@@ -37,6 +37,17 @@ async def test_a_socket_of_ours_is_known_as_ours() -> None:
                 assert socket_owner((host, 1), accepted.getsockname()) is None
 
 
+def test_a_socket_that_was_closed_belongs_to_nobody() -> None:
+    """The kernel gives those to user 0 until they are gone: whoever sent a request and closed at once would act as root."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        accepted, peer = listener.accept()
+        client.close()
+        with accepted:
+            assert accepted.recv(1) == b""
+            assert socket_owner(peer, accepted.getsockname()) is None
+
+
 @pytest.mark.parametrize("peer", [("nonsense", 1), ("127.0.0.1", 1)])
 def test_what_the_kernel_does_not_list_is_a_stranger(peer: tuple[str, int]) -> None:
     """No guess is made."""

@@ -129,9 +129,10 @@ def socket_owner(peer: tuple[Any, ...], own: tuple[Any, ...]) -> int | None:
         return None
     for line in lines:
         fields = line.split()
-        # sl local_address rem_address st queues timers retransmits uid …; the peer's local end is our remote end
+        # sl local_address rem_address st queues timers retransmits uid timeout inode …; the peer's local end is our remote end
         if (fields[1], fields[2]) == wanted:
-            return int(fields[7])
+            # Without an inode no process holds it any more, and the kernel gives it to user 0, whoever has closed it.
+            return int(fields[7]) if fields[9] != "0" else None
     return None
 
 
