@@ -98,7 +98,7 @@ async def wait_for(url: str, timeout_s: float, report: Callable[[str], None] = l
 
 def database(settings: Settings, location: Location, application_name: str) -> Database:
     """The pools of one process, sized by the configuration; still closed."""
-    sizes = PoolSizes(core=CORE_CONNECTIONS - 4, services=SERVICE_CONNECTIONS, handlers=settings.handler_connections())
+    sizes = PoolSizes(core=CORE_CONNECTIONS - 5, services=SERVICE_CONNECTIONS, handlers=settings.handler_connections())
     return Database(
         location.dsn,
         application_name=application_name,

@@ -39,7 +39,7 @@ from ingestd.settings import (
 )
 
 Duties = Annotated[list[Literal["work", "schedule", "serve"]], BeforeValidator(split_list)]
-CORE_CONNECTIONS = 6  # claim and ack, listen, heartbeat, and two spare for the moment a broken one is replaced
+CORE_CONNECTIONS = 7  # claim and ack, enqueue, listen, heartbeat, and two spare for the moment a broken one is replaced
 SERVICE_CONNECTIONS = 4
 _PLACE = re.compile(r"(.+?):(\d+): ")
 

@@ -14,7 +14,7 @@ import asyncpg
 
 from ingestd.errors import InvalidInput, Refused, UsageError
 from ingestd.jobs.checks import is_plain
-from ingestd.jobs.coalesce import Coalescer
+from ingestd.jobs.coalesce import Coalescer, Reserver
 from ingestd.jobs.enqueue import Enqueued, enqueue_alike, enqueue_told
 from ingestd.jobs.foreign import enqueue_foreign, is_asyncpg
 from ingestd.jobs.handle import Handle, Waiter, look
@@ -36,15 +36,21 @@ class Client:
 
     Args:
         database: its URL, or open pools of this process.
-        on_enqueued: called with what was enqueued and committed, unless it was part of somebody's transaction.
+        on_enqueued: called with what was enqueued and committed, and waits; unless it was part of somebody's transaction.
+        reserver: runs single jobs at once that are enqueued here, where it can.
     """
 
-    def __init__(self, database: str | Database, on_enqueued: Callable[[Sequence[NewJob]], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        database: str | Database,
+        on_enqueued: Callable[[Sequence[NewJob]], None] = lambda _: None,
+        reserver: Reserver | None = None,
+    ) -> None:
         self._own = isinstance(database, str)
         self._open = not self._own
         self._kinds: dict[str, PublishedKind] = {}
         self._db = Database(database, sizes=PoolSizes(1, 4, 1)) if isinstance(database, str) else database
-        self._coalescer = Coalescer(self._db)
+        self._coalescer = Coalescer(self._db, reserver)
         self._on_enqueued = on_enqueued
         self.waiter = Waiter(partial(look, self))
 
@@ -94,10 +100,11 @@ class Client:
         if conn is None and self._open and is_plain(job) and (allow_unknown or (known is not None and _fits(known, job))):
             # Nobody's transaction and nothing to look up first: it may travel with others.
             try:
-                done_id = await self._coalescer.enqueue(job if known is None else replaced(job, known.name))
+                done_id, waits = await self._coalescer.enqueue(job if known is None else replaced(job, known.name))
             except NOT_OURS as error:
                 raise _worded(error) from error
-            self._on_enqueued([job])
+            if waits:
+                self._on_enqueued([job])
             return Handle(done_id, self)
         (done,) = await self.enqueue_jobs([job], allow_unknown=allow_unknown, conn=conn)
         return done

@@ -104,12 +104,14 @@ class PoolSizes:
     core: int = 2
     services: int = 4
     handlers: int = 18
+    enqueues: int = 1
 
 
 class Database:
     """The pools of one process.
 
-    `core` serves claim and ack and is never lent; `services` serves loops, pages and the API; `handlers` serves jobs.
+    `core` serves claim and ack and is never lent; `services` serves loops, pages and the API; `handlers` serves jobs; `enqueues` serves
+    single enqueues in nobody's transaction.
 
     Args:
         dsn: PostgreSQL connection URL.
@@ -156,7 +158,7 @@ class Database:
 
     async def open(self) -> None:
         """Make the pools; connections are opened when first needed."""
-        for name in ("core", "services", "handlers"):
+        for name in ("core", "services", "handlers", "enqueues"):
             self._lent[name] = set()
             self._pools[name] = await asyncpg.create_pool(
                 self.dsn,
@@ -171,9 +173,9 @@ class Database:
                     **({} if name == "handlers" or self.pooled else OURS),
                 },
                 init=_prepare,
-                # What a session was left with concerns whoever gets it next; behind a pooler that is not up to us, and core runs only
-                # our own statements, to which two more round trips a batch would be a fifth of the time.
-                reset=_leave if self.pooled or name == "core" else _reset_role if name == "handlers" else _reset,
+                # What a session was left with concerns whoever gets it next; behind a pooler that is not up to us, and claims, acks and
+                # enqueues are our own statements, to which two more round trips would be a fifth of the time.
+                reset=_leave if self.pooled or name in ("core", "enqueues") else _reset_role if name == "handlers" else _reset,
                 **(POOLED if self.pooled else {}),
             )
 
@@ -228,6 +230,10 @@ class Database:
     def core(self) -> Any:
         """Lend a connection for claim or ack: `async with db.core() as conn`."""
         return self._lend("core")
+
+    def enqueues(self) -> Any:
+        """Lend the connection for single enqueues, which leave nothing behind in it: `async with db.enqueues() as conn`."""
+        return self._lend("enqueues")
 
     def services(self) -> Any:
         """Lend a connection to a loop, a page or an API call: `async with db.services() as conn`."""

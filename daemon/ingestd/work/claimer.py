@@ -68,6 +68,8 @@ class Claimer:
         self._hold = hold
         # Claims whose answer never came: what they took is given back before anything else.
         self._doubtful: list[UUID] = []
+        # Claims that jobs on their way into the queue are born with.
+        self._reserved: set[UUID] = set()
         self._sweep_at = 0.0
         self._suspect: int | None = None
         self._more_suspects = False
@@ -85,7 +87,27 @@ class Claimer:
 
     def unanswered(self) -> set[UUID]:
         """Claims that were asked for and whose answer has not arrived."""
-        return set(self._doubtful)
+        return self._reserved.union(self._doubtful)
+
+    def lane_with_room(self, queue: str) -> Lane | None:
+        """The lane of a queue where nothing waits, no limit holds and a slot is free; None if it is not such a one."""
+        if self._draining or self._hold():
+            return None
+        return next((lane for lane in self.lanes.values() if lane.name == queue and lane.has_room), None)
+
+    def asked(self, token: UUID) -> None:
+        """A claim is under way that is not this loop's."""
+        self._reserved.add(token)
+
+    def answered(self, token: UUID) -> None:
+        """That claim's answer has come."""
+        self._reserved.discard(token)
+
+    def doubt(self, token: UUID) -> None:
+        """That claim's answer never came."""
+        self._doubtful.append(token)
+        self._reserved.discard(token)
+        self.look()
 
     def is_draining(self) -> bool:
         """Whether nothing more is claimed."""

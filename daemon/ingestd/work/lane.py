@@ -36,6 +36,7 @@ class Lane:
         running: jobs that run now.
         ready: claimed and not started: rank -> jobs, more urgent ranks first.
         held: how many those are.
+        reserved: slots kept for jobs that this process is just enqueueing.
         empty: the last claim found less than was asked for.
         job_s: learned seconds a job.
         consumers: tasks that run its jobs.
@@ -49,6 +50,7 @@ class Lane:
     running: int = 0
     ready: dict[int, deque[Job]] = field(default_factory=dict)
     held: int = 0
+    reserved: int = 0
     empty: bool = False
     job_s: float = 1.0
     consumers: int = 0
@@ -74,7 +76,7 @@ class Lane:
         """How many jobs to claim now; none while what is held lasts long enough."""
         if self.paused:
             return 0
-        free = max(self.slots - self.running, 0)
+        free = max(self.slots - self.running - self.reserved, 0)
         most = free + self.prefetch
         return most - self.held if self.held < free or self.held * 2 < most else 0
 
@@ -82,6 +84,12 @@ class Lane:
     def waits(self) -> bool:
         """Whether it has slots to fill and found nothing to fill them with."""
         return self.empty and self.wanted > 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a job that comes now could start at once, and before nobody else."""
+        taken = self.running + self.held + self.reserved
+        return self.empty and not self.paused and self.turn is None and taken < self.slots
 
     def put(self, jobs: Iterable[Job], *, share: bool = False) -> None:
         """Hand claimed jobs to the slots.

@@ -28,6 +28,7 @@ from ingestd.work.executors.thread import ThreadExecutor
 from ingestd.work.lane import Lane
 from ingestd.work.node import NodeIdentity
 from ingestd.work.presence import Notes
+from ingestd.work.reserve import Reservations
 from ingestd.work.resources import ResourceKeeper
 from ingestd.work.running import Running
 
@@ -67,7 +68,6 @@ class Worker:
         self._bus = bus
         self._registry = registry
         self._node = node
-        self._client = Client(db, self._expect)
         self._running: dict[int, Running] = {}
         self._slots: set[asyncio.Task[None]] = set()
         self._interrupted: set[asyncio.Task[None]] = set()
@@ -88,6 +88,8 @@ class Worker:
         self._tell_starts = bus.wants(JobStarted)
         self.acker = Acker(db, bus, on_progress)
         self.claimer = Claimer(db, node, bus, registry.kinds, self._fit_slots, slots, self.acker.is_full)
+        self.reservations = Reservations(self.claimer, registry, node, self._give_back_unstarted)
+        self._client = Client(db, self._expect, self.reservations)
         self.reporter = Poller("reporter", self._report, bus)
 
     @property
@@ -151,7 +153,7 @@ class Worker:
         self.claimer.drain()
         for lane in self.claimer.lanes.values():
             for job in lane.take_all():
-                self.acker.submit(Pending(job, runner.give_back(job), "not started"))
+                self._give_back_unstarted(job)
         await self._wait_idle(timeout_s, force)
         left = list(self._running.values())
         for running in left:
@@ -169,6 +171,9 @@ class Worker:
             self._bus.emit(Notice(f"Postgres is away: {kept} jobs could not be handed back; another node or the next start takes them up"))
             return max(len(left) - kept, 0)
         return len(left)
+
+    def _give_back_unstarted(self, job: Job) -> None:
+        self.acker.submit(Pending(job, runner.give_back(job), "not started"))
 
     async def _wait_idle(self, timeout_s: float, force: asyncio.Event) -> None:
         """Wait until nothing runs but what does not end anyway."""

@@ -12,19 +12,21 @@ import orjson
 
 from ingestd.jobs.model import Job, Slot
 
-# ANY of an array, not a join: the planner guesses too many rows for a join and reads the whole table. What few jobs have comes
-# in one column, null for most: each column costs the client a twentieth of a plain job.
-TAKE = """
+# What few jobs have comes in one column, null for most: each column costs the client a twentieth of a plain job.
+TAKEN = """
+j.id, j.kind, j.queue_id, nullif(j.args, '{}'), j.attempt, j.max_attempts, j.run_at, j.rank,
+case when num_nonnulls(j.key, j.checkpoint, j.timeout, j.hard_timeout, j.backoff, j.correlation_id, j.parent_id,
+                       j.workflow_run) > 0 or j.crashes > 0 or j.due_at <> j.run_at or j.created_at <> j.run_at
+          or j.triggered_by <> 'api' or j.tags <> '{}'
+     then row(j.crashes, j.due_at, j.created_at, j.key, j.checkpoint::text, j.timeout, j.hard_timeout, j.backoff::text, j.tags,
+              j.correlation_id, j.parent_id, j.triggered_by, j.workflow_run, j.step,
+              case when j.metadata ? 'schedule' then j.metadata::text end) end"""
+# ANY of an array, not a join: the planner guesses too many rows for a join and reads the whole table.
+TAKE = f"""
 update ingestd.job j set claim = $1, node = $2, claimed_at = now(), attempt = j.attempt + 1,
     unique_key = case j.unique_until when 'start' then null else j.unique_key end
 where j.id = any (array(select id from c))
-returning j.id, j.kind, j.queue_id, nullif(j.args, '{}'), j.attempt, j.max_attempts, j.run_at, j.rank,
-          case when num_nonnulls(j.key, j.checkpoint, j.timeout, j.hard_timeout, j.backoff, j.correlation_id, j.parent_id,
-                                 j.workflow_run) > 0 or j.crashes > 0 or j.due_at <> j.run_at or j.created_at <> j.run_at
-                    or j.triggered_by <> 'api' or j.tags <> '{}'
-               then row(j.crashes, j.due_at, j.created_at, j.key, j.checkpoint::text, j.timeout, j.hard_timeout, j.backoff::text, j.tags,
-                        j.correlation_id, j.parent_id, j.triggered_by, j.workflow_run, j.step,
-                        case when j.metadata ? 'schedule' then j.metadata::text end) end"""
+returning {TAKEN}"""
 
 # The CTE is a fence: without MATERIALIZED the planner may run the locking scan more than once and take more than LIMIT.
 # One arm a rank, each begun behind its cursor; the cursor lags a second, for an enqueue may commit out of the order of run_at.

@@ -28,7 +28,7 @@ with new as (
            n.store, n.parked, n.args::jsonb,
            array(select jsonb_array_elements_text(n.tags::jsonb)), n.notes, n.metadata::jsonb, n.correlation_id, n.parent_id,
            n.triggered_by, n.workflow_run, n.step
-    from new n join ingestd.queue q on q.name = n.lane order by n.position
+    from new n left join ingestd.queue q on q.name = n.lane order by n.position
     returning id, queue_id, rank, parked, run_at
 ), told as (
     -- Only where a node waits: NOTIFY takes a lock of the whole cluster at commit. The position lets nodes lower their cursors:
@@ -94,6 +94,9 @@ async def insert_jobs(conn: asyncpg.Connection, jobs: Sequence[NewJob], args: Se
 
     Returns:
         The new ids in order.
+
+    Raises:
+        asyncpg.NotNullViolationError: a queue does not exist, so none was inserted.
     """
     row = await conn.fetchrow(
         INSERT,

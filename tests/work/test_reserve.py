@@ -1,0 +1,131 @@
+"""What a node enqueues itself is born in its own hands where it has a slot free, and waits its turn otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from ingestd.jobs.client import current_client
+from ingestd.jobs.enqueue import enqueue
+from ingestd.jobs.model import NewJob
+from ingestd.jobs.store import single
+from ingestd.postgres.pool import Database
+from ingestd.work.context import Context
+from tests.support import eventually
+from tests.work.conftest import Workbench, handler, working
+
+BORN = "select claimed_at = created_at from ingestd.job where id = $1 and claim is not null"
+
+
+class Family:
+    """A kind whose jobs enqueue children, and what these saw of themselves."""
+
+    def __init__(self, children: int = 1, **options: Any) -> None:
+        self.born_claimed: list[bool] = []
+        self._children = children
+        self._options = options
+        self.parent = handler("parent", self._enqueue)
+        self.child = handler("child", self._look)
+
+    async def _enqueue(self, ctx: Context) -> None:
+        for _ in range(self._children):
+            await current_client().enqueue("child", {"n": 1}, allow_unknown=True, **self._options)
+
+    async def _look(self, ctx: Context, n: int) -> None:
+        async with ctx.db.services() as conn:
+            self.born_claimed.append(bool(await conn.fetchval(BORN, ctx.job.id)))
+
+
+async def settled(bench: Workbench) -> None:
+    await eventually(lambda: all(lane.empty for lane in bench.worker.claimer.lanes.values()) and bench.worker.claimer.lanes)
+
+
+async def test_a_free_node_runs_what_it_enqueues_without_a_claim_of_its_own(db: Database) -> None:
+    family = Family(tags=["red"], priority="high")
+    async with working(db, family.parent, family.child) as bench:
+        await settled(bench)
+        async with db.services() as conn:
+            await enqueue(conn, [NewJob("parent")])
+        await eventually(lambda: family.born_claimed == [True])
+        await eventually(lambda: _open_jobs(db, 0))
+    async with db.services() as conn:
+        row = await conn.fetchrow("select state, attempt, tags, rank, started_at >= created_at as after, parent_id from ingestd.history"
+                                  " where kind = 'child'")  # fmt: skip
+        assert row is not None
+        assert (row["state"], row["attempt"], row["tags"], row["rank"], row["after"]) == ("succeeded", 1, ["red"], -10, True)
+
+
+@pytest.mark.parametrize(
+    "how", ["update ingestd.queue set paused_at = now()", "update ingestd.queue set global_concurrency = 5"], ids=["paused", "limited"]
+)
+async def test_a_pause_or_a_limit_that_is_news_to_the_node_holds(db: Database, conn: asyncpg.Connection, how: str) -> None:
+    family = Family()
+    async with working(db, family.parent, family.child) as bench:
+        await settled(bench)
+        lane = next(lane for lane in bench.worker.claimer.lanes.values() if lane.name == "default")
+        reserved = bench.worker.reservations.reserve(NewJob("child", {"n": 1}))
+        assert reserved is not None
+        assert lane.reserved == 1
+        await conn.execute(how)
+        _, taken = await single.insert_taken(conn, NewJob("child"), '{"n": 1}', reserved.who, reserved.queue_id, reserved.queue)
+        reserved.fill(taken)
+        assert taken is None
+        assert lane.reserved == 0
+
+
+async def test_no_more_is_taken_than_there_are_slots_and_all_of_it_runs(db: Database) -> None:
+    family = Family(children=30)
+    async with working(db, family.parent, family.child, slots={"default": 2}) as bench:
+        await settled(bench)
+        async with db.services() as conn:
+            await enqueue(conn, [NewJob("parent")])
+        await eventually(lambda: len(family.born_claimed) == 30)
+    assert True in family.born_claimed
+
+
+@pytest.mark.parametrize("options", [{"key": "k"}, {"delay": "10ms"}, {"unique_key": "u"}])
+async def test_what_has_to_wait_for_anything_waits_in_the_queue(db: Database, options: dict[str, Any]) -> None:
+    family = Family(**options)
+    async with working(db, family.parent, family.child) as bench:
+        await settled(bench)
+        async with db.services() as conn:
+            await enqueue(conn, [NewJob("parent")])
+        await eventually(lambda: family.born_claimed == [False])
+
+
+async def test_a_job_whose_birth_was_not_answered_is_given_back_and_runs_once(db: Database, conn: asyncpg.Connection) -> None:
+    family = Family()
+    async with working(db, family.parent, family.child) as bench:
+        await settled(bench)
+        reserved = bench.worker.reservations.reserve(NewJob("child"))
+        assert reserved is not None
+        _, taken = await single.insert_taken(conn, NewJob("child"), '{"n": 1}', reserved.who, reserved.queue_id, reserved.queue)
+        assert taken is not None
+        # The answer is lost: nobody here knows what came of it.
+        reserved.lose()
+        await eventually(lambda: family.born_claimed == [False])
+        await eventually(lambda: _open_jobs(db, 0))
+    assert await conn.fetchval("select array_agg(attempt) from ingestd.history") == [1]
+
+
+async def test_a_job_that_is_born_while_the_node_drains_is_given_back_unspent(db: Database, conn: asyncpg.Connection) -> None:
+    family = Family()
+    async with working(db, family.parent, family.child) as bench:
+        await settled(bench)
+        reserved = bench.worker.reservations.reserve(NewJob("child"))
+        assert reserved is not None
+        bench.worker.claimer.drain()
+        assert bench.worker.reservations.reserve(NewJob("child")) is None
+        _, taken = await single.insert_taken(conn, NewJob("child"), '{"n": 1}', reserved.who, reserved.queue_id, reserved.queue)
+        reserved.fill(taken)
+        await bench.worker.drain(5.0, asyncio.Event())
+    assert await conn.fetch("select claim, attempt from ingestd.job") == [(None, 0)]
+    assert family.born_claimed == []
+
+
+async def _open_jobs(db: Database, count: int) -> bool:
+    async with db.services() as conn:
+        return bool(await conn.fetchval("select count(*) = $1 from ingestd.job", count))
