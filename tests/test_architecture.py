@@ -21,7 +21,21 @@ MOST_LINES = 400
 # From the ground up. A room may import the rooms of the floors under its own, and nothing beside it.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
-        {"children", "service", "events", "facts", "errors", "settings", "logging", "lines", "journal", "redaction", "cause", "notify"}
+        {
+            "children",
+            "service",
+            "events",
+            "facts",
+            "errors",
+            "settings",
+            "logging",
+            "lines",
+            "journal",
+            "log_stream",
+            "redaction",
+            "cause",
+            "notify",
+        }
     ),
     frozenset({"postgres"}),
     frozenset({"access"}),

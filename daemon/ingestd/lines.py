@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging as stdlib
+import re
 import sys
 import traceback
 from abc import abstractmethod
@@ -19,12 +20,18 @@ import structlog
 
 from ingestd.cause import JOB, NODE, REQUEST
 from ingestd.journal import Journal, field_name
+from ingestd.log_stream import LogStream
 from ingestd.redaction import CUT, MASK, Redactor, is_secret_name
 
 # A line is no place for more: it is cut, whatever a handler says.
 MOST_DEPTH = 8
 MOST_VALUES = 2000
 LONGEST_TEXT = 64 << 10
+# Beyond what is kept: a secret that begins within must be seen whole to be known.
+_SIGHT = LONGEST_TEXT + (4 << 10)
+# What moves the cursor, hides or turns round what stands beside it: a terminal obeys it, whoever wrote it.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_ENDED_BY_S = 2.0
 _OWN = frozenset({"timestamp", "level", "event", "logger", "lost"})
 _STANDARD = frozenset(vars(stdlib.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _TRACES = ("exception", "traceback", "stack")
@@ -54,6 +61,9 @@ class Output(stdlib.Handler):
             self.lost += 1
             self._untold += 1
 
+    def flush_within(self, seconds: float) -> None:
+        """Have everything written that waits to be, for so long at most."""
+
     @abstractmethod
     def write(self, level: int, line: dict[str, Any]) -> bool:
         """Put one line out; returns False where it was lost.
@@ -71,45 +81,80 @@ class Output(stdlib.Handler):
         head = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
             "level": record.levelname.lower(),
-            "event": self.redactor.text(_text(said["event"])[:LONGEST_TEXT]),
+            "event": self.redactor.text(_text(said["event"])[:_SIGHT])[:LONGEST_TEXT],
             "logger": record.name,
         }
         return {**head, **({"lost": self._untold} if self._untold else {}), **fields}
 
 
-class JsonOutput(Output):
-    """A JSON document a line."""
+class StreamOutput(Output):
+    """Lines of text on a stream.
 
-    def __init__(self, stream: TextIO) -> None:
+    Args:
+        stream: where they go.
+        patient: the stream may keep whoever writes to it waiting, as it does any command; without it lines wait for their reader in
+            memory and are lost when there are too many.
+    """
+
+    def __init__(self, stream: TextIO, *, patient: bool = True) -> None:
         super().__init__()
         self.stream = stream
+        self._aside = None if patient else LogStream(stream.fileno())
 
     def write(self, level: int, line: dict[str, Any]) -> bool:
         """Write one line to the stream."""
+        text = self.render(line) + "\n"
+        if self._aside is None:
+            self.stream.write(text)
+            self.stream.flush()
+            return True
+        gone = self._aside.take_lost()
+        self.lost += gone
+        self._untold += gone
+        return self._aside.write(text.encode("utf-8", "backslashreplace"))
+
+    @abstractmethod
+    def render(self, line: dict[str, Any]) -> str:
+        """The line as it is written."""
+
+    def flush_within(self, seconds: float) -> None:
+        """Have everything written that waits for its reader, for so long at most."""
+        if self._aside is not None:
+            self._aside.flush(seconds)
+
+    def close(self) -> None:
+        """Have what was said at the end written, if somebody reads it."""
+        self.flush_within(_ENDED_BY_S)
+        super().close()
+
+
+class JsonOutput(StreamOutput):
+    """A JSON document a line."""
+
+    def render(self, line: dict[str, Any]) -> str:
+        """JSON, and nothing in it that a terminal would obey: people look at such files."""
         # Half a surrogate pair, as in a file's name, becomes JSON's escape for it.
         text = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
-        self.stream.write(text + "\n")
-        self.stream.flush()
-        return True
+        return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-class TerminalOutput(Output):
+class TerminalOutput(StreamOutput):
     """A coloured sentence a line, for people who watch."""
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__()
-        self.stream = stream
+    def __init__(self, stream: TextIO, *, patient: bool = True) -> None:
+        super().__init__(stream, patient=patient)
         # Not its own tracebacks: those show the values of variables.
         self._render = structlog.dev.ConsoleRenderer(pad_event_to=44, exception_formatter=structlog.dev.plain_traceback)
 
-    def write(self, level: int, line: dict[str, Any]) -> bool:
-        """Write one line to the terminal."""
+    def render(self, line: dict[str, Any]) -> str:
+        """A sentence; of what is said only our own colours reach the terminal."""
         local = datetime.fromisoformat(line["timestamp"]).astimezone()
-        shown = {**line, "timestamp": f"{local:%H:%M:%S}"}
-        shown.pop("node", None)
-        self.stream.write(str(self._render(None, "", shown)) + "\n")
-        self.stream.flush()
-        return True
+        shown = {
+            _shown(name).replace("\n", "\\n"): _shown(value, indent=name in ("event", *_TRACES))
+            for name, value in line.items()
+            if name not in ("timestamp", "node")
+        }
+        return str(self._render(None, "", {"timestamp": f"{local:%H:%M:%S}", **shown}))
 
 
 class JournalOutput(Output):
@@ -228,7 +273,7 @@ class _Cleaner:
         if value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, str):
-            return self._redactor.text(value[:LONGEST_TEXT])
+            return self._redactor.text(value[:_SIGHT])[:LONGEST_TEXT]
         if self._left <= 0 or depth > MOST_DEPTH:
             return CUT
         if isinstance(value, Mapping):
@@ -240,7 +285,16 @@ class _Cleaner:
                 if self._left <= 0:
                     break
             return clean
-        return self._redactor.text(_text(value)[:LONGEST_TEXT])
+        return self._redactor.text(_text(value)[:_SIGHT])[:LONGEST_TEXT]
+
+
+def _shown(value: Any, *, indent: bool = False) -> Any:
+    """A value as a terminal may have it; of anything but text the renderer shows what Python would write."""
+    if not isinstance(value, str):
+        return value
+    plain = _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], value)
+    # A line that begins at the margin would pass for one of ours.
+    return plain.replace("\n", "\n    ") if indent else plain
 
 
 def _text(value: Any) -> str:

@@ -1,7 +1,8 @@
 """How the daemon speaks: set up once, and every event worded here.
 
 A line goes to journald by its own protocol where systemd connected us to it, is a JSON document elsewhere, and a sentence on a
-terminal. Code emits events; only this module turns them into sentences.
+terminal: of a service on stdout, which has no other use for it; of a command on stderr, for stdout is its answer. Code emits events;
+only this module turns them into sentences.
 """
 
 from __future__ import annotations
@@ -30,7 +31,20 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
         level: debug, info, warning or error.
         stream: stderr if not given; a terminal gets colours, journald's stream its own protocol, anything else JSON lines.
     """
-    put_out(_output(stream or sys.stderr), level)
+    put_out(_output(stream or sys.stderr, patient=True), level)
+
+
+def configure_service(level: str = "info") -> None:
+    """As `configure`, for a process whose log must not hold it up: on stdout, unless systemd connected stderr alone to the journal."""
+    journalled = next((stream for stream in (sys.stderr, sys.stdout) if _is_journal(stream)), None)
+    put_out(_output(journalled or sys.stdout, patient=False), level)
+
+
+def flush(within_s: float) -> None:
+    """Have everything written that was said, for so many seconds at most: call it before the process is ended by force."""
+    output = _current()
+    if output is not None:
+        output.flush_within(within_s)
 
 
 def put_out(output: Output, level: str = "info") -> None:
@@ -89,17 +103,25 @@ def _current() -> Output | None:
     return next((handler for handler in stdlib.getLogger().handlers if isinstance(handler, Output)), None)
 
 
-def _output(target: TextIO) -> Output:
-    if target.isatty():
-        return TerminalOutput(target)
-    try:
-        descriptor = target.fileno()
-    except (OSError, ValueError, AttributeError):
-        return JsonOutput(target)
-    # Both must be there: a container may inherit the variable without the socket.
-    if journal.is_stream(descriptor, os.environ) and journal.SOCKET.is_socket():
+def _output(target: TextIO, *, patient: bool) -> Output:
+    if _is_journal(target):
         return JournalOutput(journal.Journal(journal.SOCKET))
-    return JsonOutput(target)
+    # What is no file of the system's, as in tests, keeps nobody waiting.
+    patient = patient or _descriptor(target) is None
+    return TerminalOutput(target, patient=patient) if target.isatty() else JsonOutput(target, patient=patient)
+
+
+def _is_journal(target: TextIO) -> bool:
+    descriptor = _descriptor(target)
+    # Both must be there: a container may inherit the variable without the socket.
+    return descriptor is not None and journal.is_stream(descriptor, os.environ) and journal.SOCKET.is_socket()
+
+
+def _descriptor(target: TextIO) -> int | None:
+    try:
+        return target.fileno()
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def word(event: Event) -> tuple[str, str] | None:

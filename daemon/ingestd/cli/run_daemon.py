@@ -21,13 +21,14 @@ from ingestd.app.stacks import Stack, StackDump
 from ingestd.cli.shell import Shell, complain
 from ingestd.errors import ConfigurationError, UsageError
 from ingestd.events import Bus, Notice
-from ingestd.logging import LogListener
+from ingestd.logging import LogListener, flush
 from ingestd.notify import take_from
 
 FORCED = 75
 # A second signal ends the process within five seconds, whatever is in its way.
 FORCED_S = 4.0
 LEFTOVERS_S = 1.0
+LAST_WORDS_S = 0.3
 ON_COMMAND_LINE = {"--duties": "INGESTD_DAEMON__DUTIES", "--queues": "INGESTD_DAEMON__QUEUES"}
 
 
@@ -64,7 +65,7 @@ def add_to(app: typer.Typer) -> None:
             complain(f"warning: {warning}")
         if once:
             settings = _without_serving(settings)
-        return shell.run(_run(shell, settings, once=once), settings.logs.level)
+        return shell.run(_run(shell, settings, once=once), settings.logs.level, service=True)
 
 
 def _given(options: Mapping[str, str | None]) -> dict[str, str]:
@@ -199,6 +200,11 @@ class Told:
 
 def leave_within(seconds: float, code: int) -> None:
     """End the process with this code unless it has ended by itself until then."""
-    timer = threading.Timer(seconds, os._exit, (code,))
+    timer = threading.Timer(seconds, _leave, (code,))
     timer.daemon = True
     timer.start()
+
+
+def _leave(code: int) -> None:
+    flush(LAST_WORDS_S)
+    os._exit(code)

@@ -102,15 +102,22 @@ class Shell:
         if self.token and self.address is not None and self.address.overheard and not self.quiet:
             complain(f"warning: the token goes to {self.address} unencrypted; give an https:// address, or come through a tunnel")
 
-    def configure_logging(self, level: str | None = None) -> None:
-        """Logs go to stderr, so that stdout stays for answers."""
+    def configure_logging(self, level: str | None = None, *, service: bool = False) -> None:
+        """A command's log goes to stderr, so that stdout stays for answers; a service has none."""
         from ingestd import logging
 
         chosen = "debug" if self.verbose else "warning" if self.quiet else level or "info"
-        logging.configure(chosen, sys.stderr)
+        if service:
+            logging.configure_service(chosen)
+        else:
+            logging.configure(chosen, sys.stderr)
 
-    def run(self, work: Coroutine[Any, Any, T], level: str = "warning") -> T:
+    def run(self, work: Coroutine[Any, Any, T], level: str = "warning", *, service: bool = False) -> T:
         """Run a command's coroutine on uvloop; a signal lets it close what it has opened.
+
+        Args:
+            level: of the log, where no option says another.
+            service: it runs for long and answers nothing on stdout.
 
         Raises:
             Interrupted: SIGTERM or SIGHUP came.
@@ -118,7 +125,7 @@ class Shell:
         """
         import uvloop
 
-        self.configure_logging(level)
+        self.configure_logging(level, service=service)
         heed_ctrl_c()
         return uvloop.run(_interruptible(work))
 
