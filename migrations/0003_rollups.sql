@@ -13,10 +13,13 @@ create table ingestd.source (
     zone          text not null default '',
     grain         interval not null,
     relid         oid not null,
+    parts         oid[] not null default '{}',
     created_at    timestamptz not null default now(),
     unique (schema_name, table_name, time_column, zone)
 );
 comment on column ingestd.source.zone is 'how a time column without zone is read; empty for timestamptz';
+comment on column ingestd.source.parts is
+    'the table and its partitions, sorted, as the triggers were put on them: one that is missing now took its rows away unseen';
 comment on column ingestd.source.grain is 'how coarsely the triggers log; only a matter of cost, never of correctness';
 
 create table ingestd.rollup (
@@ -33,6 +36,7 @@ create table ingestd.rollup (
     zone             text not null,
     source_id        integer references ingestd.source,
     columns          jsonb,
+    reads            jsonb,
     stored           oid,
     "view"           oid,
     exposed          text not null default 'none' check (exposed in ('none', 'live', 'stored')),
@@ -51,6 +55,7 @@ create unique index rollup_stage on ingestd.rollup (name, stage);
 create index rollup_source on ingestd.rollup (source_id);
 comment on column ingestd.rollup.version is 'hash of the normalised spec';
 comment on column ingestd.rollup.floor is 'buckets below it are sealed: never recomputed, whatever happens to their raw rows';
+comment on column ingestd.rollup.reads is 'columns of the source that it reads: name -> number, by which one that was renamed is found';
 comment on column ingestd.rollup.stored is 'the table that holds the buckets; null until it is made';
 
 -- LOGGED on purpose: an UNLOGGED log is emptied by a crash, and every invalidation in it lost.

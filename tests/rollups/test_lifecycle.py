@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import asyncpg
 import pytest
 
@@ -243,6 +245,40 @@ async def test_a_column_dropped_and_made_again_is_counted_anew(hourly: asyncpg.C
     await kit.exact(hourly, "hourly", kit.recount())
 
 
+@pytest.mark.parametrize("column", ["at", "store", "note"])
+async def test_a_renamed_column_stops_no_writer_and_is_named_until_the_rollup_or_the_column_follows(
+    hourly: asyncpg.Connection, column: str
+) -> None:
+    await kit.declared(hourly, hourly=kit.rollup(where="note is null"))
+    await kit.settled(hourly, "hourly")
+    await tend(hourly)
+    await hourly.execute(f"alter table sales rename {column} to renamed")
+    await tend(hourly)
+    told = f'column "{column}" of public.sales is called "renamed" now: write so in [rollups.hourly] and reload, or rename it back'
+    await hourly.execute("insert into sales overriding system value values (1000, '2026-01-02', 1, 5, null)")
+    await retend(hourly)
+    status = await reads.rollup_status(hourly, "hourly")
+    assert (status.state, status.reason) == ("waiting", told)
+    assert await dirty.due(hourly, timedelta()) == [], "a refresh could do nothing"
+    await hourly.execute(f"alter table sales rename renamed to {column}")
+    assert await kit.difference(hourly, "select * from rollups.hourly", kit.recount()) == [], "the view stayed exact"
+    await retend(hourly)
+    assert (await reads.rollup_status(hourly, "hourly")).reason is None
+    await kit.exact(hourly, "hourly", kit.recount())
+
+
+async def test_a_rollup_follows_a_renamed_column_by_its_configuration(hourly: asyncpg.Connection) -> None:
+    await hourly.execute("alter table sales rename store to shop")
+    await tend(hourly)
+    await kit.declared(hourly, hourly=kit.rollup(group_by=["shop"]))
+    await hourly.execute("insert into sales (at, shop, amount) values ('2026-01-02', 1, 5)")
+    await kit.refreshed(hourly, "hourly")
+    await tend(hourly)
+    expected = kit.recount().replace(" store,", " shop,")
+    assert await kit.difference(hourly, "select * from rollups.hourly", expected) == []
+    assert (await reads.rollup_status(hourly, "hourly")).reason is None
+
+
 async def test_triggers_that_somebody_dropped_or_disabled_are_back_and_the_gap_is_recounted(hourly: asyncpg.Connection) -> None:
     await hourly.execute("alter table sales disable trigger all; delete from sales where id < 50")
     await tend(hourly)
@@ -327,6 +363,18 @@ async def test_a_partitioned_source_is_followed_through_every_door(conn: asyncpg
     await kit.exact(conn, "hourly", kit.recount())
     await conn.execute("insert into sales_3 (at, store, amount) values ('2026-03-04', 1, 1)")
     await kit.exact(conn, "hourly", kit.recount())
+    attach = "alter table sales attach partition sales_1 for values from ('2026-01-01') to ('2026-02-01')"
+    for departure in (
+        "alter table sales detach partition sales_1",
+        "update sales_1 set amount = 3 where store = 1",
+        attach,
+        "alter table sales detach partition sales_1; update sales_1 set amount = 4; " + attach,
+        "drop table sales_1",
+    ):
+        await conn.execute(departure)
+        await tend(conn)
+        await kit.exact(conn, "hourly", kit.recount())
+    assert await tend(conn) == 0
 
 
 async def test_series_reads_the_newest_buckets_of_one_measure(hourly: asyncpg.Connection) -> None:

@@ -36,19 +36,36 @@ async def capture(conn: asyncpg.Connection, relid: int, shape: Shape) -> int:
     else:
         source_id, grain = known["id"], min(known["grain"], wanted)
         replaced = known["relid"] != relid
-    if known is None or replaced or grain != known["grain"]:
+    before = set() if known is None or replaced else set(known["parts"])
+    parts = await registry.parts(conn, relid, source_id)
+    unseen = [part for part in parts if not part["captured"] or part["part"] not in before]
+    if unseen or known is None or replaced or grain != known["grain"]:
         await registry.run_ddl(conn, sql.capture_functions(source_id, shape.moment, f"interval '{format_bucket(grain)}'"))
         await registry.update_source(conn, source_id, grain, relid)
-    for part in await registry.parts(conn, relid, source_id):
-        if part["captured"]:
-            continue
+    now = {part["part"] for part in parts}
+    await _let_go(conn, source_id, shape, before - now)
+    for part in unseen:
         await registry.run_ddl(conn, sql.capture_triggers(source_id, part["name"]))
         if part["part"] == relid:
             # Unseen until now, or made anew, or somebody dropped our triggers: nothing is known about it.
             await dirty.mark_source(conn, source_id)
         else:
             await registry.run_ddl(conn, [sql.mark_part(source_id, shape.moment, part["name"])])
+    await registry.keep_parts(conn, source_id, now)
     return source_id
+
+
+async def _let_go(conn: asyncpg.Connection, source_id: int, shape: Shape, oids: set[int]) -> None:
+    """Log what left with former partitions: no trigger fires where one is detached or dropped."""
+    found = await registry.gone_parts(conn, oids, shape.spec.time)
+    if len(found) < len(oids) or not all(part["timed"] for part in found):
+        # Nobody can tell any more which rows those were.
+        await dirty.mark_source(conn, source_id)
+    for part in found:
+        # Its triggers would go on logging, and pass for ours if it came back.
+        await registry.run_ddl(conn, sql.release_part(source_id, part["name"]))
+        if part["timed"]:
+            await registry.run_ddl(conn, [sql.mark_part(source_id, shape.moment, part["name"])])
 
 
 async def release_idle(conn: asyncpg.Connection) -> None:

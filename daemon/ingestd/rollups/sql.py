@@ -206,11 +206,16 @@ def capture_triggers(source_id: int, table: str) -> list[str]:
 
 
 def mark_part(source_id: int, moment: str, part: str) -> str:
-    """Log all that a newly found partition holds: its rows came without any trigger seeing them."""
+    """Log all that a partition holds which was found just now, or is none any more: no trigger saw its rows come or go."""
     return (
         f"insert into ingestd.dirty (source_id, lo, hi) select {source_id}, min({moment}), max({moment}) + interval '1 microsecond'\n"
         f"from {part} where {moment} >= {EARLIEST} and {moment} < {LATEST} having count(*) > 0"
     )
+
+
+def release_part(source_id: int, part: str) -> list[str]:
+    """Take a source's triggers from a table that is no partition of it any more."""
+    return [f"drop trigger if exists {capture_name(source_id, operation)} on {part}" for operation in OPERATIONS]
 
 
 def uncapture(source_id: int) -> list[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import asyncpg
 
@@ -54,9 +55,12 @@ async def tend(conn: asyncpg.Connection) -> int:
                 changed += await _attempt(conn, rollup, _dismantle)
         elif found["relid"] is None:
             await registry.wait(conn, rollup.id, _missing(rollup.spec), timedelta(), waiting=True)
+        elif rollup.state == "ready" and found["renamed"]:
+            if found["due"]:
+                changed += await _attempt(conn, rollup, partial(_suspend, renamed=found["renamed"]))
         elif not _stands(rollup, found):
             if found["due"]:
-                changed += await _attempt(conn, rollup, prepare)
+                changed += await _attempt(conn, rollup, partial(prepare, renamed=found["renamed"]), waiting=True)
         elif rollup.stage == "successor" and rollup.built_at is not None and not found["unbuilt"] and found["due"]:
             changed += await _attempt(conn, rollup, _succeed)
     # Where a writer is at a table just now, the next pass tries again.
@@ -81,8 +85,7 @@ def _stands(rollup: Rollup, found: asyncpg.Record) -> bool:
     )
 
 
-async def _attempt(conn: asyncpg.Connection, rollup: Rollup, step: Step) -> bool:
-    waiting = step is prepare
+async def _attempt(conn: asyncpg.Connection, rollup: Rollup, step: Step, *, waiting: bool = False) -> bool:
     try:
         async with conn.transaction():
             await registry.set_timeouts(conn, lock=LOCK_TIMEOUT, statement=STATEMENT_TIMEOUT)
@@ -103,12 +106,34 @@ async def _attempt(conn: asyncpg.Connection, rollup: Rollup, step: Step) -> bool
     return False
 
 
-async def prepare(conn: asyncpg.Connection, rollup_id: int) -> None:
-    """Set up triggers, table and view of a rollup in the caller's transaction, as far as they are not there."""
+async def _suspend(conn: asyncpg.Connection, rollup_id: int, renamed: Mapping[str, str]) -> None:
+    """Stop refreshing a rollup of which a column was renamed; its view follows the column and stays exact."""
+    rollup = await registry.rollup_by_id(conn, rollup_id)
+    if rollup is None or rollup.stage == "retired" or rollup.source_id is None:
+        return
+    if rollup.spec.time in renamed:
+        # The triggers read the time by its name, so that every write to the table fails until they are gone. What is
+        # written from now on is unseen: the view counts everything.
+        await registry.run_ddl(conn, sql.uncapture(rollup.source_id))
+        await registry.rebuild(conn, rollup.id)
+    await registry.wait(conn, rollup.id, _called_now(rollup, renamed), timedelta(), waiting=True)
+
+
+def _called_now(rollup: Rollup, renamed: Mapping[str, str]) -> str:
+    changes = " and ".join(f'column "{old}" of {rollup.spec.source} is called "{new}" now' for old, new in sorted(renamed.items()))
+    return f"{changes}: write so in [rollups.{rollup.name}] and reload, or rename it back"
+
+
+async def prepare(conn: asyncpg.Connection, rollup_id: int, renamed: Mapping[str, str] | None = None) -> None:
+    """Set up triggers, table and view of a rollup in the caller's transaction, as far as they are not there.
+
+    Args:
+        renamed: columns that were called otherwise when it was set up last, old name -> new name.
+    """
     rollup = await registry.rollup_by_id(conn, rollup_id)
     if rollup is None or rollup.stage == "retired":
         return
-    relid, shape = await _shape(conn, rollup.spec)
+    relid, shape = await _shape(conn, rollup, renamed or {})
     source_id = await capture(conn, relid, shape)
     stored = await registry.oid_of(conn, rollup.table)
     afresh = stored is None or rollup.stored != stored or rollup.columns != shape.types or rollup.source_id != source_id
@@ -130,13 +155,16 @@ async def prepare(conn: asyncpg.Connection, rollup_id: int) -> None:
     await registry.ready(conn, rollup.id, source_id, shape.types, stored, view, exposure)
 
 
-async def _shape(conn: asyncpg.Connection, spec: Spec) -> tuple[int, Shape]:
+async def _shape(conn: asyncpg.Connection, rollup: Rollup, renamed: Mapping[str, str]) -> tuple[int, Shape]:
+    spec = rollup.spec
     relation = await registry.relation(conn, spec.schema, spec.table)
     if relation is None:
         raise _NotYet(_missing(spec))
     if relation["kind"] not in TABLE_KINDS:
         raise _NotYet(f"{spec.source} is not a table: a rollup follows changes by triggers, which need one")
     columns = await registry.attributes(conn, relation["oid"])
+    if lost := {old: new for old, new in renamed.items() if old not in columns}:
+        raise _NotYet(_called_now(rollup, lost))
     for column in spec.used_columns:
         if column not in columns:
             raise _NotYet(f'there is no column "{column}" in {spec.source} yet{did_you_mean(column, columns)}')

@@ -45,7 +45,7 @@ select rollup_id, lower(stretch), upper(stretch), prio, at from (
 # Due: nothing new for a moment, or a change getting old under steady writing.
 DUE = """
 select r.name from ingestd.rollup r join ingestd.dirty d on d.rollup_id = r.id
-where r.stage <> 'retired' and r.flag in ('on', 'shadow') and r.stored is not null
+where r.stage <> 'retired' and r.flag in ('on', 'shadow') and r.state = 'ready'
 group by r.name
 having max(d.at) <= clock_timestamp() - $1::interval or max(d.prio) > 0
     or bool_or(d.at <= clock_timestamp() - r.max_staleness / 2)

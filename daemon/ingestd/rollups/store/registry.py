@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -36,10 +36,17 @@ update ingestd.rollup set reason = $2, state = case when $4 then 'waiting' else 
 where id = $1 and (reason is distinct from $2 or $3 > interval '0' or ($4 and state <> 'waiting'))"""
 READY = """
 update ingestd.rollup set state = 'ready', reason = null, since = case when state = 'ready' then since else now() end,
-    source_id = $2, columns = $3, stored = $4, "view" = $5, exposed = $6
+    source_id = $2, columns = $3, stored = $4, "view" = $5, exposed = $6,
+    -- Those of `where` are known from the view only, which follows a column through its names.
+    reads = (
+        select jsonb_object_agg(a.attname, a.attnum) from ingestd.source s join pg_attribute a on a.attrelid = s.relid
+        where s.id = $2 and a.attnum > 0 and not a.attisdropped and ($3::jsonb ? a.attname or a.attnum in (
+            select d.refobjsubid from pg_rewrite w join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
+            where w.ev_class = $5::oid and d.refclassid = 'pg_class'::regclass and d.refobjid = s.relid)))
 where id = $1"""
 STRIP = """
-update ingestd.rollup set "view" = null, exposed = 'none', source_id = null, columns = null, built_at = null, reason = $2
+update ingestd.rollup set "view" = null, exposed = 'none', source_id = null, columns = null, reads = null, built_at = null,
+    reason = $2
 where id = $1"""
 REBUILD = """
 with cleaned as (delete from ingestd.dirty where rollup_id = $1),
@@ -52,17 +59,21 @@ with recursive root as (
 tree as (
     select distinct relid as root, relid as part from root where relid is not null
     union all
-    select tree.root, i.inhrelid from tree join pg_inherits i on i.inhparent = tree.part),
+    select tree.root, i.inhrelid from tree join pg_inherits i on i.inhparent = tree.part and not i.inhdetachpending),
 captured as (
     select s.id, bool_and((select count(*) = 4 from pg_trigger t
                            where t.tgrelid = tree.part and t.tgname like 'ingestd\\_capture\\_' || s.id || '\\_%'
-                             and t.tgenabled <> 'D')) as complete
+                             and t.tgenabled <> 'D'))
+        and array_agg(tree.part order by tree.part) = s.parts as complete
     from ingestd.source s join tree on tree.root = s.relid group by s.id)
 select r.id, root.relid, r.retry_at <= now() as due,
     coalesce(c.complete and s.relid = root.relid, false) as captured,
     exists (select from pg_class where oid = r.stored) as stored,
     exists (select from pg_class where oid = r."view") as viewed,
-    exists (select from ingestd.dirty d where d.rollup_id = r.id and d.prio > 0) as unbuilt
+    exists (select from ingestd.dirty d where d.rollup_id = r.id and d.prio > 0) as unbuilt,
+    (select jsonb_object_agg(known.name, a.attname) from jsonb_each_text(r.reads) known(name, number)
+     join pg_attribute a on a.attrelid = root.relid and a.attnum = known.number::int and a.attname <> known.name and not a.attisdropped
+     where s.relid = root.relid) as renamed
 from ingestd.rollup r join root using (id) left join ingestd.source s on s.id = r.source_id left join captured c on c.id = s.id"""
 RELATION = """
 select c.oid, c.relkind::text as kind from pg_class c where c.oid = to_regclass(format('%I.%I', $1::text, $2::text))"""
@@ -74,15 +85,22 @@ left join pg_type b on t.typtype = 'd' and b.oid = t.typbasetype
 where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped order by a.attnum"""
 PARTS = """
 with recursive tree as (
-    select $1::oid as part union all select i.inhrelid from tree join pg_inherits i on i.inhparent = tree.part)
+    select $1::oid as part union all
+    select i.inhrelid from tree join pg_inherits i on i.inhparent = tree.part and not i.inhdetachpending)
 select part, format('%I.%I', n.nspname, c.relname) as name,
     (select count(*) = 4 from pg_trigger t
      where t.tgrelid = part and t.tgname like 'ingestd\\_capture\\_' || $2::text || '\\_%' and t.tgenabled <> 'D') as captured
 from tree join pg_class c on c.oid = part join pg_namespace n on n.oid = c.relnamespace"""
-SOURCE = "select id, grain, relid from ingestd.source where schema_name = $1 and table_name = $2 and time_column = $3 and zone = $4"
+# What a table that is no partition any more is called, and whether it has the time column still.
+GONE_PARTS = """
+select format('%I.%I', n.nspname, c.relname) as name, exists (
+    select from pg_attribute a where a.attrelid = c.oid and a.attname = $2 and not a.attisdropped) as timed
+from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = any ($1::oid[])"""
+SOURCE = "select id, grain, relid, parts from ingestd.source where schema_name = $1 and table_name = $2 and time_column = $3 and zone = $4"
 INSERT_SOURCE = """
 insert into ingestd.source (schema_name, table_name, time_column, zone, grain, relid) values ($1, $2, $3, $4, $5, $6) returning id"""
 UPDATE_SOURCE = "update ingestd.source set grain = $2, relid = $3 where id = $1"
+KEEP_PARTS = "update ingestd.source set parts = $2 where id = $1 and parts <> $2"
 IDLE_SOURCES = """
 select id from ingestd.source s where not exists (select from ingestd.rollup r where r.source_id = s.id and r.stage <> 'retired')"""
 DELETE_SOURCE = """
@@ -230,6 +248,17 @@ async def parts(conn: asyncpg.Connection, relid: int, source_id: int) -> list[as
     """A table and everything that inherits from it, with whether a source's triggers are on each."""
     rows: list[asyncpg.Record] = await conn.fetch(PARTS, relid, str(source_id))
     return rows
+
+
+async def gone_parts(conn: asyncpg.Connection, oids: Collection[int], time: str) -> list[asyncpg.Record]:
+    """Those of former partitions that are tables still, and whether they have the time column."""
+    rows: list[asyncpg.Record] = await conn.fetch(GONE_PARTS, list(oids), time)
+    return rows
+
+
+async def keep_parts(conn: asyncpg.Connection, source_id: int, parts: Collection[int]) -> None:
+    """Store which tables a captured table consists of."""
+    await conn.execute(KEEP_PARTS, source_id, sorted(parts))
 
 
 async def source(conn: asyncpg.Connection, schema: str, table: str, time: str, zone: str) -> asyncpg.Record | None:
