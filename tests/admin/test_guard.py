@@ -6,6 +6,7 @@ import asyncio
 from urllib.parse import urlsplit
 
 import pytest
+from multidict import CIMultiDict
 
 from ingestd.admin.guard import Hosts, origin
 from ingestd.admin.settings import AdminSettings
@@ -45,6 +46,7 @@ async def test_loopback_names_with_our_port_are_ours(site: Site, host: str) -> N
         "localhost.evil.example:{port}",
         "user@localhost:{port}",
         "localhost:{port}/x",
+        "localhost:{port}?x",
         "127.0.0.2:{port}",
     ],
 )
@@ -59,6 +61,8 @@ async def test_no_host_and_two_hosts_are_bad_requests(site: Site) -> None:
     assert await raw(site, "GET /health/live HTTP/1.0\n\n") == "400 Bad Request"
     port = site.server.port
     assert (await raw(site, f"GET /health/live HTTP/1.1\nHost: localhost:{port}\nHost: evil.example\n\n")).startswith("400")
+    assert (await raw(site, f"GET http://evil.example/health/live HTTP/1.1\nHost: localhost:{port}\n\n")).startswith("400")
+    assert (await raw(site, f"GET http://localhost:{port}/health/live HTTP/1.1\nHost: localhost:{port}\n\n")).startswith("200")
 
 
 async def test_the_public_address_is_ours_too(open_site: Open) -> None:
@@ -87,12 +91,13 @@ async def test_the_public_address_is_ours_too(open_site: Open) -> None:
         ({"Origin": "null"}, 403),
         ({"Origin": "http://localhost:1"}, 403),
         ({"Cookie": "a=b"}, 403),
+        (CIMultiDict([("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "cross-site")]), 403),
         ({"Cookie": "a=b", "Origin": "{own}"}, 201),
     ],
 )
 async def test_only_our_own_page_and_no_page_may_act(site: Site, headers: dict[str, str], status: int) -> None:
     """Sec-Fetch-Site decides, else Origin, else the absence of anything a browser adds by itself."""
-    given = {name: value.format(own=site.url) for name, value in headers.items()}
+    given = CIMultiDict((name, value.format(own=site.url)) for name, value in headers.items())
     await site.post("/api/v1/jobs", status, json={"kind": "sync_prices"}, headers=given)
 
 

@@ -69,6 +69,13 @@ async def test_another_user_of_the_machine_may_look_but_not_touch(site: Site) ->
     assert read == "200"
 
 
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Forwarded-Proto", "Via"])
+async def test_what_a_proxy_passes_on_is_not_the_daemons_own_user(site: Site, name: str) -> None:
+    """Nobody declared one: it must not lend out the rights of whoever runs it."""
+    problem = await site.post("/api/v1/jobs", 403, json={"kind": "sync_prices"}, headers={name: "192.0.2.1"})
+    assert "a viewer may not do this" in problem["detail"]
+
+
 async def test_who_acts_is_written_down(site: Site) -> None:
     """The audit row names the user id of the socket, and what came with the request."""
     made = await site.post("/api/v1/jobs", 201, json={"kind": "sync_prices"}, headers={"X-Correlation-ID": "c-1"})

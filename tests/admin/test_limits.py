@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 import time
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -14,7 +16,7 @@ import pytest
 from ingestd.access import tokens
 from ingestd.admin import denials
 from ingestd.admin.connections import Connections
-from ingestd.admin.limits import Buckets
+from ingestd.admin.limits import Buckets, network
 from ingestd.admin.server import AdminServer
 from ingestd.admin.settings import AdminSettings
 from ingestd.events import AccessDenied
@@ -47,6 +49,20 @@ def test_however_many_knock_they_do_not_fill_the_memory() -> None:
     for number in range(12_000):
         buckets.add(str(number), 1.0)
     assert len(buckets._empty_at) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("address", "counted_as"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::9", "2001:db8:1:2::/64"),
+        ("::1", "::1"),
+        ("unix", "unix"),
+    ],
+)
+def test_whoever_has_one_address_of_ipv6_has_all_beside_it(address: str, counted_as: str) -> None:
+    assert network(address) == counted_as
 
 
 async def test_each_token_has_its_own_rate_and_starting_work_a_stricter_one(open_site: Open, conn: asyncpg.Connection) -> None:
@@ -192,9 +208,9 @@ async def test_tokens_are_known_while_postgres_is_away(guarded: Site, conn: asyn
 
 
 @asynccontextmanager
-async def served(site: Site, most: int, first_request_s: float) -> AsyncIterator[AdminServer]:
+async def served(site: Site, most: int, *times_s: float) -> AsyncIterator[AdminServer]:
     """Another server on the same state, with room for few connections."""
-    server = AdminServer(site.state, AdminSettings(port=0), Connections(most, first_request_s))
+    server = AdminServer(site.state, AdminSettings(port=0), Connections(most, *times_s))
     await server.start()
     try:
         yield server
@@ -228,7 +244,7 @@ def many_files() -> Iterator[None]:
 
 @pytest.mark.usefixtures("many_files")
 async def test_a_thousand_idle_connections_do_not_hurt_health_answers(site: Site) -> None:
-    async with served(site, most=200, first_request_s=60) as server:
+    async with served(site, 200, 60) as server:
         start = [b"", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Slow: "]
         held = [await hold(server, start[number % 2]) for number in range(1000)]
         times = sorted([await health_s(site, server) for _ in range(20)])
@@ -240,7 +256,7 @@ async def test_a_thousand_idle_connections_do_not_hurt_health_answers(site: Site
 
 
 async def test_a_request_that_never_ends_is_cut_off(site: Site) -> None:
-    async with served(site, most=50, first_request_s=0.3) as server:
+    async with served(site, 50, 0.3) as server:
         reader, writer = await hold(server, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n")
         dripping = asyncio.create_task(_drip(writer))
         async with asyncio.timeout(20):
@@ -251,6 +267,34 @@ async def test_a_request_that_never_ends_is_cut_off(site: Site) -> None:
         await eventually(lambda: len(server._connections) == 0)
 
 
+async def test_whoever_does_not_take_an_answer_does_not_hold_it_forever(site: Site) -> None:
+    async with served(site, 50, 60, 0.3) as server:
+        ask = f"GET /api/v1/openapi.json HTTP/1.1\r\nHost: localhost:{server.port}\r\n\r\n".encode()
+        held = socket.create_connection(("127.0.0.1", server.port))
+        held.setblocking(False)
+        held.send(ask * 50)
+        await eventually(lambda: len(server._connections) == 1)
+        await eventually(lambda: len(server._connections) == 0)
+        held.close()
+
+
+async def test_a_packed_body_is_never_unpacked(guarded: Site) -> None:
+    """A gigabyte in a megabyte, from somebody without a token, would hold up everybody while it is thrown away."""
+    packer = zlib.compressobj(9)
+    begin = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    reader, writer = await asyncio.open_connection("127.0.0.1", guarded.server.port)
+    body = begin + block * 1000
+    head = f"POST /api/v1/jobs HTTP/1.1\r\nHost: localhost:{guarded.server.port}\r\nContent-Encoding: deflate\r\n"
+    began = time.process_time()
+    writer.write(f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    async with asyncio.timeout(60):
+        assert b"401" in await reader.readline()
+        await reader.read()
+    writer.close()
+    assert time.process_time() - began < 1.0
+
+
 async def _drip(writer: asyncio.StreamWriter) -> None:
     while True:
         writer.write(b"X-Slow: 1\r\n")
@@ -258,7 +302,7 @@ async def _drip(writer: asyncio.StreamWriter) -> None:
 
 
 async def test_a_connection_at_work_is_not_the_one_that_makes_room(site: Site) -> None:
-    async with served(site, most=2, first_request_s=60) as server:
+    async with served(site, 2, 60) as server:
         body = b'{"kind": "sync_prices"}'
         lines = [
             "POST /api/v1/jobs HTTP/1.1",

@@ -142,8 +142,8 @@ async def test_the_nearest_address_that_a_trusted_proxy_names_is_the_caller(
     assert await conn.fetchval("select address from ingestd.audit where action = 'enqueue'") == address
 
 
-async def test_without_a_declared_proxy_nobody_is_believed(site: Site, conn: asyncpg.Connection) -> None:
-    await site.post("/api/v1/jobs", 201, json=JOB, headers={"X-Forwarded-For": "192.0.2.7"})
+async def test_without_a_declared_proxy_nobody_is_believed(guarded: Site, conn: asyncpg.Connection) -> None:
+    await guarded.post("/api/v1/jobs", 201, json=JOB, headers=bearer(TOKEN) | {"X-Forwarded-For": "192.0.2.7"})
     assert await conn.fetchval("select address from ingestd.audit") == "127.0.0.1"
 
 

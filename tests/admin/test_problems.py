@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import json
 import uuid
 from typing import Any
 
 import pytest
 
+from ingestd.admin import routes
 from ingestd.admin.problems import problem_of
 from ingestd.errors import Conflict, InvalidInput, NotFound
 from ingestd.events import Notice
@@ -36,7 +39,10 @@ MEMBERS = {"type", "title", "status", "detail", "instance", "correlation_id"}
         ("GET", "/api/v1/jobs?limit=1&limit=2", {}, 400, "bad-request"),
         ("GET", "/api/v1/jobs?from=yesterday", {}, 400, "bad-request"),
         ("GET", "/api/v1/jobs?cursor=!!", {}, 400, "bad-request"),
-        ("POST", "/api/v1/jobs", {"data": b"{}", "headers": JSON | {"Content-Encoding": "gzip"}}, 400, "bad-request"),
+        ("POST", "/api/v1/jobs", {"data": b"{}", "headers": JSON | {"Content-Encoding": "gzip"}}, 415, "unsupported-media-type"),
+        ("POST", "/api/v1/jobs", {"data": b"{}", "headers": JSON | {"Content-Encoding": "br"}}, 415, "unsupported-media-type"),
+        ("POST", "/api/v1/jobs", {"data": b"{}", "headers": JSON | {"Expect": "the best"}}, 417, "expectation-failed"),
+        ("GET", "/api/v1/jobs", {"headers": {"X-Long": "x" * 9000}}, 431, "header-too-large"),
         ("GET", "/api/v1/rollups/%00", {}, 404, "not-found"),
         ("POST", "/api/v1/schedules/%00/trigger", {}, 404, "not-found"),
         ("GET", "/static/nothing.js", {}, 404, "not-found"),
@@ -53,6 +59,42 @@ async def test_every_error_is_a_problem_document(site: Site, method: str, path: 
     assert body["status"] == status
     assert body["correlation_id"] == response.headers["X-Correlation-ID"]
     assert body["instance"] == f"/requests/{body['correlation_id']}"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "detail"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: \xff\r\n\r\n", 403, 'this server does not answer to the host "?"'),
+        (b"GET /api/v1/events HTTP/1.1\r\nHost: {host}\r\nLast-Event-ID: \xff\r\n\r\n", 400, '"?" is not the id of an event'),
+        (b"GET / HTTP/1.1\r\nHost: {host}\r\nsecret\r\n\r\n", 400, "this is no HTTP request: Invalid header token"),
+        (b"GET secret HTTP/1.1\r\n\r\n", 400, "this is no HTTP request: Invalid characters in url"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "this port speaks plain HTTP: write http://"),
+    ],
+)
+async def test_bytes_that_are_no_text_and_no_request_get_a_problem_document_too(site: Site, sent: bytes, status: int, detail: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.server.port)
+    writer.write(sent.replace(b"{host}", b"localhost:%d" % site.server.port))
+    async with asyncio.timeout(20):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = next(int(line.split(":")[1]) for line in head.splitlines() if line.startswith("Content-Length"))
+        problem = json.loads(await reader.readexactly(length))
+    writer.close()
+    assert (problem["status"], problem["detail"][: len(detail)]) == (status, detail)
+    assert "secret" not in problem["detail"]
+    for header in ("Content-Type: application/problem+json", "Content-Security-Policy: default-src 'none'", "Cache-Control: no-store"):
+        assert header in head
+    assert f"X-Correlation-ID: {problem['correlation_id']}" in head
+    assert not any(isinstance(event, Notice) for event in site.events)
+
+
+async def test_a_body_that_does_not_arrive_is_no_fault_of_postgres(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "BODY_TIMEOUT_S", 0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.server.port)
+    head = f"POST /api/v1/jobs HTTP/1.1\r\nHost: localhost:{site.server.port}\r\nContent-Length: 9\r\n\r\n"
+    writer.write(head.encode())
+    async with asyncio.timeout(20):
+        assert b"408" in await reader.readline()
+    writer.close()
 
 
 async def test_a_typo_in_the_query_is_refused_with_a_suggestion(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncpg
+from multidict import CIMultiDict
 
 from ingestd.access.scopes import AREAS, area_of
 from ingestd.admin.server import build
@@ -21,6 +22,12 @@ async def test_a_token_gives_its_role_at_once_and_no_more(site: Site, conn: asyn
     for ended, why in (("expired", '"test-expired" expired on'), ("revoked", '"test-revoked" was revoked on')):
         problem = await site.get("/api/v1/jobs", 401, headers=bearer(of[ended]))
         assert why in problem["detail"]
+
+
+async def test_of_several_authorization_headers_none_counts(site: Site, conn: asyncpg.Connection) -> None:
+    token = await make_token(conn, "operator")
+    both = CIMultiDict([*bearer(token).items(), ("Authorization", "Bearer another")])
+    assert "several Authorization headers" in (await site.get("/api/v1/jobs", 401, headers=both))["detail"]
 
 
 async def test_once_a_token_is_defined_acting_takes_one(site: Site, conn: asyncpg.Connection) -> None:

@@ -57,6 +57,7 @@ def test_a_token_is_revoked_by_whatever_names_it(cli: Cli, how: str) -> None:
         (["create", "admin"], "choose another name", 64),
         (["create", "ci", "--role", "amdin"], 'did you mean "admin"?', 64),
         (["create", "ci", "--scope", "job"], 'there is no area "job", did you mean "jobs"?', 64),
+        (["create", "ci", "--scope", ""], "a scope is empty", 64),
         (["create", "ci", "--scope", "jobs:write"], 'write "jobs", or "jobs:read"', 64),
         (["create", "ci", "--expires", "soon"], "or write never", 64),
         (["create", "ci", "--expires", "1s"], "expires after 1m to", 64),

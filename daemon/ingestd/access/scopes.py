@@ -31,8 +31,10 @@ def parse_scopes(given: Iterable[str]) -> tuple[str, ...]:
     Raises:
         InvalidInput: there is no such area.
     """
-    scopes = sorted({scope.strip() for scope in given if scope.strip()})
+    scopes = sorted({scope.strip() for scope in given})
     for scope in scopes:
+        if not scope:  # to pass over it would make a token without limits where one was meant
+            raise InvalidInput(f"a scope is empty; areas: {', '.join(AREAS)}", pointer="/scopes")
         area, colon, how = scope.partition(":")
         if area not in AREAS:
             known = did_you_mean(area, AREAS) or f"; areas: {', '.join(AREAS)}"

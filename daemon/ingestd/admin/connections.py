@@ -16,6 +16,7 @@ MOST = 512
 SHARE_OF_FILES = 4  # of all files that the process may have open, one in so many
 FIRST_REQUEST_S = 15.0
 KEEP_ALIVE_S = 75.0  # longer than proxies keep theirs, or requests would meet a connection that is just being closed
+ANSWER_TAKEN_S = KEEP_ALIVE_S + 15.0  # aiohttp ends what is idle; this ends whoever does not read the answer
 HANDSHAKE_S = 10.0
 
 
@@ -25,11 +26,13 @@ class Connections:
     Args:
         most: how many there may be.
         first_request_s: seconds in which a new one has to have sent a whole request.
+        answer_taken_s: seconds in which it has to have taken the answer, and sent another request.
     """
 
-    def __init__(self, most: int | None = None, first_request_s: float = FIRST_REQUEST_S) -> None:
+    def __init__(self, most: int | None = None, first_request_s: float = FIRST_REQUEST_S, answer_taken_s: float = ANSWER_TAKEN_S) -> None:
         self.most = most or min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // SHARE_OF_FILES)
         self._first_request_s = first_request_s
+        self._answer_taken_s = answer_taken_s
         self._idle: OrderedDict[Any, asyncio.TimerHandle | None] = OrderedDict()
         self._busy: dict[Any, int | None] = {}
 
@@ -76,7 +79,7 @@ class Connections:
         """The answer is on its way."""
         if transport in self._busy:
             del self._busy[transport]
-            self._idle[transport] = None
+            self._idle[transport] = asyncio.get_running_loop().call_later(self._answer_taken_s, transport.abort)
 
     def left(self, transport: Any) -> None:
         """It is closed."""

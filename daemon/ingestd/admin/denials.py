@@ -16,7 +16,7 @@ from ingestd.access.store import record_audit
 from ingestd.admin.admission import ACTOR, MACHINE_PATHS
 from ingestd.admin.limits import OverLimit
 from ingestd.admin.peers import Peers
-from ingestd.admin.problems import Unauthorized
+from ingestd.admin.problems import Unauthorized, sayable
 from ingestd.errors import Refused
 from ingestd.events import AccessDenied, Bus
 from ingestd.postgres.pool import Database
@@ -68,8 +68,9 @@ class Denials:
         if (known := self._knocks.get(key)) is not None:
             known.times += 1
             return
-        self._knocks[key] = _Knock(actor, action, request.path[:LONGEST], {"status": error.http_status, "why": error.message[:LONGEST]})
-        self._bus.emit(AccessDenied(actor.name, actor.address or "", action, error.message[:LONGEST]))
+        why = sayable(error.message[:LONGEST])
+        self._knocks[key] = _Knock(actor, action, sayable(request.path[:LONGEST]), {"status": error.http_status, "why": why})
+        self._bus.emit(AccessDenied(actor.name, actor.address or "", action, why))
 
     def _stranger(self, request: web.Request, correlation_id: str) -> Actor:
         via: Via = "api" if request.path.startswith(MACHINE_PATHS) else "page"

@@ -47,6 +47,8 @@ class Hosts:
         given = request.headers.getall("Host", [])
         if len(given) != 1:
             raise UsageError("exactly one Host header is needed")
+        if not request.raw_path.startswith("/") and _host_of(request.raw_path) not in ("", given[0]):
+            raise UsageError("the address in the request line and the Host header name different hosts")
         asked = {origin(f"http://{given[0]}"), origin(f"https://{given[0]}")}
         if not asked & self._known and not (self._own_addresses and (own[0], self._port) in asked):
             raise Refused(
@@ -62,14 +64,14 @@ class Hosts:
         Raises:
             Refused: it comes from another site, or cannot be told apart from that.
         """
-        site = request.headers.get("Sec-Fetch-Site")
+        sites = set(request.headers.getall("Sec-Fetch-Site", []))
         if request.method in SAFE_METHODS:
             navigates = request.headers.get("Sec-Fetch-Mode") == "navigate"
-            if site in ("cross-site", "same-site") and not navigates:
+            if sites & {"cross-site", "same-site"} and not navigates:
                 raise Refused("a page of another site may not read from here")
             return
-        if site is not None:
-            allowed = site in ("same-origin", "none")
+        if sites:
+            allowed = sites <= {"same-origin", "none"}
         elif (came_from := request.headers.get("Origin")) is not None:
             allowed = self._is_ours(came_from, request.headers.get("Host", ""))
         else:  # not a browser of this decade: fine unless it carries something a browser would attach by itself
@@ -85,6 +87,13 @@ class Hosts:
         return at == self._public or at in (origin(f"http://{host}"), origin(f"https://{host}"))
 
 
+def _host_of(target: str) -> str | None:
+    try:
+        return urlsplit(target).netloc
+    except ValueError:
+        return None
+
+
 def origin(url: str) -> tuple[str, int] | None:
     """Host name and port of a URL, lower case, or None where there is none."""
     try:
@@ -92,6 +101,6 @@ def origin(url: str) -> tuple[str, int] | None:
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
         return None
-    if not parts.hostname or port is None or parts.username is not None or parts.path not in ("", "/"):
+    if not parts.hostname or port is None or parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
         return None
     return parts.hostname, port

@@ -40,14 +40,16 @@ class Identity:
         """The one who asks.
 
         Raises:
-            Unauthorized: the request carries credentials that are not ours.
+            Unauthorized: the request carries credentials that are not ours, or several.
             OverLimit: its address was wrong too often.
             DatabaseUnreachable: whether they are ours cannot be found out now.
         """
         address = self.peers.address(request)
-        given = request.headers.get("Authorization")
-        if given is not None:
-            return await self._holder(given, via, correlation_id, address)
+        given = request.headers.getall("Authorization", [])
+        if len(given) > 1:  # each of those that it passes may believe another one
+            raise Unauthorized("several Authorization headers: send one")
+        if given:
+            return await self._holder(given[0], via, correlation_id, address)
         if self.peers.by_socket(request):
             # The kernel vouches for them, tokens or not.
             return _local(self.peers.owner(request), via, correlation_id, address)

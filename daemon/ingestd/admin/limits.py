@@ -5,6 +5,7 @@ Each node counts for itself, in memory: a limit shared by all would make every r
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections import OrderedDict
 
@@ -92,12 +93,12 @@ class Limits:
         Raises:
             OverLimit: it has to wait.
         """
-        if wait_s := self._wrong.wait_s(address, time.monotonic()):
+        if wait_s := self._wrong.wait_s(network(address), time.monotonic()):
             raise OverLimit(f"more than {self._wrong} wrong tokens from this address", retry_after_s=wait_s)
 
     def was_wrong(self, address: str) -> None:
         """Count a wrong token."""
-        self._wrong.add(address, time.monotonic())
+        self._wrong.add(network(address), time.monotonic())
 
 
 def starts_work(method: str, path: str) -> bool:
@@ -108,7 +109,16 @@ def starts_work(method: str, path: str) -> bool:
 def _key(actor: Actor) -> str:
     if actor.token_id is not None:
         return f"token:{actor.token_id}"
-    return actor.name if actor.name.startswith("token:") else f"from:{actor.address}"
+    return actor.name if actor.name.startswith("token:") else f"from:{network(actor.address or '')}"
+
+
+def network(address: str) -> str:
+    """What is counted as one address: of IPv6 a /64, for whoever has one of its addresses has them all."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return address if found.version == 4 or found.is_loopback else str(ipaddress.ip_network((found, 64), strict=False))
 
 
 def _whose(actor: Actor) -> str:

@@ -18,6 +18,7 @@ from ingestd.admin.denials import Denials
 from ingestd.admin.guard import Hosts
 from ingestd.admin.idempotency import answer_once
 from ingestd.admin.problems import Problem, problem_of
+from ingestd.admin.protocol import Explain
 from ingestd.admin.routes import Call, Route
 from ingestd.admin.state import AdminState
 from ingestd.cause import REQUEST, correlation_from
@@ -88,10 +89,7 @@ def outermost(around: Surroundings) -> Middleware:
             response = _explain(around, request, error, correlation_id)
         finally:
             around.connections.ended(request.transport)
-        for name, value in HEADERS.items():
-            response.headers[name] = value
-        response.headers["X-Correlation-ID"] = correlation_id
-        response.headers.setdefault("Cache-Control", "no-store")
+        _dress(response, correlation_id)
         resource = request.match_info.route.resource
         around.metrics.observe_request(
             request.method, resource.canonical if resource else "unmatched", response.status, time.perf_counter() - began
@@ -112,6 +110,26 @@ def serve(around: Surroundings, route: Route) -> Handler:
         return await answer_once(Call(request, around.state, actor, _query(request, route)), route)
 
     return handle
+
+
+def outside(around: Surroundings) -> Explain:
+    """What answers where no request of ours has begun, or where what surrounds it broke."""
+
+    def explain(problem: Problem, correlation_id: str, error: BaseException | None) -> web.Response:
+        if error is not None:
+            _tell(around, error, {"correlation_id": correlation_id})
+        response = problem.response(correlation_id)
+        _dress(response, correlation_id)
+        return response
+
+    return explain
+
+
+def _dress(response: web.StreamResponse, correlation_id: str) -> None:
+    for name, value in HEADERS.items():
+        response.headers[name] = value
+    response.headers["X-Correlation-ID"] = correlation_id
+    response.headers.setdefault("Cache-Control", "no-store")
 
 
 def _query(request: web.Request, route: Route) -> dict[str, str]:
@@ -138,19 +156,18 @@ def _explain(around: Surroundings, request: web.Request, error: web.HTTPExceptio
         return error
     problem = problem_of(error)
     if problem.status >= 500 and not isinstance(error, DatabaseUnreachable) and problem.slug != DatabaseUnreachable.slug:
-        details = {
-            "correlation_id": correlation_id,
-            "method": request.method,
-            "path": request.path,
-            "traceback": "".join(traceback.format_exception(error)),
-        }
-        around.state.bus.emit(Notice(f"request failed: {type(error).__name__}: {error}", "error", details))
+        _tell(around, error, {"correlation_id": correlation_id, "method": request.method, "path": request.path})
     if _wants_page(request):
         try:
             return around.problem_page(problem, correlation_id)
         except Exception as broken:  # noqa: BLE001 - a page that cannot be drawn must not hide the problem
             around.state.bus.emit(Notice(f"the problem page failed: {type(broken).__name__}: {broken}", "error"))
     return problem.response(correlation_id)
+
+
+def _tell(around: Surroundings, error: BaseException, details: dict[str, str]) -> None:
+    told = details | {"traceback": "".join(traceback.format_exception(error))}
+    around.state.bus.emit(Notice(f"request failed: {type(error).__name__}: {error}", "error", told))
 
 
 def _wants_page(request: web.Request) -> bool:

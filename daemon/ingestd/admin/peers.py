@@ -22,7 +22,7 @@ UNIX = "unix"
 _TABLES = {4: Path("/proc/net/tcp"), 6: Path("/proc/net/tcp6")}
 _CREDENTIALS = struct.Struct("3i")
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
-_FORWARDED = ("X-Forwarded-For", "Forwarded", "X-Real-IP")
+_FORWARDED = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Forwarded-Host", "X-Forwarded-Proto", "Via")
 _MOST_HOPS = 20
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -69,7 +69,7 @@ class Peers:
 
     def by_socket(self, request: web.Request) -> bool:
         """Whether it came through the Unix socket, from this machine."""
-        return _peer_address(request) is None and not self._socket_is_proxy and not any(name in request.headers for name in _FORWARDED)
+        return _peer_address(request) is None and not self._socket_is_proxy and not _forwarded(request)
 
     def owner(self, request: web.Request) -> int | None:
         """The system user at the other end, where it is one of this machine and that may count; else None."""
@@ -78,7 +78,7 @@ class Peers:
             return None
         if _peer_address(request) is None:
             return _credentials(transport) if self.by_socket(request) else None
-        if not self._settings.open_to_locals:
+        if not self._settings.open_to_locals or _forwarded(request):
             return None
         if transport not in self._owners:
             peer, own = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
@@ -94,6 +94,11 @@ class Peers:
 def _peer_address(request: web.Request) -> _Address | None:
     peer = request.transport.get_extra_info("peername") if request.transport is not None else None
     return _parse(str(peer[0])) if isinstance(peer, tuple) and peer else None
+
+
+def _forwarded(request: web.Request) -> bool:
+    """Whether somebody passes it on for somebody else: a proxy of this machine that nobody declared must not lend out its rights."""
+    return any(name in request.headers for name in _FORWARDED)
 
 
 def _parse(text: str) -> _Address | None:

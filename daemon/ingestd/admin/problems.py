@@ -23,6 +23,7 @@ _SLUGS = {
     403: "refused",
     404: "not-found",
     405: "method-not-allowed",
+    408: "request-timeout",
     413: "body-too-large",
     415: "unsupported-media-type",
     500: "internal-error",
@@ -31,6 +32,7 @@ _SLUGS = {
 _DETAILS = {
     404: "There is nothing at this address.",
     405: "This address does not answer to this method; see the Allow header.",
+    408: "The request body did not arrive in time; send it again, faster.",
     413: "The request body is larger than this server accepts.",
 }
 
@@ -117,8 +119,9 @@ def _unreachable(detail: str) -> Problem:
 def _of_ours(error: IngestdError) -> Problem:
     extra: dict[str, Any] = {}
     headers: dict[str, str] = {}
+    message = sayable(error.message)
     if error.hint:
-        extra["hint"] = error.hint
+        extra["hint"] = sayable(error.hint)
     if isinstance(error, Conflict) and error.current_state is not None:
         extra["current_state"] = error.current_state
     if isinstance(error, JobOpen):
@@ -128,10 +131,15 @@ def _of_ours(error: IngestdError) -> Problem:
     if isinstance(error, InvalidBody):
         extra["errors"] = [{"pointer": pointer, "detail": text} for pointer, text in error.problems]
     elif isinstance(error, InvalidInput) and error.pointer:
-        extra["errors"] = [{"pointer": error.pointer, "detail": error.message}]
+        extra["errors"] = [{"pointer": error.pointer, "detail": message}]
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Bearer realm="ingestd"'
-    return Problem(error.http_status, error.slug, error.title, error.message, extra, headers)
+    return Problem(error.http_status, error.slug, error.title, message, extra, headers)
+
+
+def sayable(text: str) -> str:
+    """The same text without what UTF-8 cannot say: bytes of a header that are no text are quoted by some errors."""
+    return text.encode(errors="replace").decode()
 
 
 def _of_aiohttp(error: web.HTTPException) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from ingestd.errors import InvalidInput, NotFound, UsageError
 
 METHODS = ("GET", "POST", "PATCH", "DELETE")
 MAX_ID = 2**63 - 1
+BODY_TIMEOUT_S = 20.0  # less than an answer may take
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -154,11 +156,26 @@ class Call:
 
         Raises:
             UsageError: it cannot be read.
+            web.HTTPException: it is too large, too slow, or packed.
         """
+        async with self._arriving():
+            try:
+                return await self.request.read()
+            except RequestPayloadError as error:
+                raise UsageError(f"the body cannot be read: {error}") from None
+
+    @asynccontextmanager
+    async def _arriving(self) -> AsyncIterator[None]:
+        encoding, length, most = self.request.headers.get("Content-Encoding", ""), self.request.content_length, self.request.client_max_size
+        if encoding.strip().lower() not in ("", "identity"):
+            raise web.HTTPUnsupportedMediaType(text="send the body as it is, without a Content-Encoding")
+        if length is not None and length > most:
+            raise web.HTTPRequestEntityTooLarge(most, length)
         try:
-            return await self.request.read()
-        except RequestPayloadError as error:
-            raise UsageError(f"the body cannot be read: {error}") from None
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                yield
+        except TimeoutError:
+            raise web.HTTPRequestTimeout from None
 
     async def form(self) -> dict[str, str]:
         """The fields of a plain form; none may hold what Postgres cannot.
@@ -169,7 +186,8 @@ class Call:
         if self.request.content_type != "application/x-www-form-urlencoded":
             raise UsageError("send a form, or use the API")
         try:
-            fields = {name: str(value) for name, value in (await self.request.post()).items()}
+            async with self._arriving():
+                fields = {name: str(value) for name, value in (await self.request.post()).items()}
         except (ValueError, LookupError, RequestPayloadError) as error:
             raise UsageError(f"the form cannot be read: {error}") from None
         check_storable(fields)

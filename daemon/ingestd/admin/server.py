@@ -19,8 +19,9 @@ from ingestd.admin.denials import Denials
 from ingestd.admin.guard import Hosts
 from ingestd.admin.identity import Identity
 from ingestd.admin.limits import Limits
-from ingestd.admin.middleware import Surroundings, outermost, serve
+from ingestd.admin.middleware import Surroundings, outermost, outside, serve
 from ingestd.admin.pages import Pages
+from ingestd.admin.protocol import Protocol
 from ingestd.admin.routes import Routes
 from ingestd.admin.settings import AdminSettings
 from ingestd.admin.state import AdminState
@@ -34,6 +35,14 @@ SHUTDOWN_GRACE_S = 2.0
 AROUND = web.AppKey("around", Surroundings)
 # What aiohttp would log is that somebody sent what is no HTTP, with a traceback each time: anybody could fill the log with it.
 _QUIET = logging.Logger("aiohttp.server", logging.CRITICAL)
+# Bodies are taken as they come: a megabyte that unpacks to a gigabyte would hold up everybody, and whoever sends it needs no token.
+_PROTOCOL = {
+    "access_log": None,
+    "logger": _QUIET,
+    "keepalive_timeout": KEEP_ALIVE_S,
+    "lingering_time": LINGER_S,
+    "auto_decompress": False,
+}
 
 
 def build(
@@ -128,15 +137,7 @@ class AdminServer:
         app, _, _ = build(self._state, self._settings, self.port, self._connections)
         self._around = app[AROUND]
         self._state.tokens.on_ended = self._connections.cut_off
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            logger=_QUIET,
-            handle_signals=False,
-            shutdown_timeout=SHUTDOWN_GRACE_S,
-            keepalive_timeout=KEEP_ALIVE_S,
-            lingering_time=LINGER_S,
-        )
+        self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=SHUTDOWN_GRACE_S, logger=_QUIET, access_log=None)
         await self._runner.setup()
         self._reader = asyncio.create_task(self._state.live.poller.run(), name="live events")
 
@@ -152,15 +153,17 @@ class AdminServer:
 
     async def _listen(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
         assert self._runner is not None
-        assert self._runner.server is not None
-        factory = self._connections.watch(self._runner.server)
-        loop = asyncio.get_running_loop()
+        server, loop = self._runner.server, asyncio.get_running_loop()
+        assert server is not None
+        assert self._around is not None
+        explain = outside(self._around)
+        factory = self._connections.watch(lambda: Protocol(server, explain, loop=loop, **_PROTOCOL))
         if sock.family == socket.AF_UNIX:
             self._servers.append(await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG))
         else:
             handshake_s = HANDSHAKE_S if tls else None
-            server = await loop.create_server(factory, sock=sock, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=handshake_s)
-            self._servers.append(server)
+            listening = await loop.create_server(factory, sock=sock, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=handshake_s)
+            self._servers.append(listening)
 
     async def write_denials(self) -> float:
         """Write down what was refused; returns the seconds until it is to be done again."""
