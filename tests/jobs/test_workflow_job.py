@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -14,7 +15,8 @@ from ingestd.app.handlers import handlers
 from ingestd.errors import StaleClaim
 from ingestd.events import Bus
 from ingestd.jobs import run_actions
-from ingestd.jobs.model import AwaitChildren, Discard, Job, NewJob, State
+from ingestd.jobs.enqueue import enqueue
+from ingestd.jobs.model import AwaitChildren, Discard, Job, NewJob, Slot, State
 from ingestd.jobs.promoter import promote_once
 from ingestd.jobs.settings import RetentionSettings
 from ingestd.jobs.store import ack, promote, reads
@@ -74,6 +76,15 @@ async def test_it_waits_until_everything_is_taken_back_and_fails_with_its_run(db
     (job,) = await take(conn)
     outcome = await run(db, job)
     assert outcome == Discard(f"workflow run {flow} failed: b failed")
+
+
+async def test_the_steps_of_a_scheduled_run_are_told_its_slot(db: Database, conn: asyncpg.Connection) -> None:
+    slot = Slot("nightly", datetime(2027, 1, 1, 2, tzinfo=UTC), catch_up=True)
+    await enqueue(conn, [NewJob("workflow", {"workflow": "w"}, metadata=slot.written(), triggered_by="catch_up")])
+    (job,) = await take(conn)
+    await run(db, job)
+    (step,) = await take(conn)
+    assert (step.kind, step.slot) == ("a", slot)
 
 
 async def test_it_is_cancelled_with_its_run(db: Database, conn: asyncpg.Connection) -> None:

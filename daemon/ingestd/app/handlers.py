@@ -127,7 +127,9 @@ class _StartWorkflow:
         note: dict[str, int] = {}
         async with ctx.step(note) as conn:
             job = ctx.job
-            note["run"] = await start(conn, workflow, triggered_by=job.triggered_by, correlation_id=job.correlation_id, job_id=job.id)
+            note["run"] = await start(
+                conn, workflow, triggered_by=job.triggered_by, correlation_id=job.correlation_id, job_id=job.id, slot=job.slot
+            )
         return note
 
 

@@ -63,6 +63,10 @@ class Slot:
         except (KeyError, TypeError, ValueError):
             return None  # metadata is anybody's: a job that people put a word "schedule" on has no slot
 
+    def written(self) -> dict[str, Any]:
+        """What `read` finds in a job's metadata."""
+        return {"schedule": self.schedule, "due_at": self.due_at.isoformat(), "catch_up": self.catch_up}
+
 
 @dataclass(slots=True)
 class Job:

@@ -12,7 +12,7 @@ import asyncpg
 from ingestd.errors import ConfigurationError, Conflict
 from ingestd.jobs.course import OnFailure
 from ingestd.jobs.enqueue import enqueue
-from ingestd.jobs.model import PARKED_DEPENDENCY, NewJob
+from ingestd.jobs.model import PARKED_DEPENDENCY, NewJob, Slot
 from ingestd.jobs.references import references
 from ingestd.jobs.store import steps as store
 from ingestd.jobs.store.steps import NewStep
@@ -149,11 +149,13 @@ async def start(
     triggered_by: str,
     correlation_id: str | None = None,
     job_id: int | None = None,
+    slot: Slot | None = None,
 ) -> int:
     """Insert a run with all its steps and jobs in one transaction; the first steps can run at once, or when it is its turn.
 
     Args:
         job_id: the job that waits for the run, as the parent of its steps' jobs.
+        slot: the slot of a schedule that started it; its steps are told it as any job is.
 
     Returns:
         The run's id.
@@ -184,6 +186,7 @@ async def start(
                 step=step.name,
                 triggered_by="workflow",
                 parent_id=job_id,
+                metadata=step.job.metadata if slot is None else {**(step.job.metadata or {}), **slot.written()},
                 correlation_id=correlation_id or f"workflow-{run}",
             )
             for step, parked in zip(workflow.steps, blocked, strict=True)

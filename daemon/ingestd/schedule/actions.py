@@ -11,7 +11,7 @@ from ingestd.access.roles import Actor
 from ingestd.access.store import record_audit
 from ingestd.errors import Conflict, InvalidInput, JobOpen, TooOften
 from ingestd.jobs.enqueue import enqueue
-from ingestd.jobs.model import NewJob
+from ingestd.jobs.model import NewJob, Slot
 from ingestd.schedule.rules import in_zone, parse_rule
 from ingestd.schedule.store import controls as store
 from ingestd.schedule.store.reads import no_such_schedule
@@ -98,7 +98,7 @@ def _job(actor: Actor, schedule: asyncpg.Record, moment: datetime, reason: str |
         key=schedule["key"] or in_line,
         tags=tuple(schedule["tags"]),
         notes=reason,
-        metadata={"schedule": schedule["name"], "due_at": moment.isoformat(), "catch_up": False},
+        metadata=Slot(schedule["name"], moment).written(),
         correlation_id=actor.correlation_id,
         triggered_by=_door(actor),
     )
