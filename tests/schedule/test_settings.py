@@ -81,6 +81,10 @@ def test_a_moment_is_read_in_the_time_zone_unless_it_says_its_own() -> None:
         ({"at": "0001-01-01", "job": "x", "timezone": "Asia/Kathmandu"}, '"at" in .*beyond the calendar'),
         ({"at": "2027-01-01", "job": "x", "end": "2028-01-01"}, "start and end belong to cron or every"),
         ({"cron": "@daily", "job": "x", "start": "2027-01-02", "end": "2027-01-01"}, "its end lies before its start"),
+        (
+            {"cron": "@daily", "job": "x", "timezone": "Pacific/Apia", "start": "2011-12-30", "end": "2011-12-30"},
+            "there is no 2011-12-30 in Pacific/Apia, whose clock jumps over that day",
+        ),
         ({"cron": "@yearly", "job": "x", "start": "2027-01-02", "end": "2027-12-31"}, "it has no slot between its start and its end"),
         ({"cron": "@daily", "job": "x", "jitter": "2d"}, "a jitter is a day at most"),
         ({"every": "1m", "job": "x", "jitter": "1m"}, "its jitter must be shorter than its interval"),
@@ -152,6 +156,9 @@ def test_what_is_hardly_meant_is_told() -> None:
     (odd,) = read(cron="@daily", job="x", after=[{"job": "x"}]).oddities(now)
     assert odd == 'waits for a success of job "x", which it starts itself: something else must do so first'
     assert list(read(cron="@daily", job="x", after=[{"job": "x", "on_failure": "run"}]).oddities(now)) == []
+    (odd,) = read(cron="0,5 2 * * *", job="x", jitter="6m").oddities(now)
+    assert odd == "has a jitter of 6m, and only 5m between two slots: while a job waits its share, the next slots are skipped"
+    assert list(read(cron="0,5 2 * * *", job="x", jitter="5m").oddities(now)) == []
 
 
 def test_a_success_that_is_not_kept_for_so_long_is_told() -> None:

@@ -169,7 +169,7 @@ async def settle(
     live = {name: row for name, row in held.items() if row["removed_at"] is None and row["enabled"]}
     gone = [name for name, row in live.items() if name not in schedules and row["owner"] == owner]
     disabled = [name for name in live if name in schedules and not schedules[name].enabled]
-    changed = [name for name, row in live.items() if name in schedules and schedules[name].enabled and not _same_rule(row, schedules[name])]
+    changed = [name for name, row in live.items() if name in schedules and schedules[name].enabled and not same_rule(row, schedules[name])]
     firer = Firer()
     settled: list[RecordedSlot] = []
     if changed:
@@ -184,7 +184,8 @@ async def settle(
     return settled, accounted
 
 
-def _same_rule(row: asyncpg.Record, settings: ScheduleSettings) -> bool:
+def same_rule(row: asyncpg.Record, settings: ScheduleSettings) -> bool:
+    """Whether a stored schedule has the times that it is declared with."""
     was = (row["rule"], row["timezone"], row["starts_at"], row["ends_at"])
     return was == (settings.rule, settings.timezone, settings.starts_at, settings.ends_at)
 
@@ -208,7 +209,7 @@ def compose(
         accounted: up to where it is accounted for, by name, as `settle` told.
     """
     same = old is not None and old["removed_at"] is None and old["enabled"] == settings.enabled
-    goes_on = same and old is not None and _same_rule(old, settings)
+    goes_on = same and old is not None and same_rule(old, settings)
     # `now` is when the transaction began; a node that was waited for may have fired since: never look behind what it recorded.
     since = old["since"] if goes_on and old is not None else max(now, accounted.get(name, now))
     accounted_to = accounted[name] if goes_on else since

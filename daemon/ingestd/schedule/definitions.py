@@ -11,7 +11,7 @@ import asyncpg
 from ingestd.access.roles import Actor
 from ingestd.access.store import record_audit
 from ingestd.errors import ConfigurationError, Conflict, InvalidInput, NotFound
-from ingestd.schedule.declare import CompiledTarget, compose, fault, settle
+from ingestd.schedule.declare import CompiledTarget, compose, fault, same_rule, settle
 from ingestd.schedule.settings import RULES, TARGETS, ScheduleSettings, ScheduleTarget
 from ingestd.schedule.store import declared as store
 from ingestd.schedule.store import firing
@@ -63,8 +63,8 @@ class Definitions:
             if old is not None and old["removed_at"] is None:
                 raise Conflict(f'there is a schedule "{name}" already', current_state="declared", hint=f"it {_how_to_change(old)}")
             await self._write(conn, name, settings, old)
-            if settings.enabled and await store.is_over(conn, name):
-                raise InvalidInput(f"[schedules.{name}]: it has no slot to come: its time is over")
+            if settings.enabled:
+                await _refuse_if_over(conn, name)
             await record_audit(conn, actor, "create", "schedule", name, _told(settings))
 
     async def edit(self, conn: asyncpg.Connection, actor: Actor, name: str, keys: Mapping[str, Any]) -> bool:
@@ -86,6 +86,9 @@ class Definitions:
             old = await self._hold_own(conn, name)
             settings = read_definition(name, merge_patch(old["spec"], keys))
             changed, settled = await self._write(conn, name, settings, old)
+            # `end` may bring one to its end at once; a single moment that is over is a slip.
+            if settings.at is not None and settings.enabled and not (old["enabled"] and same_rule(old, settings)):
+                await _refuse_if_over(conn, name)
             if changed:
                 await record_audit(conn, actor, "edit", "schedule", name, {"keys": sorted(keys), "now": _told(settings)})
         self._tell(settled)
@@ -136,6 +139,11 @@ class Definitions:
         if changed:
             await store.tell_changed(conn)
         return changed, settled
+
+
+async def _refuse_if_over(conn: asyncpg.Connection, name: str) -> None:
+    if await store.is_over(conn, name):
+        raise InvalidInput(f"[schedules.{name}]: it has no slot to come: its time is over")
 
 
 class _Root(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
+from itertools import islice, pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -26,6 +27,8 @@ MOST_DAYS = 36500
 LONGEST_NAME = 200
 _LONGEST_INTERVAL = timedelta(days=3660)
 _LONGEST_JITTER = timedelta(days=1)
+_SHORTEST_REST = timedelta(minutes=1)  # of an expression
+_WHILE_WAITING = {"skip": "are skipped", "queue": "queue behind it", "allow": "may overtake it"}
 _YEARS = range(1970, 9000)
 # Targets that people know from elsewhere, and that nothing here could carry out.
 RULES = ("cron", "every", "at")
@@ -246,6 +249,8 @@ class ScheduleSettings(Section):
         if self.at is not None:
             raise ValueError("start and end belong to cron or every: at is one moment")
         if self.starts_at is not None and self.ends_at is not None and self.ends_at < self.starts_at:
+            if self.start == self.end:
+                raise ValueError(f"it has no slot: there is no {self.start} in {self.timezone}, whose clock jumps over that day")
             raise ValueError("its end lies before its start")
         if self.start is not None and self.end is not None and self.parsed_rule().next_after(EPOCH) is None:
             raise ValueError("it has no slot between its start and its end")
@@ -300,6 +305,12 @@ class ScheduleSettings(Section):
         """
         if self.enabled and (self.at is not None or self.end is not None) and self.parsed_rule().next_after(now) is None:
             yield "has no slot to come: its time is over"
+        rest = self._rest(now) if self.cron is not None and self.jitter > _SHORTEST_REST else None
+        if rest is not None and self.jitter > rest:
+            yield (
+                f"has a jitter of {format_duration(self.jitter)}, and only {format_duration(rest)} between two slots: "
+                f"while a job waits its share, the next slots {_WHILE_WAITING[self.overlap]}"
+            )
         for dependency in self.after:
             if dependency.on_failure != "run" and dependency.thing == (self.target.type, self.target.name):
                 kind, name = dependency.thing
@@ -307,6 +318,11 @@ class ScheduleSettings(Section):
             if dependency.job is not None and dependency.ok_within > kept:
                 within, only = format_duration(dependency.ok_within), format_duration(kept)
                 yield f'looks back {within} for a success of job "{dependency.job}", but [retention] history keeps jobs for {only}'
+
+    def _rest(self, now: datetime) -> timedelta | None:
+        """The shorter of the two rests between the next three slots, None where there are fewer than two."""
+        ahead = list(islice(self.parsed_rule().after(now), 3))
+        return min((later - sooner for sooner, later in pairwise(ahead)), default=None)
 
     @property
     def rule(self) -> str:
