@@ -322,6 +322,42 @@ async def test_a_handler_that_commits_by_hand_in_its_transaction_is_told_so(db: 
     assert "ended the transaction itself" in done["error"]["message"]
 
 
+async def test_blocks_that_commit_cannot_stand_inside_of_each_other(db: Database) -> None:
+    async def nested(ctx: Context, outer: str, inner: str) -> None:
+        def block(name: str) -> Any:
+            return ctx.transaction() if name == "transaction" else ctx.step({"at": name})
+
+        async with block(outer), block(inner):
+            pass
+
+    def plainly(ctx: SyncContext, outer: str, inner: str) -> None:
+        def block(name: str) -> Any:
+            return ctx.transaction() if name == "transaction" else ctx.step({"at": name})
+
+        with block(outer), block(inner):
+            pass
+
+    pairs = [("transaction", "step"), ("step", "step"), ("step", "transaction")]
+    async with working(db, handler("nested", nested, max_attempts=1), handler("plainly", plainly, executor="thread", max_attempts=1)):
+        for kind in ("nested", "plainly"):
+            for outer, inner in pairs:
+                done = await final(db, await put(db, kind, {"outer": outer, "inner": inner}))
+                assert (done["state"], done["error"]["class"]) == ("failed", "RuntimeError"), (kind, outer, inner)
+                assert "inside" in done["error"]["message"] or "close it" in done["error"]["message"]
+
+
+async def test_steps_side_by_side_are_no_steps_inside_of_each_other(db: Database) -> None:
+    async def pages(ctx: Context) -> None:
+        async def page(number: int) -> None:
+            async with ctx.step({"page": number}) as conn:
+                await conn.execute("select pg_sleep(0.05)")
+
+        await asyncio.gather(*(page(number) for number in range(3)))
+
+    async with working(db, handler("pages", pages, max_attempts=1)):
+        assert (await final(db, await put(db, "pages")))["state"] == "succeeded"
+
+
 @pytest.mark.parametrize(("given", "says"), [("3", "ctx.count(failed=…) takes a whole number"), (None, "ctx.progress() takes a fraction")])
 async def test_a_count_or_progress_of_the_wrong_type_says_what_it_takes(db: Database, given: Any, says: str) -> None:
     async def wrong(ctx: Context) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Protocol, overload
@@ -15,15 +14,14 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from ingestd.errors import StaleClaim, UsageError
+from ingestd.errors import StaleClaim
 from ingestd.events import Bus
-from ingestd.jobs.client import Client, current_client
 from ingestd.jobs.decorator import JobFunction
-from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import Job, NewJob, Slot, State
 from ingestd.jobs.store import ack as ack_store
 from ingestd.jobs.store import steps
 from ingestd.postgres.pool import Database
+from ingestd.work import follow_ups
 from ingestd.work.rejects import Rejects
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -78,8 +76,8 @@ class Context:
     _counts: dict[str, int] | None = None
     _rejects: Rejects | None = None
     _opened = False
+    _stepping: frozenset[object] = frozenset()  # tasks inside of a step
     _discarded: tuple[str, dict[str, Any]] | None = None
-
     _shown: tuple[float | None, str] = (None, "")
 
     def __init__(
@@ -153,10 +151,11 @@ class Context:
             StaleClaim: the job belongs to somebody else by now; everything was rolled back.
             NoneFree: no connection became free in time.
             ConnectionLost: Postgres went away.
-            RuntimeError: the job has been completed already.
+            RuntimeError: the job has been completed already, or a step is open.
         """
         if self._opened:
             raise RuntimeError("ctx.transaction() completes the job and can be used once; use ctx.step() for commits before it")
+        self._refuse_nested()
         self._opened = True
         try:
             async with self.db.handlers() as conn:
@@ -187,17 +186,30 @@ class Context:
 
         Raises:
             StaleClaim: the job belongs to somebody else by now; everything was rolled back.
+            RuntimeError: `ctx.transaction()` or another step is open around it, or the job is complete.
         """
-        async with self.db.handlers() as conn, conn.transaction():
-            outer, self.backend = self.backend, conn.get_server_pid()
-            try:
+        # Its own connection: around it another one of ours would wait for it, or for rows it has locked, where nobody sees a deadlock.
+        if self._opened:
+            raise RuntimeError("ctx.step() commits by itself: it can stand neither inside ctx.transaction() nor after it")
+        me = self._refuse_nested()
+        self._stepping |= {me}
+        try:
+            async with self.db.handlers() as conn, conn.transaction():
+                self.backend = conn.get_server_pid()
                 yield conn
-            finally:
-                self.backend = outer
-            if not await ack_store.store_checkpoint(conn, self.job.id, self.job.claim, checkpoint):
-                raise StaleClaim(f"job {self.job.id} belongs to somebody else; its step was rolled back")
+                if not await ack_store.store_checkpoint(conn, self.job.id, self.job.claim, checkpoint):
+                    raise StaleClaim(f"job {self.job.id} belongs to somebody else; its step was rolled back")
+        finally:
+            self.backend = None
+            self._stepping -= {me}
         # A step is progress, whatever is shown of it.
         self.on_progress(*self._shown)
+
+    def _refuse_nested(self) -> object:
+        me = asyncio.current_task()
+        if me in self._stepping:
+            raise RuntimeError("a ctx.step() is open: close it before the next one, or before ctx.transaction()")
+        return me
 
     def discard(self, reason: str, error: dict[str, Any] | None = None) -> None:
         """Make the open `ctx.transaction()` end the job as failed, without retries, together with what it writes.
@@ -314,34 +326,7 @@ class Context:
             TypeError: the arguments do not fit the function.
             InvalidInput: the kind or queue is unknown, the arguments do not fit, or an option makes no sense.
         """
-        ours = self.job
-        if isinstance(what, NewJob):
-            jobs = [
-                replace(job, parent_id=job.parent_id or ours.id, correlation_id=job.correlation_id or ours.correlation_id)
-                for job in (what, *more)
-            ]
-            if conn is not None:
-                return await enqueue(conn, jobs)
-            async with self.db.services() as own:
-                return await enqueue(own, jobs)
-        args = dict(more[0]) if more else {}
-        options = {"parent_id": ours.id, "correlation_id": ours.correlation_id, **options}
-        if isinstance(what, JobFunction):
-            spec = what.spec
-            inspect.signature(what).bind(None, **args)
-            options = {"queue": spec.queue, "priority": spec.priority, "max_attempts": spec.max_attempts, **options}
-            # The code is at hand: whether a node has published the kind already does not matter.
-            handle = await self._client.enqueue(spec.kind, args, allow_unknown=True, conn=conn, **options)
-        else:
-            handle = await self._client.enqueue(what, args, conn=conn, **options)
-        return handle.id
-
-    @property
-    def _client(self) -> Client:
-        try:
-            return current_client()
-        except UsageError:
-            return Client(self.db)
+        return await follow_ups.enqueue(self.job, self.db, what, *more, conn=conn, **options)
 
     async def parent_results(self) -> dict[str, Any]:
         """In a workflow: the results of the steps that this one waits for, or takes back, by step; of those that succeeded."""

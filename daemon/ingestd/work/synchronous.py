@@ -6,6 +6,7 @@ Everything that touches the database or the event loop is handed to the loop's t
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import datetime
@@ -33,6 +34,7 @@ class SyncContext:
     def __init__(self, ctx: Context, loop: asyncio.AbstractEventLoop) -> None:
         self._ctx = ctx
         self._loop = loop
+        self._inside: set[int] = set()  # threads in a block
 
     @property
     def job(self) -> Job:
@@ -146,6 +148,19 @@ class SyncContext:
 
     @contextmanager
     def _entered(self, block: AbstractAsyncContextManager[asyncpg.Connection]) -> Iterator[SyncConnection]:
+        # Here it is the thread that tells one block inside of another from two side by side: each call is a task of its own.
+        me = threading.get_ident()
+        if me in self._inside:
+            raise RuntimeError("ctx.step() and ctx.transaction() cannot stand inside of each other: close one before the next")
+        self._inside.add(me)
+        try:
+            with self._lent(block) as conn:
+                yield conn
+        finally:
+            self._inside.discard(me)
+
+    @contextmanager
+    def _lent(self, block: AbstractAsyncContextManager[asyncpg.Connection]) -> Iterator[SyncConnection]:
         conn = self._wait(block.__aenter__())
         try:
             yield SyncConnection(conn, self._wait)
