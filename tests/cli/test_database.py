@@ -49,6 +49,23 @@ def test_any_command_works_on_an_empty_database(cli: Cli, empty: str) -> None:
     assert fetchval(empty, "select count(*) from ingestd.migration") > 0
 
 
+def test_only_an_upgrade_upgrades(cli: Cli, empty: str) -> None:
+    cli("migrate", "-q")
+    last = fetchval(empty, "select max(version) from ingestd.migration")
+    ask(
+        empty,
+        lambda conn: conn.execute(
+            "delete from ingestd.migration where version = (select max(version) from ingestd.migration);"
+            "update ingestd.migration set applied_at = now() - interval '1 hour'"
+        ),
+    )
+    ran = cli("jobs", "list")
+    assert ran.code == 78
+    assert f"and lacks migration {last:04d}_" in ran.problem
+    assert "`ingestd migrate`" in ran.problem
+    assert fetchval(empty, "select max(version) from ingestd.migration") == last - 1
+
+
 def test_a_role_that_was_granted_it_may_enqueue_from_sql_and_no_more(cli: Cli, dsn: str, server_dsn: str) -> None:
     role = f"role_{uuid.uuid4().hex[:12]}"
     ask(server_dsn, lambda conn: conn.execute(f"create role {role}"))

@@ -17,7 +17,7 @@ from ingestd.errors import AlreadyRunning, Refused
 from ingestd.lab import store
 from ingestd.lab.bench import Plan, measure
 from ingestd.postgres import locks, scratch
-from ingestd.postgres.migrate import migrate
+from ingestd.postgres.migrate import migrate, set_up
 from ingestd.postgres.pool import connect
 
 PREFIX = "ingestd_bench"
@@ -78,9 +78,9 @@ async def _elsewhere(location: Location) -> AsyncIterator[str]:
 @asynccontextmanager
 async def _here(location: Location) -> AsyncIterator[str]:
     """The configured database, from which everything of ours is taken away before and after."""
-    await _migrate(location.direct_dsn)
     conn = await connect(location.direct_dsn, application_name="ingestd:bench")
     try:
+        await set_up(conn)
         async with locks.alone(conn, LOCK) as mine:
             if not mine:
                 raise AlreadyRunning("another bench runs in this database")

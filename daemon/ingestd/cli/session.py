@@ -14,7 +14,7 @@ from ingestd.app.settings import Settings
 from ingestd.cause import REQUEST
 from ingestd.cli.shell import Shell, complain
 from ingestd.errors import NotFound
-from ingestd.postgres.migrate import migrate
+from ingestd.postgres.migrate import set_up
 from ingestd.postgres.pool import connect
 from ingestd.work.store import nodes
 
@@ -23,7 +23,7 @@ SILENT_S = 15.0
 
 @dataclass
 class Session:
-    """A connection to the configured database, migrated."""
+    """A connection to the configured database, which has the schema of this version."""
 
     settings: Settings
     location: Location
@@ -63,14 +63,15 @@ def _works(node: Mapping[str, Any]) -> bool:
 async def session(shell: Shell) -> AsyncIterator[Session]:
     """Open the configured database for one command, on an empty machine too: the embedded server is joined or started.
 
-    The configuration is not applied: only a daemon does that, and a command run with another file must not undo it.
+    The configuration is not applied: only a daemon does that, and a command run with another file must not undo it. Nor is an
+    older database upgraded, below daemons that may not know the new schema.
     """
     REQUEST.set(shell.correlation_id)
     settings = shell.settings()
     async with locate(settings, shell.report) as location:
         opened = Session(settings, location, await connect(location.dsn, application_name="ingestd:cli", pooled=location.pooled))
         try:
-            await migrate(opened.conn)
+            await set_up(opened.conn)
             yield opened
         finally:
             await opened.conn.close(timeout=5)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib import resources
 from pathlib import Path
 
@@ -23,6 +24,9 @@ LEDGER_EXISTS = "select to_regclass('ingestd.migration') is not null"
 APPLIED = "select version, name, checksum, applied_at from ingestd.migration order by version"
 RECORD = "insert into ingestd.migration (version, name, checksum) values ($1, $2, $3)"
 SERVER_VERSION = "select current_setting('server_version_num')::int"
+LATELY = "select max(applied_at) > clock_timestamp() - $1::interval from ingestd.migration"
+MOMENT = timedelta(seconds=5)
+WAITS = 20
 MINIMUM_SERVER = 160000
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 
@@ -81,6 +85,29 @@ async def migrate(conn: asyncpg.Connection) -> list[Migration]:
     return applied
 
 
+async def set_up(conn: asyncpg.Connection) -> None:
+    """Make an empty database ready for a command; one that an older version has set up is left to whoever upgrades it.
+
+    Raises:
+        ConfigurationError: it lacks migrations that this version needs; or as for `migrate`.
+    """
+    for _ in range(WAITS):
+        found = await status(conn)
+        pending = [item.migration for item in found if item.applied_at is None]
+        if not pending:
+            return
+        if len(pending) == len(found):
+            await migrate(conn)
+            return
+        # Perhaps a daemon is at it just now: each migration is a transaction of its own.
+        if not await conn.fetchval(LATELY, MOMENT):
+            break
+        await asyncio.sleep(MOMENT.total_seconds() / WAITS)
+    lacking = f"{pending[0].version:04d}_{pending[0].name}"
+    remedy = "upgrade it by `ingestd migrate`, or with the daemons, by `ingestd run`"
+    raise ConfigurationError([f"the database was set up by an older version, and lacks migration {lacking} of this one: {remedy}"])
+
+
 async def _apply_next(conn: asyncpg.Connection) -> Migration | None:
     """Look and apply under one lock, which falls with the transaction: through a pooler no lock may outlive that."""
     async with conn.transaction():
@@ -130,11 +157,13 @@ async def _status(conn: asyncpg.Connection) -> list[MigrationStatus]:
 
 GRANT = """
 grant usage on schema ingestd, rollups to {role};
-grant execute on function ingestd.enqueue(text, jsonb, jsonb), ingestd.enqueue_many(jsonb), ingestd.enqueue_each(jsonb) to {role}"""
+grant execute on function ingestd.enqueue(text, jsonb, jsonb), ingestd.enqueue_many(jsonb), ingestd.enqueue_each(jsonb),
+    ingestd.outcomes(bigint[]) to {role};
+grant select (name, queue, priority, max_attempts, aliases, arguments, published_at) on ingestd.kind to {role}"""
 
 
 async def grant(conn: asyncpg.Connection, role: str) -> None:
-    """Let `role` enqueue from SQL.
+    """Let `role` enqueue, look up which kinds there are, and hear what came of what was enqueued from SQL.
 
     Raises:
         InvalidInput: there is no such role.
