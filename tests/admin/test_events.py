@@ -16,7 +16,7 @@ from ingestd.admin import live
 from ingestd.admin.api import events as api
 from ingestd.admin.feed import MOST_AT_ONCE, Feed
 from ingestd.admin.store import FORGET_EVENTS
-from ingestd.events import Bus, JobFinished, JobsSucceeded, NodeDraining, Notice
+from ingestd.events import Bus, JobFinished, JobsSucceeded, NodeDraining, NodeStopped, Notice
 from ingestd.postgres.pool import Database
 from tests.admin.conftest import TOKEN, Open, Site
 from tests.support import eventually
@@ -178,7 +178,7 @@ async def test_one_that_takes_nothing_is_let_go(
             "insert into ingestd.event (at, node, name, data)"
             " select now(), 'n', 'job.failed', jsonb_build_object('t', repeat('x', 5000)) from generate_series(1, 400)"
         )
-    await eventually(lambda: site.state.live.listeners == 0, timeout_s=30)
+    await eventually(lambda: site.state.live.listeners == 0)
     writer.close()
     assert len(site.state.live._ring) <= live.RING
 
@@ -193,6 +193,31 @@ async def test_everybody_is_let_go_when_the_server_stops(site: Site) -> None:
         for one in (follower, other):
             with pytest.raises(EOFError):
                 await one.next()
+
+
+async def test_the_end_of_a_node_is_heard_through_it(site: Site, feed: Feed, bus: Bus) -> None:
+    """Also where nothing runs, and the server stops a moment after it was written down."""
+    async with follow(site) as follower, follow(site, "?type=node.*") as other:
+        await follower.ready()
+        await other.ready()
+        await eventually(lambda: site.state.live._newest is not None)
+        bus.emit(NodeDraining(0, 1.0))
+        bus.emit(NodeStopped(0))
+        await feed.close()
+        await site.server.stop()
+        for one in (follower, other):
+            assert [(await one.next())[0], (await one.next())[0]] == ["node.draining", "node.stopped"]
+            with pytest.raises(EOFError):
+                await one.next()
+
+
+async def test_who_has_gone_holds_no_place(site: Site) -> None:
+    """Nothing is written to them that could fail: without a look they would hold it until the next sign of life."""
+    async with follow(site) as follower:
+        await follower.ready()
+        follower.response.close()
+        async with asyncio.timeout(api.SILENCE_S - 3):
+            await eventually(lambda: site.state.live.listeners == 0)
 
 
 async def test_a_revoked_token_hears_no_more(open_site: Open, conn: asyncpg.Connection) -> None:

@@ -42,6 +42,7 @@ class Feed:
         self._milliseconds: Counter[str] = Counter()
         self._dropped = 0
         self._forget_at = 0.0
+        self._turn = asyncio.Lock()
         self.poller = Poller("events", self.poll, bus)
         bus.subscribe(self)
 
@@ -74,15 +75,17 @@ class Feed:
         with suppress(Exception):
             async with asyncio.timeout(1):
                 await self._write()
+                await self._write()  # the first may have been what could not be written before
 
     async def _write(self) -> None:
-        # What could not be written is written again, as it was; if only the answer was lost, it is there twice.
-        self._writing = self._writing or self._take()
-        if not self._writing:
-            return
-        async with asyncio.timeout(WRITE_TIMEOUT_S), self._db.services() as conn, conn.transaction():
-            await write_events(conn, self._node, self._writing)
-        self._writing = []
+        async with self._turn:
+            # What could not be written is written again, as it was; if only the answer was lost, it is there twice.
+            self._writing = self._writing or self._take()
+            if not self._writing:
+                return
+            async with asyncio.timeout(WRITE_TIMEOUT_S), self._db.services() as conn, conn.transaction():
+                await write_events(conn, self._node, self._writing)
+            self._writing = []
 
     def _take(self) -> list[Row]:
         rows, self._rows = [*self._rows], deque()

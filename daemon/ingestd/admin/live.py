@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import asyncpg
@@ -23,6 +24,7 @@ from ingestd.service import Poller
 READ_EVERY_S = 0.5
 ASLEEP_S = 60.0
 READ_TIMEOUT_S = 10.0
+LAST_WORDS_S = 1.0
 RING = 2000
 PAGE = 500
 MOST_LISTENERS = 64
@@ -50,28 +52,37 @@ class Live:
         self._ring: deque[Happening] = deque(maxlen=RING)
         self._newest: int | None = None
         self._turned = asyncio.Event()
+        self._reading = asyncio.Lock()
         self.listeners = 0
         self.closing = False
         self.poller = Poller("live events", self.poll, bus)
 
     async def poll(self) -> float:
         """Read on, as long as anybody listens."""
-        if not self.listeners:
-            # Nobody to remember anything for; the next one starts at what is newest then.
-            self._newest = None
-            self._ring.clear()
-            return ASLEEP_S
-        newest = (await self.span())[1] if self._newest is None else self._newest
-        found = await self._read(newest, PAGE)
-        self._ring.extend(found)
-        self._newest = found[-1].id if found else newest
-        self._turn()
-        return 0 if len(found) == PAGE else READ_EVERY_S
+        # The last reading comes from whoever ends the server, perhaps in the middle of one.
+        async with self._reading:
+            if not self.listeners:
+                # Nobody to remember anything for; the next one starts at what is newest then.
+                self._newest = None
+                self._ring.clear()
+                return ASLEEP_S
+            newest = (await self.span())[1] if self._newest is None else self._newest
+            found = await self._read(newest, PAGE)
+            self._ring.extend(found)
+            self._newest = found[-1].id if found else newest
+            self._turn()
+            return 0 if len(found) == PAGE else READ_EVERY_S
 
-    def close(self) -> None:
-        """Let all listeners go, and stop reading."""
-        self.closing = True
+    async def finish(self) -> None:
+        """Read what is written by now, so that this node's own end is heard through it too; then let all listeners go."""
+        if self.closing:
+            return
         self.poller.stop()
+        with suppress(*OUTAGE, asyncpg.PostgresError, DatabaseUnreachable):
+            async with asyncio.timeout(LAST_WORDS_S):
+                while await self.poll() == 0:
+                    pass
+        self.closing = True
         self._turn()
 
     def check_room(self) -> None:
@@ -93,14 +104,16 @@ class Live:
         self.listeners += 1
         self.poller.wake()
         try:
-            while not self.closing:
-                turned = self._turned
+            while True:
+                turned, closing = self._turned, self.closing
                 try:
                     found = await self._behind(after)
                 except (*OUTAGE, asyncpg.PostgresError, DatabaseUnreachable):
                     found = []
                 if found:
                     after = found[-1].id
+                elif closing:
+                    return
                 else:
                     await _wait(turned, READ_EVERY_S * 4)
                 yield found

@@ -176,7 +176,7 @@ class AdminServer:
             timeout_s: seconds after which they are cut off.
         """
         runner, self._runner = self._runner, None
-        self._state.live.close()
+        await self._state.live.finish()
         for server in self._servers:
             server.close()
         self._servers.clear()

@@ -62,8 +62,8 @@ async def _stream(call: Call) -> web.StreamResponse:
     spoke = time.monotonic()
     async with aclosing(live.listen(place)) as batches:
         async for batch in batches:
-            if not call.state.tokens.still(call.actor.token_id):
-                break
+            if call.request.transport is None or not call.state.tokens.still(call.actor.token_id):
+                break  # gone, which is told of by no error as long as there is nothing to write
             text = hello + b"".join(_frame(one) for one in batch if _wanted(one.name, names))
             hello = b""
             if batch and not text:
