@@ -101,7 +101,7 @@ async def _migrate(url: str) -> None:
         await conn.close(timeout=5)
 
 
-def _table(found: dict[str, Any]) -> Table:
+def _table(found: dict[str, Any]) -> Table | str:
     floor, drain, pickup, ratio = found["floor"], found["drain"], found["pickup"], found["ratios"]
     one, callers = found["enqueue_one"], found["enqueue_callers"]
     single, many = (f"p50 {part['p50_ms']:.2f} ms, p99 {part['p99_ms']:.2f} ms" for part in (one, callers))

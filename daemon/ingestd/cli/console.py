@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +16,8 @@ from ingestd.settings import format_duration
 
 _IDS = frozenset({"id", "job_id", "parent_id", "workflow_run", "run", "load_id", "duplicate_of", "blocked_by", "job_parent", "last_load"})
 _ROWS = frozenset({"sample", "items", "children", "steps", "last_run", "last_slot"})
+# Rows that rich lays out without being waited for: it needs the better part of a second for a thousand.
+MOST_STYLED = 500
 _STYLES = {
     "succeeded": "green",
     "healthy": "green",
@@ -33,16 +36,31 @@ _STYLES = {
 }
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> Table:
-    """A table of plain values; numbers to the right, states in their colour."""
-    made = Table(title=printable(title) or None, title_justify="left", box=None, pad_edge=False, header_style="bold", show_edge=False)
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> Table | str:
+    """A table of plain values; numbers to the right, states in their colour. A long one is plain text, which takes no seconds."""
     materialised = [list(row) for row in rows]
-    for number, name in enumerate(columns):
-        numeric = bool(materialised) and all(isinstance(row[number], int | float | None) for row in materialised)
-        made.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    numeric = [bool(materialised) and all(isinstance(row[n], int | float | None) for row in materialised) for n in range(len(columns))]
+    if len(materialised) > MOST_STYLED:
+        return _plain(columns, materialised, numeric, title)
+    made = Table(title=printable(title) or None, title_justify="left", box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for name, number in zip(columns, numeric, strict=True):
+        made.add_column(name, justify="right" if number else "left", overflow="fold")
     for row in materialised:
         made.add_row(*[cell(value) for value in row])
     return made
+
+
+def _plain(columns: Sequence[str], rows: Sequence[Sequence[Any]], numeric: Sequence[bool], title: str) -> str:
+    texts = [list(columns), *([cell(value).plain for value in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
+    lines = [printable(title)] if title else []
+    for row in texts:
+        padded = [
+            " " * (width - cell_len(text)) + text if number else text + " " * (width - cell_len(text))
+            for text, width, number in zip(row, widths, numeric, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
 
 
 def details(document: Mapping[str, Any]) -> Table:
