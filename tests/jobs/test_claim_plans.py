@@ -163,3 +163,12 @@ async def test_a_claim_stays_flat_under_a_transaction_that_is_held_open(dsn: str
 
 async def _behind(conn: asyncpg.Connection, cursor: Cursor) -> bool:
     return bool(await conn.fetchval("select $1::timestamptz < now() - interval '1 second'", cursor.bounds()[1][0]))
+
+
+@pytest.mark.parametrize("rank", [-10, 10])
+async def test_a_busy_node_takes_what_just_came_under_a_priority_that_it_has_not_met(conn: asyncpg.Connection, rank: int) -> None:
+    who = claim.Claimant(uuid.uuid4(), await register(conn), ["k"], STORE)
+    cursor = Cursor()
+    cursor.know([0])
+    await conn.execute("insert into ingestd.job (kind, queue_id, rank) values ('k', 1, $1)", rank)
+    assert [job.priority for job in await claim.claim(conn, who, 1, "default", 1, cursor.bounds())] == [-rank]

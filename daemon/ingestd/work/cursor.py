@@ -14,6 +14,10 @@ from datetime import UTC, datetime
 from ingestd.jobs.model import Job
 
 START = datetime(1970, 1, 1, tzinfo=UTC)
+# The last second by the database's clock, wherever that is: a claim never begins later than there.
+JUST_NOW = (datetime(9000, 1, 1, tzinfo=UTC), 0)
+# high, normal and low: a busy node is not told of what is enqueued, and hears of another priority from the next sweep only.
+NAMED_RANKS = (-10, 0, 10)
 # Each eighth claim begins with the least urgent priority, so that low work gets its share of a busy queue.
 LOW_FIRST_EVERY = 8
 SWEEP_EVERY_S = 1.0
@@ -37,8 +41,9 @@ class Cursor:
     def bounds(self) -> tuple[list[int], list[datetime], list[int]]:
         """Ranks in the order they are to be looked at, and the position each starts behind."""
         self.claims += 1
-        ranks = sorted(self.positions, reverse=self.low_first)
-        return ranks, [self.positions[rank][0] for rank in ranks], [self.positions[rank][1] for rank in ranks]
+        ranks = sorted({*self.positions, *NAMED_RANKS}, reverse=self.low_first)
+        places = [self.positions.get(rank, JUST_NOW) for rank in ranks]
+        return ranks, [run_at for run_at, _ in places], [job_id for _, job_id in places]
 
     @property
     def low_first(self) -> bool:
