@@ -456,6 +456,12 @@ begin
                          ('metadata', nullif(item -> 'metadata', 'null'), most_metadata)) v(name, given, most)
             where v.given is not null order by 1 limit 1;
         end if;
+        -- What they do they do in ingestd's own name: whoever may enqueue could change or delete any job by them.
+        if wrong is null and item ->> 'kind' in ('bulk', 'load') then
+            wrong := format('jobs of the kind %s are made by ingestd alone', item ->> 'kind');
+        elsif wrong is null and item ->> 'kind' = 'cleanup' and item -> 'args' ->> 'days' is not null then
+            wrong := 'from SQL a cleanup goes by [retention]: args takes no "days"';
+        end if;
         if wrong is null then
             given := coalesce(nullif(item -> 'args', 'null'), '{}');
             schema := (select k.arguments from ingestd.kind k where k.name = item ->> 'kind' or item ->> 'kind' = any (k.aliases)
@@ -625,7 +631,21 @@ begin
     return (select ingestd.enqueue_many(jsonb_build_array(coalesce(options, '{}') || jsonb_build_object('kind', kind, 'args', args))));
 end $$;
 
-revoke execute on function ingestd.check_jobs(jsonb), ingestd.enqueue_rows(jsonb), ingestd.enqueue_each(jsonb),
+-- What came of jobs, for callers that may only enqueue: of those that came by the functions above, and without tracebacks.
+-- A job that is open is not in the answer; of one that is not there, state is null.
+create function ingestd.outcomes(jobs bigint[])
+returns table (id bigint, state text, partial boolean, result text, error text, reason text)
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+    select a.id, case when h.triggered_by = 'sql' then h.state when h.id is not null then 'hidden' end, h.partial,
+           case when h.triggered_by = 'sql' then h.result::text end,
+           case when h.triggered_by = 'sql' then (h.error - 'traceback')::text end, case when h.triggered_by = 'sql' then h.reason end
+    from unnest(jobs) a(id) left join lateral (
+        select * from ingestd.history where history.id = a.id order by finished_at desc limit 1
+    ) h on true
+    where not exists (select from ingestd.job j where j.id = a.id)
+$$;
+
+revoke execute on function ingestd.outcomes(bigint[]), ingestd.check_jobs(jsonb), ingestd.enqueue_rows(jsonb), ingestd.enqueue_each(jsonb),
                            ingestd.enqueue_many(jsonb), ingestd.enqueue(text, jsonb, jsonb),
                            ingestd.make_partitions(regclass, text, integer) from public;
 

@@ -15,12 +15,13 @@ import asyncpg
 from ingestd.errors import InvalidInput, Refused, UsageError
 from ingestd.jobs.checks import is_plain
 from ingestd.jobs.coalesce import Coalescer, Reserver
-from ingestd.jobs.enqueue import Enqueued, enqueue_alike, enqueue_told
+from ingestd.jobs.enqueue import Enqueued, enqueue_alike, enqueue_granted, enqueue_told
 from ingestd.jobs.foreign import enqueue_foreign, is_asyncpg
 from ingestd.jobs.handle import Handle, Waiter, look
 from ingestd.jobs.kinds import PublishedKind, require_kind
 from ingestd.jobs.model import NewJob
 from ingestd.jobs.options import Options, new_job
+from ingestd.jobs.store import granted
 from ingestd.postgres.pool import Database, PoolSizes
 
 __all__ = ["Client", "Handle", "current_client", "use_client"]
@@ -49,6 +50,8 @@ class Client:
         self._own = isinstance(database, str)
         self._open = not self._own
         self._kinds: dict[str, PublishedKind] = {}
+        # Whether jobs may be inserted on the client's own connections; open pools are those of the daemon's role.
+        self._direct: bool | None = None if self._own else True
         self._db = Database(database, sizes=PoolSizes(1, 4, 1)) if isinstance(database, str) else database
         self._coalescer = Coalescer(self._db, reserver)
         self._on_enqueued = on_enqueued
@@ -97,7 +100,7 @@ class Client:
         """
         job = new_job(kind, args, options)
         known = self._kinds.get(kind)
-        if conn is None and self._open and is_plain(job) and (allow_unknown or (known is not None and _fits(known, job))):
+        if conn is None and self._open and self._direct and is_plain(job) and (allow_unknown or (known is not None and _fits(known, job))):
             # Nobody's transaction and nothing to look up first: it may travel with others.
             try:
                 done_id, waits = await self._coalescer.enqueue(job if known is None else replaced(job, known.name))
@@ -124,7 +127,7 @@ class Client:
             async with self.connection(conn) as used:
                 if not allow_unknown:
                     jobs = [await self._fitted(used, job) for job in jobs]
-                done = await enqueue_told(used, jobs)
+                done = await (enqueue_granted if await self.only_granted(used, theirs=conn is not None) else enqueue_told)(used, jobs)
         if conn is None:
             self._on_enqueued(jobs)
         return [Handle(one.id, self, not one.existing, one.changed) for one in done]
@@ -154,7 +157,10 @@ class Client:
         async with self.connection(conn) as used, used.transaction():
             if not allow_unknown:
                 like = replaced(like, (await self._published(used, kind, args)).name)
-            ids = await enqueue_alike(used, like, args)
+            if await self.only_granted(used, theirs=conn is not None):
+                ids = [one.id for one in await enqueue_granted(used, [replace(like, args=each) for each in args])]
+            else:
+                ids = await enqueue_alike(used, like, args)
         if conn is None:
             self._on_enqueued([like])
         return [Handle(job_id, self) for job_id in ids]
@@ -190,9 +196,19 @@ class Client:
         else:
             try:
                 async with self._db.services() as own:
+                    if self._direct is None:
+                        self._direct = not await granted.only_granted(own)
                     yield own
             except NOT_OURS as error:
                 raise _worded(error) from error
+
+    async def only_granted(self, conn: asyncpg.Connection, *, theirs: bool = False) -> bool:
+        """Whether this connection's role may call the SQL functions and not write jobs itself.
+
+        Args:
+            theirs: it is a caller's, whose role may be another at each call.
+        """
+        return await granted.only_granted(conn) if theirs and self._own else not self._direct
 
 
 def _fits(known: PublishedKind, job: NewJob) -> bool:
@@ -203,7 +219,7 @@ def _worded(error: asyncpg.PostgresError) -> UsageError | Refused:
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return Refused(
             f"the client's role may not do this: {error}",
-            hint="a client needs the rights of the daemon's role; one that may only enqueue calls the SQL functions, or hands over conn=",
+            hint="to enqueue and to wait for results it needs `ingestd migrate --grant ROLE`; for anything else the daemon's own rights",
         )
     return UsageError("this database has no queue, or an older one: run `ingestd migrate` on it")
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import orjson
 
-from ingestd.errors import JobCancelled, JobFailed, NotFound, UsageError
+from ingestd.errors import JobCancelled, JobFailed, NotFound, Refused, UsageError
 from ingestd.jobs.model import State
+from ingestd.jobs.store.granted import outcomes
 from ingestd.jobs.store.jobs import ended
 from ingestd.jobs.store.reads import show_job
 from ingestd.postgres.pool import OUTAGE
@@ -26,6 +27,7 @@ FIRST_LOOK_S = 0.01
 LONGEST_WAIT_S = 0.5
 SLOWER = 1.3
 OUTAGE_WAIT_S = 1.0
+HIDDEN = "hidden"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +173,9 @@ class Waiter:
             for answer in self._waiting.get(row["id"], ()):
                 if answer.done():
                     continue
-                if row["state"] is None:
+                if row["state"] == HIDDEN:
+                    answer.set_exception(Refused(f"job {row['id']} was not enqueued from SQL: only the daemon's role may see its result"))
+                elif row["state"] is None:
                     answer.set_exception(NotFound(f"there is no job {row['id']}, or the transaction it was enqueued in is not committed"))
                 else:
                     answer.set_result(row)
@@ -182,4 +186,4 @@ class Waiter:
 async def look(client: Client, job_ids: Sequence[int]) -> list[asyncpg.Record]:
     """The rows of those of these jobs that are not open."""
     async with client.connection(None) as conn:
-        return await ended(conn, job_ids)
+        return await (outcomes if await client.only_granted(conn) else ended)(conn, job_ids)

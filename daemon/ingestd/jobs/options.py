@@ -14,6 +14,11 @@ from ingestd.jobs.model import NewJob, UniqueMode, UniqueUntil
 from ingestd.settings import did_you_mean, parse_duration, parse_priority
 
 Length = timedelta | str
+# Kinds that act in ingestd's own name: whoever may enqueue could change or delete any job by them. Each with the way to it.
+OURS = {
+    "bulk": "give `jobs retry|cancel|delete|…` or POST /api/v1/bulk a filter",
+    "load": "`ingestd import NAME FILE`, `ingestd loads retry ID`",
+}
 
 
 class Options(TypedDict, total=False):
@@ -70,6 +75,8 @@ def new_job(kind: str, args: Mapping[str, Any] | None, options: Mapping[str, Any
     """
     if not isinstance(kind, str):
         raise InvalidInput(f"kind must be a string, not {type(kind).__name__}", pointer="/kind")
+    if kind in OURS:
+        raise InvalidInput(f"jobs of the kind {kind} are made by ingestd alone: {OURS[kind]}", pointer="/kind")
     args = {} if args is None else args
     if not options:
         return NewJob(kind, args, triggered_by=triggered_by, correlation_id=correlation())
