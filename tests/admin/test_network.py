@@ -13,6 +13,9 @@ import asyncpg
 import pytest
 
 from ingestd.admin.settings import AdminSettings
+from ingestd.cli.address import Address
+from ingestd.cli.api import connect_api
+from ingestd.cli.api_errors import DaemonUnreachable
 from ingestd.errors import ConfigurationError, PortTaken, Refused
 from ingestd.settings import Layers, validate
 from tests.admin.conftest import TOKEN, Open, Site
@@ -26,7 +29,12 @@ PROXY = {"behind_proxy": True, "public_url": PUBLIC}
 @pytest.fixture
 async def certificate(tmp_path: Path) -> dict[str, Any]:
     """Paths of a certificate for localhost and its key."""
-    cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    return await make_certificate(tmp_path)
+
+
+async def make_certificate(folder: Path) -> dict[str, Any]:
+    """Make one; those of the same folder are overwritten."""
+    cert, key = folder / "tls.crt", folder / "tls.key"
     made = await asyncio.create_subprocess_exec(
         "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=localhost",
         "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert), stderr=asyncio.subprocess.DEVNULL,
@@ -109,6 +117,62 @@ async def test_over_tls_only_tokens_come_in_and_probes_are_answered(
         assert response.status == 403
     with pytest.raises(aiohttp.ClientError):
         await status(site, "/health/live")  # plain HTTP
+
+
+@pytest.mark.parametrize(
+    ("trusted", "url", "said", "hint"),
+    [
+        ("", "https://localhost:{port}", "its certificate is not trusted: self-signed certificate", "SSL_CERT_FILE names a file with"),
+        ("/nowhere", "https://localhost:{port}", "is not trusted: self-signed certificate", "names /nowhere, which cannot be read"),
+        ("{own}", "https://127.0.0.1:{port}", "IP address mismatch, certificate is not valid for '127.0.0.1'", "ask by a name"),
+        ("{own}", "http://localhost:{port}", "closed without an answer", "write https://"),
+        ("{own}", "https://localhost:{port}", "", ""),
+    ],
+)
+async def test_the_command_line_says_what_is_wrong_with_tls(
+    open_site: Open, certificate: dict[str, Any], monkeypatch: pytest.MonkeyPatch, trusted: str, url: str, said: str, hint: str
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", trusted.format(own=certificate["tls_cert"]))
+    monkeypatch.setattr(aiohttp.connector, "_SSL_CONTEXT_VERIFIED", ssl.create_default_context())  # made once a process otherwise
+    site = await open_site(token=TOKEN, **certificate)
+    async with connect_api(Address(url.format(port=site.server.port)), TOKEN) as api:
+        if not said:
+            assert (await api.get("/health"))["status"]
+            return
+        with pytest.raises(DaemonUnreachable) as caught:
+            await api.get("/health")
+    assert said in caught.value.message
+    assert hint in (caught.value.hint or "")
+
+
+async def test_a_renewed_certificate_is_shown_after_a_reload(open_site: Open, certificate: dict[str, Any], tmp_path: Path) -> None:
+    site = await open_site(token=TOKEN, **certificate)
+
+    async def shown() -> str:
+        return await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", site.server.port), timeout=20)
+
+    before = await shown()
+    settings = AdminSettings(port=site.server.port, token=TOKEN, **certificate)
+    certificate["tls_key"].write_text("half a renewal")
+    site.server.renew(settings)
+    assert any("the certificate stays as it was" in str(event) for event in site.events)
+    assert await shown() == before
+    await make_certificate(tmp_path)
+    site.server.renew(settings)
+    assert await shown() != before
+
+
+async def test_a_reload_takes_another_token_and_ends_what_the_old_one_began(open_site: Open) -> None:
+    site = await open_site(token=TOKEN, rate="1000/1m")
+    other = TOKEN[::-1]
+    async with site.client.get(f"{site.url}/api/v1/events", headers=bearer(TOKEN)) as stream:
+        await stream.content.readline()
+        site.server.renew(AdminSettings(token=other, rate="2/1h"))
+        async with asyncio.timeout(20):
+            with pytest.raises(aiohttp.ClientError):
+                await stream.content.read()
+    assert await status(site, "/api/v1/jobs", headers=bearer(TOKEN)) == 401
+    assert [await status(site, "/api/v1/jobs", headers=bearer(other)) for _ in range(3)] == [200, 200, 429]
 
 
 async def test_behind_a_proxy_nobody_counts_as_local(open_site: Open) -> None:

@@ -10,6 +10,7 @@ from ingestd.admin.identity import Identity
 from ingestd.admin.limits import Limits
 from ingestd.admin.problems import Unauthorized
 from ingestd.admin.routes import Route
+from ingestd.admin.settings import AdminSettings
 from ingestd.errors import Refused
 
 ACTOR = web.RequestKey("actor", Actor)
@@ -27,6 +28,11 @@ class Admission:
     def __init__(self, identity: Identity, limits: Limits) -> None:
         self._identity = identity
         self._limits = limits
+
+    def renew(self, settings: AdminSettings) -> bool:
+        """Take another token and other rates; returns whether the configuration's token is another one."""
+        self._limits.renew(settings.rate, settings.trigger_rate)
+        return self._identity.renew(settings)
 
     async def admit(self, request: web.Request, route: Route, correlation_id: str) -> Actor:
         """The one who makes a request that may be answered.

@@ -18,6 +18,7 @@ FIRST_REQUEST_S = 15.0
 KEEP_ALIVE_S = 75.0  # longer than proxies keep theirs, or requests would meet a connection that is just being closed
 ANSWER_TAKEN_S = KEEP_ALIVE_S + 15.0  # aiohttp ends what is idle; this ends whoever does not read the answer
 HANDSHAKE_S = 10.0
+CONFIGURED = 0  # what a request holds that came with the token of the configuration; those of the database count from 1
 
 
 class Connections:
@@ -66,7 +67,7 @@ class Connections:
             self._busy[transport] = None
 
     def held_by(self, transport: Any, token_id: int | None) -> None:
-        """The request at work came with that token."""
+        """The request at work came with that token; `CONFIGURED` is the configuration's."""
         if transport in self._busy:
             self._busy[transport] = token_id
 

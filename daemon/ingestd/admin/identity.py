@@ -16,6 +16,7 @@ from ingestd.admin.problems import Unauthorized
 from ingestd.admin.settings import AdminSettings
 from ingestd.errors import Refused
 
+CONFIGURED = "token:admin"
 _ANOTHER = "ask for another one; `ingestd token list --all` shows what became of this one"
 _HOW = "send a token as Authorization: Bearer TOKEN; `ingestd token create` makes one"
 
@@ -30,11 +31,17 @@ class Identity:
     """
 
     def __init__(self, settings: AdminSettings, book: TokenBook, limits: Limits) -> None:
-        self._token = settings.token.get_secret_value().encode()
+        self._token = b""
+        self.renew(settings)
         self._open = settings.open_to_locals
         self._book = book
         self._limits = limits
         self.peers = Peers(settings)
+
+    def renew(self, settings: AdminSettings) -> bool:
+        """Take another token of the configuration; returns whether it is another one."""
+        before, self._token = self._token, settings.token.get_secret_value().encode()
+        return before != self._token
 
     async def actor(self, request: web.Request, via: Via, correlation_id: str) -> Actor:
         """The one who asks.
@@ -86,7 +93,7 @@ class Identity:
             # guessed, so they pass even where somebody else at the same address guesses.
             self._limits.check_guesses(address)
         if self._token and hmac.compare_digest(text.encode(errors="surrogateescape"), self._token):
-            return Actor("token:admin", "admin", via, correlation_id, address=address)
+            return Actor(CONFIGURED, "admin", via, correlation_id, address=address)
         known = await self._known(text, address)
         self._book.used(known, address)
         return Actor(f"token:{known.name}", known.role, via, correlation_id, known.id, known.scopes, address)

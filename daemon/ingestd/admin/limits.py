@@ -64,9 +64,13 @@ class Limits:
     """
 
     def __init__(self, rate: Rate, trigger_rate: Rate) -> None:
+        self._wrong = Buckets(WRONG)
+        self.renew(rate, trigger_rate)
+
+    def renew(self, rate: Rate, trigger_rate: Rate) -> None:
+        """Count by other rates, from the beginning."""
         self._requests = Buckets(rate)
         self._triggers = Buckets(trigger_rate)
-        self._wrong = Buckets(WRONG)
 
     def check(self, actor: Actor, method: str, path: str) -> None:
         """Count a request of somebody who is known, or refuse it.

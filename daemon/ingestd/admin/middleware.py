@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from ingestd.admin import connections, identity
 from ingestd.admin.admission import MACHINE_PATHS, Admission
 from ingestd.admin.connections import Connections
 from ingestd.admin.denials import Denials
@@ -104,7 +105,7 @@ def serve(around: Surroundings, route: Route) -> Handler:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         actor = await around.admission.admit(request, route, CORRELATION.get())
-        around.connections.held_by(request.transport, actor.token_id)
+        around.connections.held_by(request.transport, connections.CONFIGURED if actor.name == identity.CONFIGURED else actor.token_id)
         if route.streams:
             request[DEADLINE].reschedule(None)
         return await answer_once(Call(request, around.state, actor, _query(request, route)), route)

@@ -14,7 +14,7 @@ from aiohttp import web
 from ingestd.admin.admission import Admission
 from ingestd.admin.api import all_routes
 from ingestd.admin.binding import BACKLOG, SocketFile, bind, bind_socket
-from ingestd.admin.connections import HANDSHAKE_S, KEEP_ALIVE_S, Connections
+from ingestd.admin.connections import CONFIGURED, HANDSHAKE_S, KEEP_ALIVE_S, Connections
 from ingestd.admin.denials import Denials
 from ingestd.admin.guard import Hosts
 from ingestd.admin.identity import Identity
@@ -26,6 +26,7 @@ from ingestd.admin.routes import Routes
 from ingestd.admin.settings import AdminSettings
 from ingestd.admin.state import AdminState
 from ingestd.errors import ConfigurationError, DatabaseUnreachable
+from ingestd.events import Notice
 from ingestd.health.checks import HealthRunner
 from ingestd.health.metrics import Metrics
 
@@ -101,6 +102,7 @@ class AdminServer:
         self._around: Surroundings | None = None
         self._servers: list[asyncio.Server] = []
         self._socket: SocketFile | None = None
+        self._tls: ssl.SSLContext | None = None
         self.url = ""
         self.port = 0
 
@@ -119,7 +121,7 @@ class AdminServer:
         with suppress(DatabaseUnreachable):  # then nobody counts as let in until it is there
             await self._state.tokens.refresh()
         self._check_tokens()
-        tls = settings.tls()
+        tls = self._tls = settings.tls()
         with ExitStack() as unless_started:
             sock = unless_started.enter_context(bind(settings.host, settings.port))
             self.port = int(sock.getsockname()[1])
@@ -164,6 +166,24 @@ class AdminServer:
             handshake_s = HANDSHAKE_S if tls else None
             listening = await loop.create_server(factory, sock=sock, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=handshake_s)
             self._servers.append(listening)
+
+    def renew(self, settings: AdminSettings) -> None:
+        """Put another token and other rates in force, and the certificate as its files are now; what the old token began is ended.
+
+        Args:
+            settings: differ from those of the start in nothing that takes a restart.
+        """
+        if self._around is None:
+            return
+        if self._around.admission.renew(settings):
+            self._connections.cut_off(frozenset({CONFIGURED}))
+        if self._tls is None:
+            return
+        try:
+            settings.tls()  # alone first: half a change must not get into what is in use
+            settings.load(self._tls)
+        except (ValueError, OSError) as error:
+            self._state.bus.emit(Notice(f"the certificate stays as it was: {error}", "error"))
 
     async def write_denials(self) -> float:
         """Write down what was refused; returns the seconds until it is to be done again."""

@@ -79,12 +79,22 @@ class AdminSettings(Section):
             _check_readable(key, path)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.load(context)
+        return context
+
+    def load(self, context: ssl.SSLContext) -> None:
+        """Have a context show the certificate as its files are now, to those who come from now on.
+
+        Raises:
+            ValueError: the files are not what they should be.
+        """
+        if self.tls_cert is None or self.tls_key is None:
+            return
         try:
             context.load_cert_chain(self.tls_cert, self.tls_key, password=_no_password)
         except ssl.SSLError as error:
             why = (error.reason or str(error)).replace("_", " ").lower()
             raise ValueError(f"{self.tls_cert} and {self.tls_key} are not a certificate and its key in PEM form: {why}") from None
-        return context
 
     @field_validator("host")
     @classmethod

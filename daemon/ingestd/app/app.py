@@ -248,6 +248,7 @@ class App:
             self.admin = AdminServer(self._admin_state(rooms), self.settings.admin)
             start(Poller("denials", self.admin.write_denials, self.bus))
             rooms.admin_url = await self.admin.start()
+            rooms.renew_admin = self.admin.renew
             stack.push_async_callback(self._stop_admin)
             self._folder.tell_port(self.admin.port)
             rooms.heartbeat.register_again()

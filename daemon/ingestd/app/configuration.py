@@ -19,6 +19,7 @@ from ingestd.schedule.firing import announce
 
 HOT = ("queues", "imports", "rollups", "schedules", "workflows", "heartbeat", "retention", "logs")
 RESTART_ONLY = ("daemon", "database", "admin")
+HOT_KEYS = {"admin": ("token", "rate", "trigger_rate")}  # of those sections
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Difference:
     """What differs between two configurations.
 
     Args:
-        changed: sections that take effect at once.
+        changed: sections and keys that take effect at once.
         pending: keys that need a restart.
     """
 
@@ -36,14 +37,23 @@ class Difference:
 
 def difference(old: Settings, new: Settings) -> Difference:
     """Compare two configurations section by section."""
-    changed = tuple(f"[{name}]" for name in HOT if getattr(old, name) != getattr(new, name))
-    pending = tuple(
-        f"[{name}] {key}"
-        for name in RESTART_ONLY
-        for key in type(getattr(old, name)).model_fields
-        if getattr(getattr(old, name), key) != getattr(getattr(new, name), key)
-    )
-    return Difference(changed, pending)
+    changed = [f"[{name}]" for name in HOT if getattr(old, name) != getattr(new, name)]
+    pending: list[str] = []
+    for name in RESTART_ONLY:
+        before, after = getattr(old, name), getattr(new, name)
+        for key in type(before).model_fields:
+            if getattr(before, key) != getattr(after, key):
+                (changed if key in HOT_KEYS.get(name, ()) else pending).append(f"[{name}] {key}")
+    return Difference(tuple(changed), tuple(pending))
+
+
+def merge(old: Settings, new: Settings) -> Settings:
+    """The new configuration, but what needs a restart keeps its old value, so that the next reload still tells of it."""
+    kept = {}
+    for name in RESTART_ONLY:
+        hot = {key: getattr(getattr(new, name), key) for key in HOT_KEYS.get(name, ())}
+        kept[name] = getattr(old, name).model_copy(update=hot)
+    return new.model_copy(update=kept)
 
 
 async def apply(conn: asyncpg.Connection, settings: Settings, specs: list[HandlerSpec], bus: Bus) -> None:

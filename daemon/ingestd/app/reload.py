@@ -55,13 +55,13 @@ class Reloader:
     async def _apply(self, new: Settings) -> configuration.Difference:
         old, rooms = self._in_force.settings, self._rooms
         found = configuration.difference(old, new)
-        # What needs a restart keeps its old value, so that the next reload still tells of it.
-        merged = new.model_copy(update={name: getattr(old, name) for name in configuration.RESTART_ONLY})
+        merged = configuration.merge(old, new)
         async with rooms.db.services() as conn:
             await configuration.apply(conn, merged, rooms.registry.specs(), rooms.bus)
         # Committed: from here on nothing may refuse it any more.
         self._in_force.replace(merged)
         rooms.worker.claimer.resize(merged.slots())
         logging.set_level(merged.logs.level)
+        rooms.renew_admin(merged.admin)
         self._wake()
         return found

@@ -12,6 +12,7 @@ import asyncpg
 from ingestd import __version__
 from ingestd.access.book import TokenBook
 from ingestd.admin.feed import Feed
+from ingestd.admin.settings import AdminSettings
 from ingestd.app import facts as app_facts
 from ingestd.app import handlers as app_handlers
 from ingestd.app.definitions import definitions
@@ -116,6 +117,7 @@ class Rooms:
         self.bus = bus
         self.facts = FactBook()
         self.admin_url: str | None = None
+        self.renew_admin: Callable[[AdminSettings], None] = lambda _: None
 
         self.intake = Intake(db, store, bus)
         self.watch = ArrivalWatch(self._imports, self.intake, bus)

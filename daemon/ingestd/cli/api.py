@@ -26,6 +26,7 @@ PAGE = 500
 # What is asked once more with the same key, after its answer was lost, is done once.
 TRIES = 3
 NOTHING: Mapping[str, Any] = {}
+_EXPIRED, _ANOTHER_NAME = 10, (62, 64)  # what OpenSSL calls X509_V_ERR_…
 _BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError)
 
 
@@ -154,13 +155,33 @@ class Api:
 
     def _silence(self, error: Exception) -> DaemonUnreachable | DaemonFailed:
         if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError | ssl.SSLError):
-            hint = "SSL_CERT_FILE names a file with the authority that signed its certificate"
-            return DaemonUnreachable(f"{self.address}: its certificate is not trusted: {error}", hint=hint)
+            return _untrusted(str(self.address), error)
         if isinstance(error, TimeoutError):
             return DaemonUnreachable(f"no daemon answers at {self.address} in time")
         if isinstance(error, aiohttp.ClientConnectorError):
             return DaemonUnreachable(f"no daemon answers at {self.address}: {_reason(error.os_error)}")
+        if isinstance(error, aiohttp.ServerDisconnectedError) and self.address.base.startswith("http://"):
+            # It may have been killed just now, too.
+            hint = "if it speaks TLS, write https://"
+            return DaemonUnreachable(f"the connection to {self.address} broke: it was closed without an answer", hint=hint)
         return DaemonUnreachable(f"the connection to {self.address} broke: {str(error) or type(error).__name__}")
+
+
+def _untrusted(address: str, error: Exception) -> DaemonUnreachable:
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    if not isinstance(cause, ssl.SSLCertVerificationError):
+        if getattr(cause, "reason", None) == "WRONG_VERSION_NUMBER":
+            return DaemonUnreachable(f"what answers at {address} does not speak TLS", hint="write http:// instead of https://")
+        return DaemonUnreachable(f"no TLS with {address}: {cause}")
+    hint = "SSL_CERT_FILE names a file with the authority that signed it, or with the certificate itself"
+    given = os.environ.get("SSL_CERT_FILE")
+    if cause.verify_code in _ANOTHER_NAME:
+        hint = "ask by a name that stands in it, or have that one put in: `openssl x509 -noout -ext subjectAltName -in FILE` shows them"
+    elif cause.verify_code == _EXPIRED:
+        hint = "whoever runs it has to renew it, and to reload it"
+    elif given and not os.access(given, os.R_OK):
+        hint = f"SSL_CERT_FILE names {given}, which cannot be read"
+    return DaemonUnreachable(f"{address}: its certificate is not trusted: {cause.verify_message.rstrip('.')}", hint=hint)
 
 
 @asynccontextmanager
