@@ -232,6 +232,27 @@ async def test_pausing_and_resuming_are_audited_once_each(conn: asyncpg.Connecti
     assert [row["action"] for row in await latest_audit(conn, "schedule", "one")] == ["resume", "pause"]
 
 
+async def test_a_schedule_that_was_ahead_goes_on_from_now_and_runs_nothing_twice(conn: asyncpg.Connection) -> None:
+    await declare(conn, {"one": {"every": "1h"}})
+    hour = await conn.fetchval("select date_bin('1 hour', now(), 'epoch')")
+    missed, fired = hour + timedelta(hours=1), hour + timedelta(hours=2)
+    await firing.make_partition(conn, missed)
+    await firing.make_partition(conn, fired)
+    await conn.execute("insert into ingestd.slot (schedule, due_at, state, reason) values ('one', $1, 'missed', 'downtime')", missed)
+    await conn.execute("insert into ingestd.slot (schedule, due_at, state, job_id) values ('one', $1, 'late', 77)", fired)
+    await conn.execute(
+        "update ingestd.schedule set accounted_to = now() + interval '1 year', since = now() + interval '1 day', "
+        "next_due_at = date_bin('1 hour', now() + interval '1 year 1 hour', 'epoch')"
+    )
+    assert not await resume(conn, OPERATOR, "one")
+    assert await resume(conn, OPERATOR, "one", from_now=True)
+    assert not await resume(conn, OPERATOR, "one", from_now=True)
+    row = await conn.fetchrow("select next_due_at, accounted_to <= now() and since <= now() as back from ingestd.schedule")
+    assert (row["next_due_at"], row["back"]) == (missed, True)
+    assert await conn.fetchval("select array_agg(due_at) from ingestd.slot") == [fired]
+    assert [found["action"] for found in await latest_audit(conn, "schedule", "one")] == ["resume"]
+
+
 async def test_a_pause_until_a_moment_is_over_by_itself(conn: asyncpg.Connection) -> None:
     await declare(conn, {"one": {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}})
     assert await pause(conn, OPERATOR, "one", "stocktaking", until=datetime.fromisoformat("2090-01-31T06:00"))

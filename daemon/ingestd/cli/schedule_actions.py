@@ -41,10 +41,14 @@ def add_to(schedules: typer.Typer) -> None:
         shell.run(_pause(shell, name, until, lasting, check_reason(reason)))
 
     @schedules.command()
-    def resume(ctx: typer.Context, name: ScheduleName) -> None:
+    def resume(
+        ctx: typer.Context,
+        name: ScheduleName,
+        from_now: bool = typer.Option(False, "--from-now", help="Go back to now where the database's clock has been ahead."),
+    ) -> None:
         """Fire a paused schedule's slots again."""
         shell: Shell = ctx.obj
-        shell.run(_resume(shell, name))
+        shell.run(_resume(shell, name, from_now))
 
     @schedules.command("skip-next")
     def skip_next(
@@ -95,9 +99,9 @@ def _moment(text: str) -> datetime:
         raise ValueError(f'"{text}" is not an ISO time such as 2027-03-28T06:00; write --for 2h for a while') from None
 
 
-async def _resume(shell: Shell, name: str) -> None:
+async def _resume(shell: Shell, name: str, from_now: bool) -> None:
     async with reach(shell) as source:
-        changed = await source.resume(name)
+        changed = await source.resume(name, from_now)
     shell.answer({"name": name, "state": "on"}, f"{name} is on" + ("" if changed else " already"))
 
 

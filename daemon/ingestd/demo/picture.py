@@ -121,7 +121,7 @@ def summary(state: State, seconds: float) -> RenderableType:
     return Group(*parts, Text(), rollups, Text(), _jobs(state), Text(), Text(_last_line(state, seconds), style="bold"))
 
 
-def _loads(state: State) -> Table:
+def _loads(state: State) -> Table | str:
     # columns that are zero everywhere only take room
     counts = [name for name in COUNTS if name == "read" or any(load[name] for load in state.loads)]
     explained = any(load["reason"] for load in state.loads)
@@ -142,7 +142,7 @@ def _loads(state: State) -> Table:
     )
 
 
-def _jobs(state: State) -> Table:
+def _jobs(state: State) -> Table | str:
     steps = " → ".join(step["step"] if step["state"] == "succeeded" else f"{step['step']} ({step['state']})" for step in state.run["steps"])
     tries = " → ".join(entry["outcome"] for entry in state.flaky["attempts"] or [])
     due = [[f"schedule {one['name']}", "on", f"next {one['next_due_at']:%H:%M:%S} UTC"] for one in state.schedules if one["next_due_at"]]

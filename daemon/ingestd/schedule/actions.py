@@ -12,7 +12,7 @@ from ingestd.access.store import record_audit
 from ingestd.errors import Conflict, InvalidInput, JobOpen, TooOften
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob, Slot
-from ingestd.schedule.rules import in_zone, parse_rule
+from ingestd.schedule.rules import Rule, in_zone, parse_rule
 from ingestd.schedule.store import controls as store
 from ingestd.schedule.store.reads import no_such_schedule
 from ingestd.schedule.zones import find_zone
@@ -140,37 +140,48 @@ async def pause(
 
 def _end_of_pause(schedule: asyncpg.Record, until: datetime | None, lasting: timedelta | None) -> datetime | None:
     if until is not None and lasting is not None:
-        raise InvalidInput("give either until when or for how long, not both", pointer="until")
+        raise InvalidInput("give either until when or for how long, not both", pointer="/until")
     now: datetime = schedule["now"]
     try:
         if lasting is not None:
             if lasting <= timedelta():
-                raise InvalidInput("a pause lasts longer than 0s", pointer="for")
+                raise InvalidInput("a pause lasts longer than 0s", pointer="/for")
             return now + lasting
         end = None if until is None else in_zone(until, find_zone(schedule["timezone"]))
     except OverflowError:
-        raise InvalidInput("the end of the pause is beyond the calendar", pointer="until" if lasting is None else "for") from None
+        raise InvalidInput("the end of the pause is beyond the calendar", pointer="/until" if lasting is None else "for") from None
     except ValueError as error:
-        raise InvalidInput(f"the end of the pause cannot be read: {error}", pointer="until") from None
+        raise InvalidInput(f"the end of the pause cannot be read: {error}", pointer="/until") from None
     if end is not None and end <= now:
-        raise InvalidInput(f"the pause would be over already: it is {now:%Y-%m-%d %H:%M:%S} UTC now", pointer="until")
+        raise InvalidInput(f"the pause would be over already: it is {now:%Y-%m-%d %H:%M:%S} UTC now", pointer="/until")
     return end
 
 
-async def resume(conn: asyncpg.Connection, actor: Actor, name: str) -> bool:
+async def resume(conn: asyncpg.Connection, actor: Actor, name: str, *, from_now: bool = False) -> bool:
     """Let a schedule's slots fire again, from the next one on.
 
+    Args:
+        from_now: one that is accounted for beyond now, because the database's clock has been ahead, goes back to now and waits no
+            longer. What was only recorded of the time to come is forgotten; a slot that has had its job does not fire again.
+
     Returns:
-        False if it was not paused.
+        False if it was neither paused nor, with `from_now`, ahead.
 
     Raises:
         NotFound: no such schedule.
+        Conflict: its slots cannot be computed.
     """
     async with conn.transaction():
-        changed: bool = (await _hold(conn, name))["paused"]
-        if changed:
+        schedule = await _hold(conn, name)
+        ahead = schedule["accounted_to"] if from_now and schedule["accounted_to"] > schedule["now"] else None
+        changed = bool(schedule["paused"] or ahead)
+        if schedule["paused"]:
             await store.resume(conn, name)
-            await record_audit(conn, actor, "resume", "schedule", name)
+        if ahead is not None:
+            await store.go_back(conn, name, _rule(schedule).next_after(schedule["now"]))
+        if changed:
+            detail = None if ahead is None else {"accounted_to": _text(ahead), "back_to": _text(schedule["now"])}
+            await record_audit(conn, actor, "resume", "schedule", name, detail)
     return changed
 
 
@@ -209,14 +220,17 @@ def _next_to_fire(schedule: asyncpg.Record) -> datetime:
             hint="resume it first, or pause it until a moment",
         )
     start = schedule["now"] if not schedule["paused"] else schedule["paused_until"] - _INSTANT
-    try:
-        rule = parse_rule(schedule["rule"], schedule["timezone"], schedule["starts_at"], schedule["ends_at"])
-    except ValueError as error:
-        raise Conflict(f'the slots of schedule "{name}" cannot be computed: {error}', current_state="problem") from None
-    due_at = rule.next_after(start)
+    due_at = _rule(schedule).next_after(start)
     if due_at is None:
         raise Conflict(f'schedule "{name}" is over: it has no slot to come', current_state="over")
     return due_at
+
+
+def _rule(schedule: asyncpg.Record) -> Rule:
+    try:
+        return parse_rule(schedule["rule"], schedule["timezone"], schedule["starts_at"], schedule["ends_at"])
+    except ValueError as error:
+        raise Conflict(f'the slots of schedule "{schedule["name"]}" cannot be computed: {error}', current_state="problem") from None
 
 
 async def unskip(conn: asyncpg.Connection, actor: Actor, name: str) -> bool:

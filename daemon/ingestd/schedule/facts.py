@@ -147,7 +147,7 @@ async def _check_clock(conn: asyncpg.Connection) -> Check | None:
         "degraded",
         f"the database's clock was set back: {row['schedules']} schedules have no slots before {row['until']:%Y-%m-%d %H:%M:%S %Z}",
         "0",
-        hint="is the clock right now? Then they go on when it gets there, or at once if they are declared under another name",
+        hint="is the clock right now? Then `ingestd schedules resume NAME --from-now` has one go on at once; otherwise when it gets there",
     )
 
 

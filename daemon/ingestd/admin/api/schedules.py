@@ -11,10 +11,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ingestd.admin.answers.base import Page, Started
 from ingestd.admin.answers.plans import Downtime, Schedule, ScheduleDeleted, ScheduleWhole, Slot, Upcoming
-from ingestd.admin.bodies import Span, Why, only_text
+from ingestd.admin.bodies import Body, Flag, Span, Why, only_text
 from ingestd.admin.parameters import MAX_LIMIT, MOMENT, Parameter
 from ingestd.admin.routes import Call, Route, answer
-from ingestd.admin.shapes import masked, read_local, read_moment, with_text_ids
+from ingestd.admin.shapes import masked, parse, read_local, read_moment, with_text_ids
 from ingestd.errors import InvalidInput, UsageError
 from ingestd.schedule import actions
 from ingestd.schedule.definitions import Definitions
@@ -46,6 +46,12 @@ class PauseRequest(Why):
 
     until: Annotated[datetime | None, BeforeValidator(only_text)] = None
     for_: Span | None = Field(default=None, alias="for")
+
+
+class ResumeRequest(Body):
+    """The body of POST …/resume."""
+
+    from_now: Flag = False
 
 
 def shape(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,8 +110,9 @@ async def edit(call: Call) -> web.Response:
 
 async def delete(call: Call) -> web.Response:
     """Take a schedule out of service that is not the file's."""
+    why = parse(Why, {"reason": call.query.get("reason")})
     async with call.acting() as conn:
-        await _definitions(call).delete(conn, call.actor, call.name, call.query.get("reason"))
+        await _definitions(call).delete(conn, call.actor, call.name, why.reason)
     return answer({"name": call.name, "deleted": True})
 
 
@@ -161,8 +168,9 @@ async def pause(call: Call) -> web.Response:
 
 async def resume(call: Call) -> web.Response:
     """Let a schedule fire again."""
+    body = await call.body(ResumeRequest)
     async with call.acting() as conn:
-        changed = await actions.resume(conn, call.actor, call.name)
+        changed = await actions.resume(conn, call.actor, call.name, from_now=body.from_now)
         return answer(shape_whole(await find_schedule(conn, call.name)) | {"changed": changed})
 
 
@@ -236,7 +244,7 @@ def routes() -> list[Route]:
             once=True,
             answers={200: ScheduleWhole},
         ),
-        Route("POST", f"{one}/resume", "operate", resume, "Let it fire again", once=True, answers={200: ScheduleWhole}),
+        Route("POST", f"{one}/resume", "operate", resume, "Let it fire again", body=ResumeRequest, once=True, answers={200: ScheduleWhole}),
         Route(
             "POST", f"{one}/skip-next", "operate", skip_next, "Skip its next slot, once", body=Why, once=True, answers={200: ScheduleWhole}
         ),

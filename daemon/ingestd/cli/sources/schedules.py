@@ -64,10 +64,10 @@ class Near(base.Near):
             changed = await actions.pause(self.conn, self.actor, name, reason, until=until, lasting=lasting)
             return await reads.find_schedule(self.conn, name), changed
 
-    async def resume(self, name: str) -> bool:
+    async def resume(self, name: str, from_now: bool) -> bool:
         """Fire its slots again; whether that is new."""
         with in_service("schedule", name, self.settings.schedules):
-            return await actions.resume(self.conn, self.actor, name)
+            return await actions.resume(self.conn, self.actor, name, from_now=from_now)
 
     async def skip_next(self, name: str, reason: str | None) -> datetime:
         """Skip its next slot; when that is due."""
@@ -144,9 +144,9 @@ class Far(base.Far):
         found = await self.api.post("/api/v1/schedules/{name}/pause", body, name=name)
         return base.row(found), bool(found["changed"])
 
-    async def resume(self, name: str) -> bool:
+    async def resume(self, name: str, from_now: bool) -> bool:
         """Fire its slots again; whether that is new."""
-        return bool((await self.api.post("/api/v1/schedules/{name}/resume", name=name))["changed"])
+        return bool((await self.api.post("/api/v1/schedules/{name}/resume", {"from_now": from_now}, name=name))["changed"])
 
     async def skip_next(self, name: str, reason: str | None) -> datetime:
         """Skip its next slot; when that is due."""

@@ -7,10 +7,11 @@ from datetime import datetime
 
 import asyncpg
 
+from ingestd.schedule.store.declared import TELL_CHANGED
 from ingestd.schedule.store.firing import BUSY_RUN, OPEN_JOB
 
 HOLD_ONE = """
-select s.name, s.rule, s.timezone, s.starts_at, s.ends_at, s.enabled, s.overlap, s.next_due_at,
+select s.name, s.rule, s.timezone, s.starts_at, s.ends_at, s.enabled, s.overlap, s.next_due_at, s.accounted_to,
        s.kind, s.args, s.rank, s.max_attempts, s.key, s.tags, q.name as queue, s.triggers,
        s.paused_at is not null and (s.paused_until is null or s.paused_until > now()) as paused, s.paused_until, s.pause_reason,
        s.skip_at, s.skip_reason, now() as now
@@ -43,6 +44,15 @@ update ingestd.schedule set paused_at = case when $5 then paused_at else now() e
 where name = $1"""
 RESUME = """
 update ingestd.schedule set paused_at = null, paused_by = null, paused_until = null, pause_reason = null where name = $1"""
+# A new turn, as for a start by hand. Rows of slots to come without a job tell of a time that was none; several in a row stay,
+# because they may have begun before now.
+GO_BACK = """
+with forgotten as (
+    delete from ingestd.slot where schedule = $1 and due_at > now() and coalesce(first_due_at, due_at) > now() and job_id is null
+)
+update ingestd.schedule
+set accounted_to = now(), since = least(since, now()), next_due_at = case when enabled then $2::timestamptz end, turn = turn + 1
+where name = $1"""
 SKIP = "update ingestd.schedule set skip_at = $2, skip_by = $3, skip_reason = $4 where name = $1"
 
 
@@ -96,6 +106,16 @@ async def pause(conn: asyncpg.Connection, name: str, by: str, until: datetime | 
 async def resume(conn: asyncpg.Connection, name: str) -> None:
     """Let slots fire again."""
     await conn.execute(RESUME, name)
+
+
+async def go_back(conn: asyncpg.Connection, name: str, next_due_at: datetime | None) -> None:
+    """Let a schedule begin anew at this moment that is accounted for beyond it.
+
+    Args:
+        next_due_at: its first slot behind this moment.
+    """
+    await conn.execute(GO_BACK, name, next_due_at)
+    await conn.execute(TELL_CHANGED)
 
 
 async def skip(conn: asyncpg.Connection, name: str, due_at: datetime | None, by: str | None = None, reason: str | None = None) -> None:
