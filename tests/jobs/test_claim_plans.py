@@ -162,7 +162,7 @@ async def test_a_claim_stays_flat_under_a_transaction_that_is_held_open(dsn: str
 
 
 async def _behind(conn: asyncpg.Connection, cursor: Cursor) -> bool:
-    return bool(await conn.fetchval("select $1::timestamptz < now() - interval '1 second'", cursor.bounds()[1][0]))
+    return bool(await conn.fetchval("select $1::timestamptz < now() - interval '1 second'", cursor.positions[0][0]))
 
 
 @pytest.mark.parametrize("rank", [-10, 10])
