@@ -287,9 +287,19 @@ class App:
             finally:
                 for wait in waits:
                     wait.cancel()
-            if self._control.reload.is_set():
+            if self._control.reload.is_set() and not self._control.drain.is_set():
                 self._control.reload.clear()
-                await reloader.reload()
+                await self._unless_draining(reloader.reload())
+
+    async def _unless_draining(self, reload: Coroutine[Any, Any, None]) -> None:
+        """Reload, or give it up when somebody asks to stop: it may be waiting for a lock, and the next start reads anew."""
+        waits = [asyncio.create_task(reload, name="reloading"), asyncio.create_task(self._control.drain.wait(), name="drain")]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     async def _drain(self, rooms: Rooms) -> None:
         """Ready goes red, nothing new starts, jobs finish or are handed back; then the stack takes the rest down."""

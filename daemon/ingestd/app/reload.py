@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import contextvars
+import threading
 from collections.abc import Callable
 
 from ingestd import logging
@@ -10,6 +14,12 @@ from ingestd.app.rooms import InForce, Rooms
 from ingestd.app.settings import Settings
 from ingestd.errors import ConfigurationError
 from ingestd.events import ConfigurationApplied, ConfigurationRefused
+from ingestd.postgres.pool import OUTAGE, reason
+from ingestd.redaction import secrets_in
+
+# A file on a network's disk may take for ever; a transaction may wait for somebody's lock.
+READ_S = 30.0
+APPLY_S = 120.0
 
 
 class Reloader:
@@ -44,7 +54,7 @@ class Reloader:
         bus = self._rooms.bus
         self._announce()
         try:
-            found = await self._apply(self._read())
+            found = await self._put_in_force(await _aside(self._read))
         except ConfigurationError as error:
             bus.emit(ConfigurationRefused(tuple(error.problems)))
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a new configuration, the daemon goes on with the old one
@@ -52,16 +62,66 @@ class Reloader:
         else:
             bus.emit(ConfigurationApplied(found.changed, found.pending))
 
+    async def _put_in_force(self, new: Settings) -> configuration.Difference:
+        # Before anything is said of it: a refusal may name what stands in it.
+        logging.conceal(secrets_in(new))
+        try:
+            async with asyncio.timeout(APPLY_S) as patience:
+                return await self._apply(new)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise ConfigurationError(
+                [f"it is valid, but could not be written within {APPLY_S:.0f} s: somebody holds a lock in Postgres. Reload again"]
+            ) from None
+        except OUTAGE as error:
+            raise ConfigurationError([f"it is valid, but {reason(error)}. Reload again when Postgres is back"]) from None
+
     async def _apply(self, new: Settings) -> configuration.Difference:
         old, rooms = self._in_force.settings, self._rooms
         found = configuration.difference(old, new)
-        merged = configuration.merge(old, new)
+        # What needs a restart keeps its old value, so that the next reload still tells of it.
+        merged = new.model_copy(update={name: getattr(old, name) for name in configuration.RESTART_ONLY})
         async with rooms.db.services() as conn:
             await configuration.apply(conn, merged, rooms.registry.specs(), rooms.bus)
         # Committed: from here on nothing may refuse it any more.
         self._in_force.replace(merged)
         rooms.worker.claimer.resize(merged.slots())
-        logging.set_level(merged.logs.level)
-        rooms.renew_admin(merged.admin)
+        if new.logs.level != old.logs.level:
+            # What -v or -q asked for stays, until somebody asks for something else.
+            logging.set_level(merged.logs.level)
         self._wake()
         return found
+
+
+async def _aside(read: Callable[[], Settings]) -> Settings:
+    """Read on a thread, which nobody waits for at the end: what cannot be read must not stop the loop."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Settings] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(found: Settings | None, error: Exception | None) -> None:
+        if answer.done():
+            return
+        if found is not None:
+            answer.set_result(found)
+        else:
+            answer.set_exception(error or AssertionError("neither read nor refused"))
+
+    def work() -> None:
+        found, error = None, None
+        try:
+            found = context.run(read)
+        except Exception as raised:  # noqa: BLE001 - handed over, whatever it is
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the daemon has ended meanwhile
+            loop.call_soon_threadsafe(settle, found, error)
+
+    threading.Thread(target=work, name="configuration", daemon=True).start()
+    try:
+        async with asyncio.timeout(READ_S):
+            return await answer
+    except TimeoutError:
+        if answer.done() and not answer.cancelled():
+            raise
+        raise ConfigurationError([f"it could not be read within {READ_S:.0f} s"]) from None

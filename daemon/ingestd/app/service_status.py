@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from ingestd import logging
 from ingestd.events import (
     Bus,
     ConfigurationApplied,
@@ -120,4 +121,5 @@ class ServiceStatus:
         running = self._running()
         waits = f"; waits for a restart: {', '.join(self._pending)}" if self._pending else ""
         troubles = "".join(f"; {trouble}" for trouble in self._troubles.values())
-        return f"{self._state}; {running} job{'' if running == 1 else 's'} running{troubles}{waits}"
+        # Everybody on the machine may read it.
+        return logging.without_secrets(f"{self._state}; {running} job{'' if running == 1 else 's'} running{troubles}{waits}")
