@@ -76,7 +76,7 @@ async def test_there_is_no_effect_without_its_answer(site: Site, conn: asyncpg.C
 async def test_a_key_whose_day_is_over_is_a_new_one(site: Site, conn: asyncpg.Connection) -> None:
     await send(site, "k")
     await conn.execute("update ingestd.idempotency set created_at = now() - interval '25 hours'")
-    status, _, headers = await send(site, "k", {"kind": "load"})
+    status, _, headers = await send(site, "k", JOB | {"priority": 5})
     assert (status, "Idempotent-Replayed" in headers) == (201, False)
     assert await jobs(conn) == 2
 

@@ -199,3 +199,10 @@ def test_our_errors_say_what_they_know() -> None:
     assert (invalid.status, invalid.extra["errors"]) == (422, [{"pointer": "/x", "detail": "bad"}])
     assert problem_of(NotFound("gone")).status == 404
     assert problem_of(ValueError("our bug")).detail.startswith("Something went wrong")
+
+
+async def test_a_body_that_nobody_reads_is_refused(site: Site) -> None:
+    """Whoever sends a reason believes that it is kept."""
+    problem = await site.post("/api/v1/queues/default/pause", 422, json={"reason": "a flood"})
+    assert problem["errors"][0]["pointer"] == "/reason"
+    await site.post("/api/v1/queues/default/pause", json={})

@@ -166,10 +166,10 @@ async def test_a_pause_may_end_by_itself(site: Site, conn: asyncpg.Connection) -
 @pytest.mark.parametrize(
     ("body", "pointer", "words"),
     [
-        ({"until": "2001-01-01T00:00:00Z"}, "until", "would be over already"),
+        ({"until": "2001-01-01T00:00:00Z"}, "/until", "would be over already"),
         ({"until": "soon"}, "/until", ""),
         ({"for": "2 fortnights"}, "/for", "fortnights"),
-        ({"for": "2h", "until": "2090-01-01T00:00:00Z"}, "until", "not both"),
+        ({"for": "2h", "until": "2090-01-01T00:00:00Z"}, "/until", "not both"),
         ({"fro": "2h"}, "/fro", 'did you mean "for"?'),
     ],
 )

@@ -65,7 +65,7 @@ def test_a_job_takes_every_option(cli: Cli, dsn: str) -> None:
         (["--delay=-5s"], '--delay: "-5s" is negative'),
         (["--delay", "5m", "--run-at", "10m"], "--run-at or --delay, not both"),
         (["--run-at", "2031-01-01T00:00:00 Mars/Olympus"], "--run-at"),
-        (["--run-at", "9999-06-01"], "run_at must be before the year"),
+        (["--run-at", "9999-06-01"], "run_at must be in the years 2 to 9998"),
         (["--unique-mode", "replace"], "need a unique_key"),
         (["--unique-key", "k", "--unique-mode", "merge"], '--unique-mode: "merge" is none of skip, replace, reschedule'),
         (["--max-attempts", "0"], "max_attempts must be 1 to 32767"),

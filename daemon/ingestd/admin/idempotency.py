@@ -13,6 +13,7 @@ import asyncpg
 from aiohttp import web
 from multidict import istr
 
+from ingestd.admin.bodies import Empty
 from ingestd.admin.store import claim_key, keep_answer
 from ingestd.errors import Conflict, InvalidInput, UsageError
 
@@ -24,6 +25,7 @@ REPLAYED = istr("Idempotent-Replayed")
 MAX_KEY = 255
 WAIT_MS = 10_000
 _KEPT_HEADERS = ("Location",)
+_API = "/api/"
 
 
 async def answer_once(call: Call, route: Route) -> web.StreamResponse:
@@ -34,6 +36,9 @@ async def answer_once(call: Call, route: Route) -> web.StreamResponse:
         InvalidInput: the key came with another request before.
         Conflict: the first request with this key is still at work.
     """
+    if route.body is None and route.method != "GET" and route.path.startswith(_API):
+        # Not passed over: whoever sends a reason believes that it is kept.
+        await call.body(Empty)
     given = call.request.headers.getall(HEADER, [])
     if not given or route.method == "GET":
         return await route.handler(call)

@@ -42,7 +42,7 @@ _IDEMPOTENCY_KEY = {
     "in": "header",
     "required": False,
     "description": "A text of your own, such as a UUID: the same request with it again, within a day, is answered alike, not done twice.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[!-~]+$"},
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[ -~]+$"},
 }
 
 

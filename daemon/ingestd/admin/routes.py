@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from ingestd.access.roles import Actor, Permission
 from ingestd.admin.answers.base import Anything
+from ingestd.admin.bodies import check_unambiguous
 from ingestd.admin.cursors import Cursors
 from ingestd.admin.parameters import MAX_LIMIT, Parameter
 from ingestd.admin.shapes import check_storable, parse
@@ -137,7 +138,7 @@ class Call:
 
         Raises:
             UsageError: it is not JSON.
-            InvalidInput: it does not fit.
+            InvalidInput: it does not fit, or can be read in two ways.
         """
         raw = await self.raw()
         if raw.strip() and self.request.content_type != "application/json":
@@ -149,6 +150,8 @@ class Call:
         if not isinstance(data, dict):
             raise InvalidInput("the body must be a JSON object", pointer="/")
         check_storable(data)
+        if data:
+            check_unambiguous(raw)
         return parse(model, data)
 
     async def raw(self) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ __all__ = ["CUT", "MASK", "masked"]
 M = TypeVar("M", bound=BaseModel)
 MOST_PROBLEMS = 20
 LONGEST_NAME = 100
+_SHOULD = re.compile(r"^\w+ should")
 
 
 def check_storable(value: Any, pointer: str = "", depth: int = 0) -> None:
@@ -108,11 +110,17 @@ def parse(model: type[M], data: Mapping[str, Any]) -> M:
 def _body_problem(model: type[BaseModel], item: Any) -> tuple[str, str]:
     loc = [str(part)[:LONGEST_NAME] for part in item["loc"]]
     pointer = "".join(f"/{part.replace('~', '~0').replace('/', '~1')}" for part in loc)
-    last = loc[-1] if loc else ""
+    last = _name(item["loc"])
     if item["type"] == "extra_forbidden":
         known = [field.alias or name for name, field in model.model_fields.items()]
         return pointer, f'unknown member "{last}"{did_you_mean(last, known)}'
     if item["type"] == "missing":
         return pointer, f'member "{last}" is missing'
-    text = str(item["ctx"]["error"]) if item["type"] == "value_error" else item["msg"].replace("Input should", "must")
+    text = str(item["ctx"]["error"]) if item["type"] == "value_error" else _SHOULD.sub("must", item["msg"])
     return pointer, f"{last}: {text}" if last else text
+
+
+def _name(loc: Sequence[str | int]) -> str:
+    """What a reader calls the place: `tags[0]`, not `0`."""
+    last = str(loc[-1])[:LONGEST_NAME] if loc else ""
+    return f"{str(loc[-2])[:LONGEST_NAME]}[{last}]" if len(loc) > 1 and isinstance(loc[-1], int) else last

@@ -24,7 +24,7 @@ MOST_TAGS = 50
 LONGEST_TAG = 100
 DEEPEST = 64
 FARTHEST = timedelta(days=36525)
-LATEST_YEAR = 9998
+EARLIEST_YEAR, LATEST_YEAR = 2, 9998
 BIGGEST_ID = 2**63 - 1
 BIGGEST_NUMBER = 10**308
 _LONGEST = (("kind", 200), ("queue", 63), ("unique_key", 500), ("key", 500), ("notes", 10_000), ("correlation_id", 200))
@@ -47,8 +47,8 @@ def checked(job: NewJob) -> str:
     if job.run_at is not None:
         if job.run_at.tzinfo is None:
             raise InvalidInput("run_at has no time zone: nobody can tell which moment it is", pointer="/run_at")
-        if not 1 < job.run_at.year <= LATEST_YEAR:
-            raise InvalidInput(f"run_at must be before the year {LATEST_YEAR + 1}", pointer="/run_at")
+        if not EARLIEST_YEAR <= job.run_at.year <= LATEST_YEAR:
+            raise InvalidInput(f"run_at must be in the years {EARLIEST_YEAR} to {LATEST_YEAR}", pointer="/run_at")
         if job.delay is not None:
             raise InvalidInput("give run_at or delay, not both", pointer="/delay")
     if job.max_attempts is not None and (type(job.max_attempts) is not int or not 1 <= job.max_attempts <= MOST_ATTEMPTS):

@@ -149,7 +149,7 @@ def _end_of_pause(schedule: asyncpg.Record, until: datetime | None, lasting: tim
             return now + lasting
         end = None if until is None else in_zone(until, find_zone(schedule["timezone"]))
     except OverflowError:
-        raise InvalidInput("the end of the pause is beyond the calendar", pointer="/until" if lasting is None else "for") from None
+        raise InvalidInput("the end of the pause is beyond the calendar", pointer="/until" if lasting is None else "/for") from None
     except ValueError as error:
         raise InvalidInput(f"the end of the pause cannot be read: {error}", pointer="/until") from None
     if end is not None and end <= now:

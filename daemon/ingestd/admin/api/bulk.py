@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from ingestd.admin.answers.jobs import BulkDone, BulkStarted
 from ingestd.admin.api.jobs import JobChanges, shape
@@ -16,14 +16,44 @@ from ingestd.jobs.actions import start_bulk
 from ingestd.jobs.bulk import ACTIONS, AT_ONCE, look, plan
 from ingestd.jobs.filters import MOST_IDS, JobFilter
 
-Text = Annotated[str, Field(max_length=500)]
-Id = Annotated[Number | str, Field(union_mode="left_to_right")]
+
+def _words(value: Any) -> Any:
+    """One word or a list of them, as the filter reads them."""
+    given = value if isinstance(value, list) else [value]
+    if not given:
+        # Left to itself it would choose nothing, and so mean any: whoever looked for jobs and found none does not mean all.
+        raise ValueError("is an empty list: leave it out if you mean any")
+    if any(not isinstance(word, str) or not word for word in given):
+        raise ValueError("must be a word, or a list of words")
+    return ",".join(given)
+
+
+def _ids(value: Any) -> Any:
+    given = value if isinstance(value, list) else [value]
+    if len(given) > MOST_IDS:
+        raise ValueError(f"takes at most {MOST_IDS:,} ids at once")
+    return _words([str(one) if type(one) is int else one for one in given])
+
+
+ID_SCHEMA: Any = {"type": ["string", "integer"]}
+Text = Annotated[str, Field(min_length=1, max_length=500)]
+Words = Annotated[
+    str,
+    BeforeValidator(_words),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+]
+Id = Annotated[str, BeforeValidator(_ids), WithJsonSchema(ID_SCHEMA)]
+Ids = Annotated[
+    str,
+    BeforeValidator(_ids),
+    WithJsonSchema({"anyOf": [ID_SCHEMA, {"type": "array", "items": ID_SCHEMA, "minItems": 1, "maxItems": MOST_IDS}]}),
+]
 
 
 class BulkFilter(Body):
     """Which jobs; what is not given means any."""
 
-    state: Text | list[Text] | None = None
+    state: Words | None = None
     kind: Text | None = None
     queue: Text | None = None
     tag: Text | None = None
@@ -38,12 +68,12 @@ class BulkFilter(Body):
     to: Text | None = None
     finished_from: Text | None = None
     finished_to: Text | None = None
-    id: Id | Annotated[list[Id], Field(max_length=MOST_IDS)] | None = None
+    id: Ids | None = None
 
     def filter(self) -> JobFilter:
         """The filter as the queue has it."""
         given = self.model_dump(by_alias=True, exclude_none=True)
-        return read_filter({name: _text(value) for name, value in given.items()}, "/filter/")
+        return read_filter(given, "/filter/")
 
 
 class BulkRequest(Body):
@@ -76,10 +106,6 @@ async def create(call: Call) -> web.Response:
         return answer({"action": bulk.action, "jobs": asked.jobs, **(asked.counts or {})})
     location = {"Location": f"/api/v1/jobs/{asked.job_id}"}
     return answer({"action": bulk.action, "jobs": asked.jobs, "id": str(asked.job_id)}, 202, location)
-
-
-def _text(value: Any) -> str:
-    return ",".join(str(item) for item in value) if isinstance(value, list) else str(value)
 
 
 def routes() -> list[Route]:
