@@ -1,16 +1,23 @@
 """sd_notify: what a service manager is told, by one datagram each; without NOTIFY_SOCKET nothing is.
 
-Nothing here may harm the daemon: a manager that is gone or does not read costs at most a second, and a message.
+Nothing here may harm the daemon, and nothing may be lost: a manager that is busy (it reads nothing while it reloads its own units)
+hears everything in order from a thread that waits for it; one that is gone hears nothing.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
+from collections import deque
 from collections.abc import Mapping, MutableMapping
 
+# How long the thread waits before it looks whether the manager is still there.
 SEND_TIMEOUT_S = 1.0
+# Far more than a life has steps: what is left out beyond is the oldest, and the newest status says it all.
+MOST_WAITING = 200
+_FED = b"WATCHDOG=1"
 # A third: one lost ping and one late one are not yet the end.
 PINGS_PER_INTERVAL = 3
 STATUS_CHARS = 500
@@ -29,6 +36,9 @@ class Notifier:
     def __init__(self, address: str = "", watchdog_s: float = 0.0) -> None:
         self._address = address
         self._fed_at = 0.0
+        self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
+        self._lock = threading.Lock()
+        self._sending = False
         self.feed_every_s = watchdog_s / PINGS_PER_INTERVAL
 
     @classmethod
@@ -70,19 +80,54 @@ class Notifier:
         now = time.monotonic()
         if now - self._fed_at >= self.feed_every_s or not self._fed_at:
             self._fed_at = now
-            self._send("WATCHDOG=1")
+            self._send(_FED.decode())
 
     def _send(self, *assignments: str) -> None:
         if not self._address:
             return
-        address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
-        try:
-            # One socket a message: none to renew where the manager has been replaced under us.
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-                sender.settimeout(SEND_TIMEOUT_S)
-                sender.sendto("\n".join(assignments).encode(), address)
-        except OSError:
-            pass  # there is nobody left to tell
+        message = "\n".join(assignments).encode()
+        with self._lock:
+            if not self._waiting and _sent(self._address, message, 0.0):
+                return
+            self._wait_with(message)
+            if not self._sending:
+                self._sending = True
+                threading.Thread(target=self._send_what_waits, name="notify", daemon=True).start()
+
+    def _wait_with(self, message: bytes) -> None:
+        if message == _FED and _FED in self._waiting:
+            return  # one keeps the manager as quiet as two
+        # Of lines for people the newest says it all; the first may be on its way just now.
+        if len(self._waiting) > 1 and all(line.startswith(b"STATUS=") for line in (message, self._waiting[-1])):
+            self._waiting.pop()
+        self._waiting.append(message)
+
+    def _send_what_waits(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._sending = False
+                    return
+                message = self._waiting[0]
+            if _sent(self._address, message, SEND_TIMEOUT_S):
+                with self._lock:
+                    # Unless it was pushed out meanwhile.
+                    if self._waiting and self._waiting[0] is message:
+                        self._waiting.popleft()
+
+
+def _sent(address: str, message: bytes, within_s: float) -> bool:
+    """Whether nothing is left to do about a message: it is on its way, or nobody is there to take it."""
+    try:
+        # One socket a message: none to renew where the manager has been replaced under us.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.settimeout(within_s)
+            sender.sendto(message, f"\0{address[1:]}" if address.startswith("@") else address)
+    except (BlockingIOError, TimeoutError):
+        return False
+    except OSError:
+        pass  # there is nobody left to tell
+    return True
 
 
 def take_from(environ: MutableMapping[str, str]) -> Notifier:
