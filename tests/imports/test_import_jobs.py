@@ -95,6 +95,8 @@ async def test_an_import_job_fails_with_the_name_and_reason_of_the_file_that_fai
         # Once the file has been given up, the job can be run again and is content.
         (bad, _) = await statuses(conn, ["failed", "succeeded"])
         await skip_load(conn, OPERATOR, bad["id"])
+        skipped = next(load for load in await reads.list_loads(conn) if load["id"] == bad["id"])
+        assert skipped["reason"] == f"skipped by ana; it had failed: {bad['reason']}"
         await retry_job(conn, OPERATOR, job_id)
         assert (await ended(conn, job_id))["state"] == "succeeded"
 

@@ -69,7 +69,12 @@ set status = 'pending', reason = null, error = null, duplicate_of = null, read =
     unchanged = null, rejected = null, superseded = null, started_at = null, finished_at = null, duration_ms = null, job_id = $2
 where id = $1"""
 FORGET_REJECTS = "delete from ingestd.reject where load_id = $1"
-SKIP = "update ingestd.load set status = 'skipped', reason = $2, finished_at = coalesce(finished_at, now()) where id = $1"
+# Why it had failed is what whoever finds it skipped wants to know next.
+SKIP = """
+update ingestd.load
+set status = 'skipped', reason = $2 || case when status = 'failed' then coalesce('; it had failed: ' || reason, '') else '' end,
+    finished_at = coalesce(finished_at, now())
+where id = $1"""
 
 
 @dataclass(frozen=True, slots=True)
