@@ -226,6 +226,19 @@ async def test_a_table_dropped_and_made_again_is_counted_anew(hourly: asyncpg.Co
     await kit.exact(hourly, "hourly", kit.recount())
 
 
+async def test_a_table_that_was_renamed_is_told_by_its_new_name_and_its_view_stays_exact(hourly: asyncpg.Connection) -> None:
+    await hourly.execute("alter table sales rename to turnover")
+    await tend(hourly)
+    status = await reads.rollup_status(hourly, "hourly")
+    told = "table public.sales is called public.turnover now: write so in [rollups.hourly] and reload, or rename it back"
+    assert (status.state, status.reason) == ("waiting", told)
+    await hourly.execute("delete from turnover where id < 20")
+    assert await kit.difference(hourly, "select * from rollups.hourly", kit.recount().replace("sales", "turnover")) == []
+    await hourly.execute("alter table turnover rename to sales")
+    await tend(hourly)
+    await kit.exact(hourly, "hourly", kit.recount())
+
+
 @pytest.mark.parametrize("damage", ["drop view rollups.hourly", "drop table rollups.hourly_stored cascade"])
 async def test_what_somebody_dropped_is_made_again(hourly: asyncpg.Connection, damage: str) -> None:
     await hourly.execute(damage)

@@ -54,7 +54,8 @@ async def tend(conn: asyncpg.Connection) -> int:
             if (rollup.source_id is not None or rollup.view is not None) and found["due"]:
                 changed += await _attempt(conn, rollup, _dismantle)
         elif found["relid"] is None:
-            await registry.wait(conn, rollup.id, _missing(rollup.spec), timedelta(), waiting=True)
+            reason = _moved(rollup, found["moved"]) if found["moved"] else _missing(rollup.spec)
+            await registry.wait(conn, rollup.id, reason, timedelta(), waiting=True)
         elif rollup.state == "ready" and found["renamed"]:
             if found["due"]:
                 changed += await _attempt(conn, rollup, partial(_suspend, renamed=found["renamed"]))
@@ -71,6 +72,10 @@ async def tend(conn: asyncpg.Connection) -> int:
 
 def _missing(spec: Spec) -> str:
     return f"table {spec.source} does not exist yet"
+
+
+def _moved(rollup: Rollup, name: str) -> str:
+    return f"table {rollup.spec.source} is called {name} now: write so in [rollups.{rollup.name}] and reload, or rename it back"
 
 
 def _stands(rollup: Rollup, found: asyncpg.Record) -> bool:

@@ -73,7 +73,9 @@ select r.id, root.relid, r.retry_at <= now() as due,
     exists (select from ingestd.dirty d where d.rollup_id = r.id and d.prio > 0) as unbuilt,
     (select jsonb_object_agg(known.name, a.attname) from jsonb_each_text(r.reads) known(name, number)
      join pg_attribute a on a.attrelid = root.relid and a.attnum = known.number::int and a.attname <> known.name and not a.attisdropped
-     where s.relid = root.relid) as renamed
+     where s.relid = root.relid) as renamed,
+    (select format('%s.%s', n.nspname, t.relname) from pg_class t join pg_namespace n on n.oid = t.relnamespace
+     where t.oid = s.relid and root.relid is null) as moved
 from ingestd.rollup r join root using (id) left join ingestd.source s on s.id = r.source_id left join captured c on c.id = s.id"""
 RELATION = """
 select c.oid, c.relkind::text as kind from pg_class c where c.oid = to_regclass(format('%I.%I', $1::text, $2::text))"""
