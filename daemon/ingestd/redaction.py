@@ -6,10 +6,11 @@ has read the configuration; they are taken out of its log and out of the errors 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from pydantic import BaseModel, SecretStr
 
@@ -24,14 +25,42 @@ _SECRET_NAME = re.compile(
     r"|^[a-z]+(?:Password|Secret|Token|ApiKey)$"
 )
 _URL_PASSWORD = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,30}://[^/\s:@]*):[^/\s@]+@")
-_FORMS = (
-    ("://", _URL_PASSWORD, rf"\1:{MASK}@"),
+_WORDS = r"(?:pass(?:word|wd|phrase)?|pwd|secret|token|(?:api|private|access)[_-]?key|authorization|credentials?|cookie)s?"
+# By a sign that is quickly looked for: what to look for then, and what stands there afterwards.
+_FORMS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
+    (("://",), _URL_PASSWORD, rf"\1:{MASK}@"),
     # Tokens of ours, and those of others where they are sent.
-    ("igd_", re.compile(r"\bigd_[a-z]+_\w+"), MASK),
-    ("earer ", re.compile(r"(?i)\b(bearer) [\w.~+/=-]+"), rf"\1 {MASK}"),
+    (("igd_",), re.compile(r"\bigd_[a-z]+_\w+"), MASK),
+    (("earer ", "EARER "), re.compile(r"(?i)\b(bearer) [\w.~+/=-]+"), rf"\1 {MASK}"),
     (
-        "=",
-        re.compile(r"(?i)\b((?:[a-z_]*(?:password|passwd|secret|token)|api_?key)=)(?:'[^']*'|\"[^\"]*\"|[^\s&,;)\]}'\"]+)"),
+        ("=",),
+        re.compile(
+            r"(?i)\b((?:[a-z_]*(?:password|passwd|passphrase|pwd|secret|token|signature)|sig|(?:api|access)_?key)=)"
+            r"(?:'[^']*'|\"[^\"]*\"|[^\s&,;)\]}'\"]+)"
+        ),
+        rf"\1{MASK}",
+    ),
+    # Headers, one a line or in a sentence.
+    (
+        ("uthorization", "UTHORIZATION", "-"),
+        re.compile(
+            r"(?i)(?<![\w-])((?:proxy-)?authorization|x-[a-z]{1,20}(?:-[a-z]{1,20}){0,3}(?:-key|-token|-secret)|x-token)(: ?)"
+            r"((?:basic|bearer|digest|token|negotiate) +)?[^\s,;'\"]+"
+        ),
+        rf"\1\2\3{MASK}",
+    ),
+    (("ookie: ", "OOKIE: "), re.compile(r"(?i)(?<![\w-])((?:set-)?cookie: )[^\r\n'\"]+"), rf"\1{MASK}"),
+    # JSON, and how Python shows a dict; once more inside of a text that is quoted itself.
+    (
+        ('": ', '":', "': "),
+        re.compile(
+            rf"""(?is)((["'])[\w.-]{{0,40}}{_WORDS}\2\s{{0,4}}:\s{{0,4}}b?)(?:(")(?:[^"\\]|\\.)*+(?:"|$)|(')(?:[^'\\]|\\.)*+(?:'|$))"""
+        ),
+        rf"\1\3\4{MASK}\3\4",
+    ),
+    (
+        ('\\":', "\\':"),
+        re.compile(rf"""(?i)(\\{{1,3}}["'][\w.-]{{0,40}}{_WORDS}\\{{1,3}}["']\s{{0,4}}:\s{{0,4}}\\{{1,3}}["'])[^"'\\]+"""),
         rf"\1{MASK}",
     ),
 )
@@ -78,8 +107,8 @@ class Redactor:
         """The text without secrets."""
         if self._pattern is not None:
             text = self._pattern.sub(MASK, text)
-        for sign, pattern, instead in _FORMS:
-            if sign in text:
+        for signs, pattern, instead in _FORMS:
+            if any(sign in text for sign in signs):
                 text = pattern.sub(instead, text)
         return text
 
@@ -101,7 +130,7 @@ def secrets_in(settings: Any) -> Iterator[str]:
 
 def _forms(secret: str) -> Iterator[str]:
     """A secret in every form in which somebody may repeat it; of a URL, its password as well."""
-    yield secret
+    yield from _written(secret)
     if "://" not in secret:
         return
     try:
@@ -111,4 +140,14 @@ def _forms(secret: str) -> Iterator[str]:
     # Where user and password are the same word, it names the user in many harmless lines.
     if parts.password and parts.password != parts.username:
         yield parts.password
-        yield unquote(parts.password)
+        yield from _written(unquote(parts.password))
+
+
+def _written(secret: str) -> Iterator[str]:
+    """As it is, in a URL, in JSON, and as Python shows it."""
+    yield secret
+    yield quote(secret, safe="")
+    yield quote_plus(secret)
+    yield json.dumps(secret)[1:-1]
+    yield json.dumps(secret, ensure_ascii=False)[1:-1]
+    yield repr(secret)[1:-1]

@@ -10,6 +10,7 @@ import logging as stdlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import structlog
@@ -155,6 +156,7 @@ def test_no_secret_is_written_by_whatever_way_it_is_said(output: Any) -> None:
     class Outer(BaseModel):
         inner: Inner = Inner()
         many: dict[str, Inner] = {"a": Inner(token=SecretStr("postgresql://user:p%40ss-word@host/db"))}
+        odd: SecretStr = SecretStr('q"/+\\w\nx')
 
     stream = io.StringIO()
     logging.put_out(output(stream))
@@ -164,12 +166,17 @@ def test_no_secret_is_written_by_whatever_way_it_is_said(output: Any) -> None:
         raise ValueError("s3cret-token")
     except ValueError:
         log.exception("failed with %s and %s", "s3cret-token", "p@ss-word")
+    log.warning("%s %r %s", quote('q"/+\\w\nx', safe=""), 'q"/+\\w\nx', json.dumps('q"/+\\w\nx'))
     log.warning("postgresql://other:hunter2@host, token=hunter2, igd_admin_hunter2hunter2_0, Authorization: Bearer hunter2hunter2")
+    log.warning("{'password': 'hunter2', 'n': 1} %s", json.dumps({"token": 'a"hunter2'}))
+    log.warning("%r said %s", json.dumps({"api_key": "hunter2"}), json.dumps(json.dumps({"secret": "hunter2"})))
+    log.warning("Authorization: Basic hunter2, X-Api-Key: hunter2, ?sig=hunter2&X-Amz-Signature=hunter2; Cookie: a=hunter2; b=hunter2")
+    log.warning("%ss3cret-token", "x" * (LONGEST_TEXT - 3))
     structlog.get_logger().warning("x", password="hunter2", nested=[{"api_key": "hunter2"}], ok="p%40ss-word", object=SecretStr("hunter2"))
     logging.LogListener()(Notice("y", details={"client_secret": "hunter2", "s3cret-token": 1}))
     text = stream.getvalue()
     assert text.count(MASK) > 8
-    for secret in ("s3cret-token", "p@ss-word", "p%40ss-word", "hunter2"):
+    for secret in ("s3cret-token", "s3c", "p@ss-word", "p%40ss-word", "hunter2", "%2B%5Cw", "+\\\\w"):
         assert secret not in text
 
 
@@ -189,10 +196,28 @@ def test_a_word_that_is_too_short_to_be_a_secret_blots_out_nothing() -> None:
     assert redactor.text("postgresql://postgres:postgres@host/db") == MASK
 
 
+QUOTES = (
+    '"token": "' * 6_000,
+    "'" * 64_000,
+    '"a' * 32_000 + '":',
+    "x-a-" * 16_000 + ": ",
+    '"token": "' + "\\a" * 30_000,
+    '\\"token\\": ' * 5_000,
+)
+
+
 def test_a_long_text_without_secrets_costs_no_more_than_its_length() -> None:
     """Patterns that look again from each place would take minutes here."""
     redactor = Redactor()
-    for text in ("a." * 32_000 + "://", "a=" * 32_000, "password" * 8_000 + "=", "bearer " * 9_000, "igd_a" * 12_000, "://" * 20_000):
+    for text in (
+        "a." * 32_000 + "://",
+        "a=" * 32_000,
+        "password" * 8_000 + "=",
+        "bearer " * 9_000,
+        "igd_a" * 12_000,
+        "://" * 20_000,
+        *QUOTES,
+    ):
         redactor.text(text)
 
 
