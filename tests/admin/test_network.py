@@ -12,6 +12,8 @@ import aiohttp
 import asyncpg
 import pytest
 
+from ingestd.admin.connections import Connections
+from ingestd.admin.server import AdminServer
 from ingestd.admin.settings import AdminSettings
 from ingestd.cli.address import Address
 from ingestd.cli.api import connect_api
@@ -19,6 +21,7 @@ from ingestd.cli.api_errors import DaemonUnreachable
 from ingestd.errors import ConfigurationError, PortTaken, Refused
 from ingestd.settings import Layers, validate
 from tests.admin.conftest import TOKEN, Open, Site
+from tests.support import eventually
 from tests.tokens import bearer, make_token
 
 JOB = {"kind": "sync_prices"}
@@ -143,6 +146,23 @@ async def test_the_command_line_says_what_is_wrong_with_tls(
             await api.get("/health")
     assert said in caught.value.message
     assert hint in (caught.value.hint or "")
+
+
+async def test_connections_that_never_begin_to_speak_tls_keep_nobody_out(open_site: Open, certificate: dict[str, Any]) -> None:
+    """They would take all files that the process may open, so that it could not even reach Postgres."""
+    site = await open_site(token=TOKEN)
+    server = AdminServer(site.state, AdminSettings(port=0, token=TOKEN, **certificate), Connections(20))
+    await server.start()
+    held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(60)]
+    async with asyncio.timeout(20):
+        assert await held[0][0].read() == b""  # cut off by those that came later
+    assert len(server._connections) <= 20
+    async with site.client.get(f"https://localhost:{server.port}/health", ssl=False, headers=bearer(TOKEN)) as answer:
+        assert answer.status == 200
+    for _, writer in held:
+        writer.transport.abort()
+    await eventually(lambda: len(server._connections) <= 1)
+    await server.stop()
 
 
 async def test_a_renewed_certificate_is_shown_after_a_reload(open_site: Open, certificate: dict[str, Any], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from aiohttp import web
 from ingestd.admin.admission import Admission
 from ingestd.admin.api import all_routes
 from ingestd.admin.binding import BACKLOG, SocketFile, bind, bind_socket
-from ingestd.admin.connections import CONFIGURED, HANDSHAKE_S, KEEP_ALIVE_S, Connections
+from ingestd.admin.connections import CONFIGURED, KEEP_ALIVE_S, Connections
 from ingestd.admin.denials import Denials
 from ingestd.admin.guard import Hosts
 from ingestd.admin.identity import Identity
@@ -159,13 +159,11 @@ class AdminServer:
         assert server is not None
         assert self._around is not None
         explain = outside(self._around)
-        factory = self._connections.watch(lambda: Protocol(server, explain, loop=loop, **_PROTOCOL))
+        factory = self._connections.watch(lambda: Protocol(server, explain, loop=loop, **_PROTOCOL), tls)
         if sock.family == socket.AF_UNIX:
             self._servers.append(await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG))
         else:
-            handshake_s = HANDSHAKE_S if tls else None
-            listening = await loop.create_server(factory, sock=sock, ssl=tls, backlog=BACKLOG, ssl_handshake_timeout=handshake_s)
-            self._servers.append(listening)
+            self._servers.append(await loop.create_server(factory, sock=sock, backlog=BACKLOG))
 
     def renew(self, settings: AdminSettings) -> None:
         """Put another token and other rates in force, and the certificate as its files are now; what the old token began is ended.
