@@ -37,6 +37,21 @@ async def test_a_job_takes_the_defaults_of_its_kind(client: Client, conn: asyncp
     assert (status["state"], status["triggered_by"]) == ("available", "api")
 
 
+async def test_a_kind_whose_queue_is_not_declared_is_refused_by_every_call(client: Client, conn: asyncpg.Connection) -> None:
+    await conn.execute("insert into ingestd.kind (name, queue, priority, max_attempts) values ('mail', 'mials', 0, 1)")
+    says = 'no queue "mials", which is that of the kind "mail"; declare it as'
+    for _ in range(2):  # the second goes with others, as does what nobody knows
+        with pytest.raises(InvalidInput, match=says):
+            await client.enqueue("mail", {})
+    with pytest.raises(InvalidInput, match=says):
+        await client.enqueue_many("mail", [{}, {}])
+    with pytest.raises(InvalidInput, match="the queue of mail is not declared"):
+        async with conn.transaction():
+            await client.enqueue("mail", {}, conn=conn)
+    assert len(await client.enqueue_many("mail", [{}, {}], queue="default")) == 2
+    assert len(await rows(conn)) == 2
+
+
 async def test_every_option_is_kept(client: Client, conn: asyncpg.Connection) -> None:
     at = datetime.now(UTC) + timedelta(days=1)
     await client.enqueue(

@@ -57,7 +57,7 @@ async def test_a_granted_role_is_enough_for_a_client(client: Client, conn: async
         same = await theirs.enqueue("sync", unique_key="k")
         assert (same.id, same.created) == (handles[1].id, False)
         for wrong, options in (("synk", {}), ("sync", {"queue": "nowhere"})):
-            with pytest.raises(InvalidInput, match="did you mean|declare it as"):
+            with pytest.raises(InvalidInput, match=r"did you mean|declare it as"):
                 await theirs.enqueue(wrong, **options)
         async with conn.transaction():
             await conn.execute(f"set local role {shop}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingestd.app.settings import load
 from ingestd.app.targets import target_job
 from ingestd.app.workflows import WorkflowSettings, unknown_undos
 from ingestd.errors import ConfigurationError, InvalidInput
@@ -75,7 +78,7 @@ def declared(**steps: dict[str, object]) -> WorkflowSettings:
 
 
 def told(workflow: WorkflowSettings) -> list[tuple[tuple[str, ...], str]]:
-    return [(fault.place, fault.problem) for fault in workflow.faults("w")]
+    return [(fault.place, fault.problem) for fault in workflow.faults("w", {})]
 
 
 def test_references_that_lead_nowhere_are_told_with_their_place_all_at_once() -> None:
@@ -137,3 +140,36 @@ def test_a_plan_tells_layers_queues_and_what_a_failure_does() -> None:
     assert steps["a"]["undo"] == {"kind": "y", "args": {}, "queue": "default"}
     assert steps["b"]["if_it_fails"] == {"skips": ["c"], "undoes": ["a"]}
     assert plan(workflow, {})["starts"] == "now"
+
+
+def test_steps_are_checked_together_with_those_that_have_a_mistake_of_their_own(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(
+        """
+[workflows.order.steps]
+a = { job = "x", after = ["c"] }
+b = { job = "x", after = ["a", "nosuch"], args = { n = { from = "zz" } } }
+c = { job = "x", after = ["b"], on_failure = "rum" }
+d = { jobb = "x", after = ["e"] }
+e = { job = "x", after = ["d"] }
+f = { import = "none", after = ["d"] }
+[queues.calls]
+concurrency = "many"
+""",
+        encoding="utf-8",
+    )
+    with pytest.raises(ConfigurationError) as refused:
+        load([file], {})
+    told = [problem.partition("config.toml:")[2] for problem in refused.value.problems]
+    for number, words in [
+        (3, "a → b → c → a"),
+        (4, 'no step "nosuch"'),
+        (4, 'no step "zz"'),
+        (5, '"rum" is not skip'),
+        (6, 'unknown key "jobb"'),
+        (7, "e → d → e"),
+        (8, 'no import "none"'),
+        (10, "must be a whole number"),
+    ]:
+        assert any(problem.startswith(f"{number}: ") and words in problem for problem in told), (number, words, told)
+    assert len(told) == 8

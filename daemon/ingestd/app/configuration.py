@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from ingestd.app.definitions import compile_target, lost_kinds, lost_names
+from ingestd.app.handlers import homeless
 from ingestd.app.settings import Settings
 from ingestd.app.workflows import unknown_undos
 from ingestd.errors import ConfigurationError
@@ -79,6 +80,7 @@ async def apply(conn: asyncpg.Connection, settings: Settings, specs: list[Handle
         applied = await schedule_declare.apply(conn, settings.schedules, lambda target: compile_target(target, defaults))
         lost = await lost_names(conn, settings)
         unknown = await lost_kinds(conn, settings.schedules, kinds) if settings.daemon.handlers else []
+        unknown += homeless(specs, [row["name"] for row in await queue_store.queues(conn)])
     announce(bus, applied.settled)
     for name in applied.taken_over:
         bus.emit(Notice(f'schedule "{name}" was made by API or command line; the configuration declares it: it is the file\'s from now on'))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.settings import RetentionSettings
 from ingestd.jobs.store import ack, partitions, reads
 from ingestd.jobs.workflow import Workflow, start
+from ingestd.settings import did_you_mean
 from ingestd.work.context import Context
 
+# What this program runs itself; a handler of a user's under one of these names would never be called.
+BUILT_IN = frozenset({"bulk", "cleanup", "health", "import", "load", "maintenance", "rollup", "workflow"})
 CLOSE_S = 5.0
 REASON_CHARS = 1000
 HealthReport = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -151,7 +154,7 @@ def user_handlers(modules: Sequence[str], folder: Path) -> list[HandlerSpec]:
         folder: searched first, so that modules beside the configuration are found.
 
     Raises:
-        ConfigurationError: a module cannot be imported or declares no job, or two jobs have one name.
+        ConfigurationError: a module cannot be imported or declares no job, or a job has the name of another or of one of ours.
     """
     if modules and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
@@ -176,6 +179,19 @@ def user_handlers(modules: Sequence[str], folder: Path) -> list[HandlerSpec]:
     problems += [
         f'"handlers" in [daemon]: two handlers for kind "{name}"; give one of them another name' for name in names if names[name] > 1
     ]
+    problems += [
+        f'"handlers" in [daemon]: the kind "{name}" is one of ingestd\'s own; give yours another name' for name in names if name in BUILT_IN
+    ]
     if problems:
         raise ConfigurationError(problems)
     return specs
+
+
+def homeless(specs: Iterable[HandlerSpec], queues: Collection[str]) -> list[str]:
+    """Kinds whose queue is not declared, so that none of their jobs can be enqueued, one line each."""
+    return [
+        f'the kind "{spec.kind}" is declared with queue="{spec.queue}", and there is no [queues.{spec.queue}]'
+        f"{did_you_mean(spec.queue, queues)}: its jobs cannot be enqueued without another queue"
+        for spec in specs
+        if spec.queue not in queues
+    ]

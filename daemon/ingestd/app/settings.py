@@ -186,12 +186,18 @@ def build(layers: Layers) -> Settings:
     Raises:
         ConfigurationError: with every problem there is, in the order of the file.
     """
+    settings, problems = look_at(layers)
+    if settings is None or problems:
+        raise ConfigurationError(problems)
+    return settings
+
+
+def look_at(layers: Layers) -> tuple[Settings | None, list[str]]:
+    """What can be made of merged layers, without the keys and objects that have a problem; and every problem, in the order of the file."""
     settings, problems = examine(Settings, layers)
     if settings is not None:
         problems += _cross_checks(settings, layers)
-    if settings is None or problems:
-        raise ConfigurationError(sorted(problems, key=_line_order))
-    return settings
+    return settings, sorted(problems, key=_line_order)
 
 
 def _line_order(problem: str) -> tuple[str, int]:
@@ -217,7 +223,7 @@ def _cross_checks(settings: Settings, layers: Layers) -> list[str]:
             if runs in known and wanted not in known[runs]:
                 where = f"workflows.{name}.steps.{step_name}"
                 refuse(("workflows", name, "steps", step_name, runs), no_such(runs, runs, where, wanted, known[runs]))
-        for fault in workflow.faults(name):
+        for fault in workflow.faults(name, _written_steps(layers, name)):
             refuse(("workflows", name, "steps", *fault.place), fault.problem)
     for problem in name_problems(settings.rollups):
         refuse(("rollups",), problem)
@@ -228,12 +234,24 @@ def _cross_checks(settings: Settings, layers: Layers) -> list[str]:
 
 
 def _check_queues(settings: Settings, layers: Layers, refuse: Callable[[tuple[str, ...], str], None]) -> None:
-    queues = set(settings.all_queues()) | _declared(layers, "queues")
+    queues = queue_names(settings, layers)
     for name in settings.daemon.queues:
         if name not in queues:
             refuse(("daemon", "queues"), f'"queues" in [daemon]: there is no queue "{name}"{did_you_mean(name, queues)}')
     for name, problem in queue_problems(settings.all_queues()).items():
         refuse(("queues", name, "min_concurrency"), f'"min_concurrency" in [queues.{name}]: {problem}')
+
+
+def _written_steps(layers: Layers, workflow: str) -> dict[str, Any]:
+    found: Any = layers.data
+    for key in ("workflows", workflow, "steps"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def queue_names(settings: Settings, layers: Layers) -> set[str]:
+    """The queues there are; one that has a problem of its own is one."""
+    return set(settings.all_queues()) | _declared(layers, "queues")
 
 
 def _declared(layers: Layers, section: str) -> set[str]:

@@ -88,9 +88,15 @@ class WorkflowSettings(Section):
     def _compiled(self, target_job: TargetJob) -> list[Step]:
         return [step.compile(name, self.on_failure, target_job) for name, step in self.steps.items()]
 
-    def faults(self, name: str) -> list[Fault]:
-        """What is wrong with its steps, each with its place below `steps`."""
-        found = faults(name, self._compiled(lambda kind, target, args: NewJob(target if kind == "job" else kind, args)))
+    def faults(self, name: str, declared: Mapping[str, Any]) -> list[Fault]:
+        """What is wrong with its steps, each with its place below `steps`.
+
+        Args:
+            declared: the steps as they are written: one that has a problem of its own is not among ours, but it is there.
+        """
+        steps = self._compiled(lambda kind, target, args: NewJob(target if kind == "job" else kind, args))
+        steps += [Step(name, NewJob(""), _after(step)) for name, step in declared.items() if name not in self.steps]
+        found = faults(name, steps)
         if self.compensates:
             found += [
                 Fault(
@@ -111,6 +117,11 @@ class WorkflowSettings(Section):
     def idle_undos(self) -> list[str]:
         """Steps whose undo is only for a run that somebody cancels and takes back by hand."""
         return [] if self.compensates else [name for name, step in self.steps.items() if step.undo]
+
+
+def _after(step: Any) -> tuple[str, ...]:
+    after = step.get("after") if isinstance(step, dict) else None
+    return tuple(parent for parent in after if isinstance(parent, str)) if isinstance(after, list) else ()
 
 
 def unknown_undos(workflows: Mapping[str, WorkflowSettings], kinds: Collection[str]) -> list[str]:

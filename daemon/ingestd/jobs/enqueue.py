@@ -67,8 +67,7 @@ async def enqueue_plain(conn: asyncpg.Connection, jobs: Sequence[NewJob], args: 
             return [await single.insert_one(conn, jobs[0], args[0])]
         return await store.insert_jobs(conn, jobs, args)
     except asyncpg.NotNullViolationError:
-        # A job of no queue. Asked for only now: hardly ever is one missing.
-        await _require_queues(conn, jobs)
+        await _tell_queue(conn, jobs)
         raise
 
 
@@ -116,13 +115,21 @@ async def enqueue_alike(conn: asyncpg.Connection, template: NewJob, args: Sequen
     async with conn.transaction():
         for batch in _batches(texts):
             ids += await store.insert_alike(conn, template, batch)
+        if len(ids) < len(texts):
+            await _tell_queue(conn, [template])
     return ids
 
 
 async def _require_queues(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> None:
-    missing = await store.missing_queues(conn, jobs) if any(job.queue for job in jobs) else []
-    if missing:
-        raise InvalidInput(f'there is no queue "{missing[0]}"; declare it as [queues.{missing[0]}] in the configuration', pointer="/queue")
+    if any(job.queue for job in jobs):
+        await _tell_queue(conn, jobs)
+
+
+async def _tell_queue(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> None:
+    for name in await store.missing_queues(conn, jobs):
+        theirs = next((f', which is that of the kind "{job.kind}"' for job in jobs if job.queue is None), "")
+        whose = "" if any(job.queue == name for job in jobs) else theirs
+        raise InvalidInput(f'there is no queue "{name}"{whose}; declare it as [queues.{name}] in the configuration', pointer="/queue")
 
 
 async def _insert_runs(conn: asyncpg.Connection, jobs: Sequence[NewJob], texts: Sequence[str]) -> list[Enqueued]:
@@ -144,7 +151,11 @@ async def _insert_plain(conn: asyncpg.Connection, jobs: Sequence[NewJob], texts:
     try:
         return await store.insert_jobs(conn, jobs, texts)
     except asyncpg.NotNullViolationError:
-        raise InvalidInput("a queue disappeared while jobs were enqueued into it; nothing was enqueued") from None
+        # A job of no queue. Asked for only now, hardly ever is one missing; not in a transaction, which is over by this.
+        if not conn.is_in_transaction():
+            await _tell_queue(conn, jobs)
+        kinds = ", ".join(sorted({job.kind for job in jobs if job.queue is None}))
+        raise InvalidInput(f"the queue of {kinds} is not declared as [queues.NAME] in the configuration; nothing was enqueued") from None
 
 
 async def _insert_rows(conn: asyncpg.Connection, jobs: Sequence[NewJob], texts: Sequence[str]) -> list[tuple[int, bool, bool]]:

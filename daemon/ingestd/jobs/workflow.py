@@ -96,17 +96,26 @@ def faults(workflow: str, steps: Sequence[Step]) -> list[Fault]:
         if name not in by_name
     ]
     graph = {step.name: [name for name in step.after if name in by_name] for step in steps}
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        circle = error.args[1]
+    for circle in _circles(graph):
         problem = f"[workflows.{workflow}.steps]: steps wait for each other: {' → '.join(circle)}"
         found.append(Fault((circle[0], "after"), problem))
-        return found
     before = {name: _before(graph, name) for name in graph}
     for step in steps:
         found += _stray_references(workflow, step, by_name, before[step.name])
     return found
+
+
+def _circles(graph: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
+    """Circles that have no step in common."""
+    left = dict(graph)
+    while True:
+        try:
+            TopologicalSorter({name: [parent for parent in after if parent in left] for name, after in left.items()}).prepare()
+        except CycleError as error:
+            yield error.args[1]
+            left = {name: after for name, after in left.items() if name not in error.args[1]}
+        else:
+            return
 
 
 def _before(graph: Mapping[str, Sequence[str]], name: str) -> set[str]:

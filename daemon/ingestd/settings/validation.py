@@ -71,14 +71,14 @@ def examine(model: type[M], layers: Layers) -> tuple[M | None, list[str]]:
     """
     problems = list(layers.problems)
     data = layers.data
-    for keep in (None, 2, 1):
+    # First without the bad keys alone, then without the steps, the objects and at last the sections that they belong to.
+    for keep in (None, 4, 2, 1, 0):
         try:
             return model.model_validate(data), problems
         except ValidationError as error:
             if data is layers.data:
                 problems += _lines(error, model, layers)
                 data = _copy(data)
-            # First without the bad keys alone, then without the objects they belong to, then without those sections.
             for item in error.errors(include_url=False):
                 _drop(data, _plain_path(item["loc"])[:keep])
     return None, problems
