@@ -152,6 +152,20 @@ async def test_a_retry_takes_back_what_was_left_and_another_one_starts_over(conn
     assert await states(conn, run) == {"run": "succeeded"} | dict.fromkeys("abcd", "succeeded")
 
 
+async def test_what_runs_whatever_happens_runs_again_behind_what_runs_again(conn: asyncpg.Connection) -> None:
+    tell, aside = step("tell", "b", undo=False, on_failure="run"), step("aside", undo=False, on_failure="run")
+    run = await begin(conn, step("a"), step("b", "a"), tell, step("log", "tell", undo=False, on_failure="run"), aside)
+    await through(conn, "aside", "a", "b", state=State.FAILED)
+    await promote_once(conn)
+    await through(conn, "tell", "log", "una")
+    done = await run_actions.retry_run(conn, ANN, run)
+    assert done.steps == ("a", "b", "tell", "log"), "it had told of the failure; what stands aside of it is kept"
+    await promote_once(conn)
+    assert await open_kinds(conn) == {"a"}
+    await through(conn, "a", "b", "tell", "log")
+    assert set((await states(conn, run)).values()) == {"succeeded"}
+
+
 async def test_a_run_can_be_cancelled_and_taken_back(conn: asyncpg.Connection) -> None:
     run = await begin(conn, *CHAIN)
     await through(conn, "a", "b")

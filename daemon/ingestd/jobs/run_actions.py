@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import asyncpg
@@ -49,7 +50,7 @@ async def start_run(conn: asyncpg.Connection, actor: Actor, workflow: Workflow) 
 
 
 async def retry_run(conn: asyncpg.Connection, actor: Actor, run_id: int, step: str | None = None) -> Reopened:
-    """Run again what did not succeed in a run that has ended; what succeeded is kept.
+    """Run again what did not succeed in a run that has ended; what succeeded is kept, but for what runs whatever happens behind it.
 
     A run that was taken back starts over. One that was taken back only in part is taken back to its end first.
 
@@ -66,10 +67,11 @@ async def retry_run(conn: asyncpg.Connection, actor: Actor, run_id: int, step: s
             raise Conflict(f"run {run_id} is {run['state']}: only a run that has ended can be retried", current_state=run["state"])
         rows = await steps.steps_of(conn, run_id)
         again, state = _what_again(run, rows, step)
+        anyway = _run_anyway(rows, {row["step"] for row in again}) if state == "running" else []
         if state == "running":
             state = await _state_besides_others(conn, run)
             await steps.forget_compensations(conn, run_id)
-        back = await steps.reopen(conn, [row["job_id"] for row in again if row["job_id"] is not None])
+        back = await steps.reopen(conn, [row["job_id"] for row in (*again, *anyway) if row["job_id"] is not None])
         gone = [row["step"] for row in again if row["step"] not in back]
         if gone:
             raise Conflict(
@@ -78,7 +80,7 @@ async def retry_run(conn: asyncpg.Connection, actor: Actor, run_id: int, step: s
                 hint="start the workflow again; [retention] says how long jobs are kept",
             )
         await steps.set_state(conn, run_id, state)
-        names = tuple(row["step"] for row in again)
+        names = tuple(row["step"] for row in rows if row["step"] in back)
         await record_audit(conn, actor, "retry", "workflow_run", run_id, {"workflow": run["workflow"], "steps": list(names)})
     return Reopened(run_id, state, names)
 
@@ -161,6 +163,15 @@ def _not_good_enough(rows: Sequence[asyncpg.Record]) -> list[asyncpg.Record]:
     """What did not succeed, and what succeeded only in part where a step was skipped that wanted all of it."""
     strict = {name for row in rows if row["require"] == "complete" and row["state"] == "skipped" for name in row["after"]}
     return [row for row in rows if row["state"] in AGAIN or (row["partial"] and row["step"] in strict)]
+
+
+def _run_anyway(rows: Sequence[asyncpg.Record], again: AbstractSet[str]) -> list[asyncpg.Record]:
+    """What succeeded because it runs whatever happens, behind a step that runs again: it reported or cleaned up what is no more."""
+    behind = set(again)
+    for row in rows:  # parents come first
+        if row["on_failure"] == "run" and row["compensates"] is None and row["state"] == "succeeded" and behind & set(row["after"]):
+            behind.add(row["step"])
+    return [row for row in rows if row["step"] in behind - again]
 
 
 def _start_over(run: asyncpg.Record, rows: Sequence[asyncpg.Record], step: str | None) -> list[asyncpg.Record]:
