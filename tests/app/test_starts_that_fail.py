@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from ingestd.admin.settings import AdminSettings
+from ingestd.app import configuration
 from ingestd.app.app import App, Options
 from ingestd.app.control import Control
 from ingestd.app.settings import DaemonSettings, DatabaseSettings, Settings
@@ -23,6 +24,7 @@ from ingestd.jobs.model import NewJob
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.postgres import listen
 from ingestd.work.context import Context
+from tests.schedule.conftest import declare
 from tests.support import eventually
 
 
@@ -54,9 +56,21 @@ async def nothing_left(conn: asyncpg.Connection, heard: list[Event], before: set
     assert await conn.fetchval("select count(*) from ingestd.node where state <> 'stopped'") == 0
 
 
-async def test_a_start_refused_its_port_ends_in_silence_and_keeps_no_job(
+async def test_a_node_that_cannot_serve_leaves_the_configuration_in_force_alone(
     dsn: str, conn: asyncpg.Connection, taken_port: int, tmp_path: Path
 ) -> None:
+    """By the last configuration that is applied all nodes go, and this one's names no schedule."""
+    await declare(conn, {"nightly": {"cron": "@daily"}})
+    with pytest.raises(IngestdError, match="in use by another process"):
+        await node(dsn, tmp_path, taken_port, []).run()
+    assert await conn.fetchval("select removed_at is null from ingestd.schedule where name = 'nightly'")
+
+
+async def test_a_start_refused_its_port_ends_in_silence_and_keeps_no_job(
+    dsn: str, conn: asyncpg.Connection, taken_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the port had been taken only after the node had looked.
+    monkeypatch.setattr(configuration, "check_address", lambda _settings: None)
     await enqueue(conn, [NewJob("rest")] * 3)
     heard: list[Event] = []
     before = asyncio.all_tasks()

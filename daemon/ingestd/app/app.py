@@ -182,6 +182,7 @@ class App:
         )
         self._service.count(lambda: rooms.worker.running)
         stack.push_async_callback(rooms.listener.close)
+        configuration.check_address(settings)
         async with db.services() as conn:
             await configuration.apply(conn, settings, rooms.registry.specs(), self.bus)
             await publish_kinds(conn, rooms.registry.specs(), node.id)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from ingestd.admin.binding import bind
 from ingestd.app.definitions import compile_target, lost_kinds, lost_names
 from ingestd.app.handlers import homeless
 from ingestd.app.settings import Settings
@@ -55,6 +56,17 @@ def merge(old: Settings, new: Settings) -> Settings:
         hot = {key: getattr(getattr(new, name), key) for key in HOT_KEYS.get(name, ())}
         kept[name] = getattr(old, name).model_copy(update=hot)
     return new.model_copy(update=kept)
+
+
+def check_address(settings: Settings) -> None:
+    """Find out before a configuration is applied whether its node could serve: one that cannot start must not have replaced it.
+
+    Raises:
+        PortTaken: another process listens where this node would.
+        Refused: the address cannot be bound.
+    """
+    if "serve" in settings.daemon.duties:
+        bind(settings.admin.host, settings.admin.port).close()
 
 
 async def apply(conn: asyncpg.Connection, settings: Settings, specs: list[HandlerSpec], bus: Bus) -> None:
