@@ -13,6 +13,10 @@ def main() -> None:
     # While modules are imported there is nothing to clean up, and an exception would show a traceback or get lost.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if "run" in sys.argv[1:] and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        # A daemon that has not read its configuration yet need not read it again, and need not die of being asked to: a service
+        # manager takes that for an end in order, and leaves it ended.
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
     from ingestd.cli.entry import run
 

@@ -55,6 +55,7 @@ def add_to(app: typer.Typer) -> None:
         gc.disable()
         given = _given({"--duties": duties, "--queues": queues})
         shell.environ = {**shell.environ, **{ON_COMMAND_LINE[option]: words for option, words in given.items()}}
+        hangup = Hangup()
         try:
             settings = shell.settings()
         except ConfigurationError as error:
@@ -65,7 +66,7 @@ def add_to(app: typer.Typer) -> None:
             complain(f"warning: {warning}")
         if once:
             settings = _without_serving(settings)
-        return shell.run(_run(shell, settings, once=once), settings.logs.level, service=True)
+        return shell.run(_run(shell, settings, hangup, once=once), settings.logs.level, service=True)
 
 
 def _given(options: Mapping[str, str | None]) -> dict[str, str]:
@@ -94,7 +95,7 @@ def _without_serving(settings: Settings) -> Settings:
     return settings.model_copy(update={"daemon": settings.daemon.model_copy(update={"duties": duties})})
 
 
-async def _run(shell: Shell, settings: Settings, *, once: bool = False) -> int:
+async def _run(shell: Shell, settings: Settings, hangup: Hangup, *, once: bool = False) -> int:
     """Run one node under this process's signals.
 
     Returns:
@@ -118,6 +119,8 @@ async def _run(shell: Shell, settings: Settings, *, once: bool = False) -> int:
         loop.remove_signal_handler(number)
         signal.signal(number, told.stop)
     loop.add_signal_handler(signal.SIGHUP, control.reload.set)
+    if hangup.came:
+        control.reload.set()
     signal.signal(signal.SIGUSR1, StackDump(loop, _tell_stacks))
     _show_stacks_of_crashes()
     await serve(App(settings, control, bus, options), control, started)
@@ -174,6 +177,18 @@ async def serve(app: App, control: Control, started: asyncio.Event) -> None:
         if not node.done():
             node.cancel()
             await asyncio.gather(node, return_exceptions=True)
+
+
+class Hangup:
+    """Remembers a SIGHUP that comes after the configuration has been read and before there is a loop to tell."""
+
+    def __init__(self) -> None:
+        self.came = False
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGHUP, self._come)
+
+    def _come(self, _number: int, _frame: FrameType | None) -> None:
+        self.came = True
 
 
 class Told:
