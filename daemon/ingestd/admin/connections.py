@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import ssl
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -42,14 +41,14 @@ class Connections:
     def __len__(self) -> int:
         return len(self._idle) + len(self._busy)
 
-    def watch(self, make: Callable[[], Any], tls: ssl.SSLContext | None = None) -> Callable[[], asyncio.Protocol]:
+    def watch(self, make: Callable[[], Any], handshake: Any = None) -> Callable[[], asyncio.Protocol]:
         """A protocol factory whose connections are counted here.
 
         Args:
             make: the factory of what really serves them.
-            tls: what they have to speak; None: nothing of the kind.
+            handshake: what one has been counted as until it speaks TLS.
         """
-        return lambda: _Watched(make(), self, tls)
+        return lambda: _Watched(make(), self, handshake)
 
     def entered(self, transport: Any) -> None:
         """A connection has been made."""
@@ -99,26 +98,18 @@ def _end(transport: Any, timer: asyncio.TimerHandle | None) -> None:
 
 
 class _Watched(asyncio.Protocol):
-    """Passes everything on, once it is said in the clear, and tells of coming and going."""
+    """Passes everything on, and tells of coming and going."""
 
-    def __init__(self, inner: Any, connections: Connections, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, inner: Any, connections: Connections, handshake: Any) -> None:
         self._inner = inner
         self._connections = connections
-        self._tls = tls
+        self._handshake = handshake
         self._transport: Any = None
-        self._handshake: asyncio.Task[None] | None = None
-        self._early: list[bytes] = []
-        self._lost = False
 
     def data_received(self, data: bytes) -> None:
-        if self._transport is None:  # a request that came together with the end of the handshake
-            self._early.append(data)
-        else:
-            self._inner.data_received(data)
+        self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        if self._transport is None:
-            return None
         done: bool | None = self._inner.eof_received()
         return done
 
@@ -128,37 +119,12 @@ class _Watched(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._inner.resume_writing()
 
-    def connection_made(self, transport: Any) -> None:
-        if self._tls is None:
-            self._begin(transport)
-            return
-        transport.pause_reading()
-        self._connections.entered(transport)
-        self._handshake = asyncio.create_task(self._shake_hands(transport, self._tls), name="TLS handshake")
-
-    async def _shake_hands(self, raw: Any, tls: ssl.SSLContext) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            secured = await loop.start_tls(raw, self, tls, server_side=True, ssl_handshake_timeout=HANDSHAKE_S)
-        except OSError:  # it spoke something else, or was cut off
-            raw.abort()
-            return
-        finally:
-            self._connections.left(raw)
-        if secured is None or self._lost:
-            return
-        self._begin(secured)
-        for data in self._early:
-            self._inner.data_received(data)
-        self._early.clear()
-
-    def _begin(self, transport: Any) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._inner.connection_made(transport)
+        self._connections.left(self._handshake)
         self._connections.entered(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = True
-        if self._transport is not None:
-            self._connections.left(self._transport)
-            self._inner.connection_lost(exc)
+        self._connections.left(self._transport)
+        self._inner.connection_lost(exc)

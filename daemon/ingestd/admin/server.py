@@ -25,6 +25,7 @@ from ingestd.admin.protocol import Protocol
 from ingestd.admin.routes import Routes
 from ingestd.admin.settings import AdminSettings
 from ingestd.admin.state import AdminState
+from ingestd.admin.tls import TlsListener
 from ingestd.errors import ConfigurationError, DatabaseUnreachable
 from ingestd.events import Notice
 from ingestd.health.checks import HealthRunner
@@ -100,7 +101,7 @@ class AdminServer:
         self._runner: web.AppRunner | None = None
         self._reader: asyncio.Task[None] | None = None
         self._around: Surroundings | None = None
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | TlsListener] = []
         self._socket: SocketFile | None = None
         self._tls: ssl.SSLContext | None = None
         self.url = ""
@@ -159,9 +160,15 @@ class AdminServer:
         assert server is not None
         assert self._around is not None
         explain = outside(self._around)
-        factory = self._connections.watch(lambda: Protocol(server, explain, loop=loop, **_PROTOCOL), tls)
+
+        def make() -> Protocol:
+            return Protocol(server, explain, loop=loop, **_PROTOCOL)
+
+        factory = self._connections.watch(make)
         if sock.family == socket.AF_UNIX:
             self._servers.append(await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG))
+        elif tls is not None:
+            self._servers.append(TlsListener(sock, tls, make, self._connections, self._state.bus))
         else:
             self._servers.append(await loop.create_server(factory, sock=sock, backlog=BACKLOG))
 
