@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -71,3 +72,21 @@ async def quiet(ctx: Context) -> None:
 async def robbed(ctx: Context) -> None:
     async with ctx.db.services() as conn:
         await conn.execute("update ingestd.job set claim = gen_random_uuid() where id = $1", ctx.job.id)
+
+
+@job("sleeps")
+async def sleeps(ctx: Context) -> None:
+    await asyncio.sleep(60)
+
+
+@job("echo")
+async def echo(ctx: Context, what: Any) -> dict[str, Any]:
+    return {"type": type(what).__name__, "back": (what,)}
+
+
+@job("mail", queue="parcels")
+async def mail(ctx: Context) -> None: ...
+
+
+@job("post", queue="letters")
+async def post(ctx: Context) -> None: ...

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 
-from ingestd import testing
+from ingestd import Client, testing
 from ingestd.errors import InvalidInput, UsageError
 from tests.testing import shop
 
@@ -102,10 +102,33 @@ async def test_what_is_no_database_is_refused(given: Any) -> None:
 
 
 async def test_what_is_no_job_is_refused() -> None:
-    with pytest.raises(TypeError, match="put @job"):
+    with pytest.raises(TypeError, match="with @job"):
         await testing.run(len)  # type: ignore[arg-type]
 
 
 async def test_options_are_checked_as_everywhere(dsn: str) -> None:
     with pytest.raises(InvalidInput):
         await testing.run(shop.tell, {"supplier": "x"}, database=dsn, queue="nowhere")
+    for options, says in (({"quue": "x"}, "unknown option"), ({"timeout": 3}, "not a duration"), ({"priority": "urgent"}, "priority")):
+        for database in (dsn, None):
+            with pytest.raises(InvalidInput, match=says):
+                await testing.run(shop.tell, {"supplier": "x"}, database=database, **options)
+    ran = await testing.run(shop.sleeps, timeout="50ms")
+    assert (ran.outcome, ran.reason) == ("retrying", "timed out after 50ms")
+
+
+async def test_arguments_and_results_go_through_json_as_in_a_queue(dsn: str) -> None:
+    for database in (dsn, None):
+        ran = await testing.run(shop.echo, {"what": datetime(2027, 1, 31, tzinfo=UTC)}, database=database)
+        assert ran.result == {"type": "str", "back": ["2027-01-31T00:00:00+00:00"]}
+
+
+async def test_a_kind_brings_its_queue_and_can_be_enqueued_by_name_once_it_is_published(dsn: str) -> None:
+    assert (await testing.run(shop.mail, database=dsn)).succeeded
+    async with Client(dsn) as client:
+        with pytest.raises(InvalidInput, match="no node knows"):
+            await client.enqueue("post")
+        await testing.publish(dsn, shop)
+        await client.enqueue("post")
+    (job,) = await testing.assert_enqueued(dsn, "post", count=1)
+    assert job.queue == "letters"

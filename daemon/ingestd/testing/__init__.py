@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ingestd.testing.attempts import Ran
-    from ingestd.testing.inline import Drained, drain, run
+    from ingestd.testing.inline import Drained, drain, publish, run
     from ingestd.testing.queue import Open, assert_enqueued, enqueued
     from ingestd.testing.sandbox import Sandbox
 
-__all__ = ["Drained", "Open", "Ran", "Sandbox", "assert_enqueued", "drain", "enqueued", "run"]
+__all__ = ["Drained", "Open", "Ran", "Sandbox", "assert_enqueued", "drain", "enqueued", "publish", "run"]
 
 _HOMES = {
     "Drained": "ingestd.testing.inline",
@@ -24,6 +24,7 @@ _HOMES = {
     "assert_enqueued": "ingestd.testing.queue",
     "drain": "ingestd.testing.inline",
     "enqueued": "ingestd.testing.queue",
+    "publish": "ingestd.testing.inline",
     "run": "ingestd.testing.inline",
 }
 

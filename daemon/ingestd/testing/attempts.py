@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+import orjson
+
 from ingestd.events import Bus
 from ingestd.jobs.client import Client, use_client
 from ingestd.jobs.model import Job, State
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store import ack as ack_store
 from ingestd.jobs.store.ack import PutBack, Result
-from ingestd.postgres.pool import Database
+from ingestd.postgres.pool import Database, dump_json
 from ingestd.work import runner
 from ingestd.work.context import Context
 from ingestd.work.endings import PLAIN
@@ -163,7 +165,8 @@ def _ran(ctx: Context, ending: runner.Ending, exception: BaseException | None) -
         **known,
         outcome=str(result.state),
         partial=result.partial,
-        result=result.result,
+        # As callers get it: history keeps JSON.
+        result=orjson.loads(dump_json(result.result)),
         counts=result.counts,
         rejects=result.rejects,
         reason=result.reason,

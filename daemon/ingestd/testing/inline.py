@@ -10,11 +10,14 @@ from types import ModuleType
 from typing import Any, TypeAlias
 
 import asyncpg
+import orjson
 
 from ingestd.errors import NotFound
+from ingestd.jobs.checks import checked
 from ingestd.jobs.decorator import JobFunction, declared_jobs
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import Job, NewJob
+from ingestd.jobs.options import new_job
 from ingestd.jobs.promoter import promote_once
 from ingestd.jobs.registry import HandlerSpec, Registry
 from ingestd.jobs.store.queues import publish_kinds
@@ -85,40 +88,66 @@ async def run(
             then part of. None: the job is in no database, and may not use one.
         attempt: the number of this try.
         checkpoint: what an earlier try has stored with `ctx.step()`.
-        options: further fields of the job: `key`, `tags`, `correlation_id`, `timeout` …
+        options: those of an enqueue: `key`, `tags`, `correlation_id`, `timeout` …
 
     Raises:
         InvalidInput: an option makes no sense.
     """
     spec = _spec(job)
+    new = _new(spec, args, options)
     if database is None:
-        return await _run_nowhere(spec, args or {}, attempt, checkpoint, options)
+        return await _run_nowhere(spec, new, attempt, checkpoint)
     async with lend(database) as db:
         attempts = Attempts(db)
         try:
             async with db.services() as conn:
-                new = NewJob(spec.kind, args or {}, **{"queue": spec.queue, "priority": spec.priority, **options})
+                await store.make_queues(conn, [spec.queue])
                 (job_id,) = await enqueue(conn, [new])
                 taken = await store.take(conn, job_id, uuid.uuid4(), attempts.node)
             assert taken is not None, "nobody else can hold a job that was only just enqueued"
             taken.attempt, taken.checkpoint = attempt, checkpoint
-            taken.max_attempts = options.get("max_attempts") or spec.max_attempts
+            taken.max_attempts = new.max_attempts or spec.max_attempts
             return await attempts.make(taken, spec)
         finally:
             await attempts.close()
 
 
-async def _run_nowhere(spec: HandlerSpec, args: Mapping[str, Any], attempt: int, checkpoint: Any, options: Mapping[str, Any]) -> Ran:
+def _new(spec: HandlerSpec, args: Mapping[str, Any] | None, options: Mapping[str, Any]) -> NewJob:
+    return new_job(spec.kind, args, {"queue": spec.queue, "priority": spec.priority, **options})
+
+
+async def _run_nowhere(spec: HandlerSpec, new: NewJob, attempt: int, checkpoint: Any) -> Ran:
     now = datetime.now(UTC)
-    most = options.get("max_attempts") or spec.max_attempts
-    job = Job(0, spec.kind, spec.queue, dict(args), attempt, most, 0, now, now, now, uuid.uuid4(), checkpoint=checkpoint)
-    for name, value in options.items():
-        setattr(job, name, value)
+    # As they come out of the queue: through JSON.
+    args = orjson.loads(checked(new))
+    most = new.max_attempts or spec.max_attempts
+    job = Job(
+        0, spec.kind, new.queue or spec.queue, args, attempt, most, 0, now, new.run_at or now, now, uuid.uuid4(), checkpoint=checkpoint
+    )
+    for name in ("key", "timeout", "hard_timeout", "backoff", "tags", "correlation_id", "parent_id"):
+        setattr(job, name, getattr(new, name))
+    job.priority = new.priority or 0
     attempts = Attempts(NoDatabase(), stored=False)
     try:
         return await attempts.make(job, spec)
     finally:
         await attempts.close()
+
+
+async def publish(database: Given, *jobs: Kind | ModuleType) -> None:
+    """Make kinds known, with the queues they name, as a node that runs them does: then anybody may enqueue them by name.
+
+    Args:
+        database: as in `run`.
+        jobs: `@job` functions, or modules of them.
+    """
+    async with lend(database) as db, db.services() as conn:
+        await _publish(conn, _specs(jobs), uuid.uuid4())
+
+
+async def _publish(conn: asyncpg.Connection, specs: Sequence[HandlerSpec], node: uuid.UUID) -> None:
+    await store.make_queues(conn, [spec.queue for spec in specs])
+    await publish_kinds(conn, specs, node)
 
 
 async def drain(
@@ -149,7 +178,7 @@ async def drain(
         attempts = Attempts(db)
         try:
             async with db.services() as conn:
-                await publish_kinds(conn, registry.specs(), attempts.node)
+                await _publish(conn, registry.specs(), attempts.node)
             while (taken := await _next(db, registry, queues, within, attempts)) is not None:
                 assert len(done) < limit, f"{limit} attempts and no end; the last were {done.outcomes[-5:]}"
                 spec = registry.get(taken.kind)
@@ -176,7 +205,7 @@ def _spec(job: Kind) -> HandlerSpec:
     if isinstance(job, HandlerSpec):
         return job
     if not isinstance(job, JobFunction):
-        raise TypeError(f"not a job: {job!r}; put @job(…) above the function")
+        raise TypeError(f"not a job: {job!r}; give the function itself, with @job(…) above it, or its module")
     (spec,) = declared_jobs({"": job})  # with what its module's handlers share
     return spec
 

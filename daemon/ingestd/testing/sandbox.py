@@ -70,6 +70,12 @@ class Sandbox:
 
         return await inline.drain(self.dsn, *jobs, queues=queues, ahead=ahead, **options)
 
+    async def publish(self, *jobs: Kind | ModuleType) -> None:
+        """`testing.publish` on this database."""
+        from ingestd.testing import inline
+
+        await inline.publish(self.dsn, *jobs)
+
     async def enqueued(self, kind: str | None = None, args: Mapping[str, Any] | None = None, *, queue: str | None = None) -> list[Open]:
         """`testing.enqueued` on this database."""
         from ingestd.testing import queue as queues

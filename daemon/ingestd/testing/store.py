@@ -31,6 +31,8 @@ select j.id, j.kind, q.name as queue, j.args, -j.rank as priority, j.run_at, j.a
 from ingestd.job j join ingestd.queue q on q.id = j.queue_id
 where ($1::text is null or j.kind = $1) and ($2::text is null or q.name = $2) and ($3::jsonb is null or j.args @> $3)
 order by j.id"""
+# A test has no configuration that would declare them.
+MAKE_QUEUES = "insert into ingestd.queue (name) select distinct unnest($1::text[]) on conflict (name) do nothing"
 SET = "alter system set {setting}"
 RELOAD = "select pg_reload_conf()"
 _FIELDS = frozenset(field.name for field in fields(Job))
@@ -44,6 +46,11 @@ async def next_due(conn: asyncpg.Connection, kinds: Sequence[str], queues: Seque
     """
     job_id: int | None = await conn.fetchval(NEXT, list(kinds), None if queues is None else list(queues), ahead)
     return job_id
+
+
+async def make_queues(conn: asyncpg.Connection, names: Sequence[str]) -> None:
+    """Make queues that are not there, as they are without a word in the configuration."""
+    await conn.execute(MAKE_QUEUES, list(names))
 
 
 async def take(conn: asyncpg.Connection, job_id: int, claim: UUID, node: UUID) -> Job | None:
