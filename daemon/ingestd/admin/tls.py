@@ -47,6 +47,7 @@ class TlsListener:
             self._connections.entered(handshake)
 
     async def _shake_hands(self, handshake: _Handshake) -> None:
+        handshake.began = True
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._connections.watch(self._make, handshake), handshake.sock, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_S
@@ -63,8 +64,11 @@ class _Handshake:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.task: asyncio.Task[None] | None = None
+        self.began = False
 
     def abort(self) -> None:
         """End it, to make room or because it takes too long."""
         if self.task is not None:
             self.task.cancel()
+        if not self.began:  # then nobody else closes it: hundreds may be accepted before the first task has its turn
+            self.sock.close()
