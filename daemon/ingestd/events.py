@@ -303,6 +303,12 @@ class Notice(Event):
     details: dict[str, Any] = field(default_factory=dict)
 
 
+class Overdue(str):
+    """Words about what takes longer than anybody expects: told also where nobody watches, so that a script is not silent for a minute."""
+
+    __slots__ = ()
+
+
 Listener = Callable[[Event], None]
 
 

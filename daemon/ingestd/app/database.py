@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 from ingestd.app.settings import CORE_CONNECTIONS, SERVICE_CONNECTIONS, Settings
 from ingestd.errors import DatabaseUnreachable
+from ingestd.events import Overdue
 from ingestd.logging import conceal
 from ingestd.postgres.embedded import EmbeddedPostgres, EmbeddedSettings
 from ingestd.postgres.pool import Database, PoolSizes, connect, is_pooled
 from ingestd.redaction import secrets_in
 
 RETRY_S = 0.5
+OVERDUE_S = 5.0
+SAY_AGAIN_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ async def wait_for(url: str, timeout_s: float, report: Callable[[str], None] = l
     Raises:
         DatabaseUnreachable: none did within `timeout_s` seconds.
     """
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
+    deadline, say_at = began + timeout_s, began + OVERDUE_S
     told = False
     while True:
         try:
@@ -88,6 +92,9 @@ async def wait_for(url: str, timeout_s: float, report: Callable[[str], None] = l
             if not told:
                 report(f"waiting for Postgres: {error.message}")
                 told = True
+            if (now := time.monotonic()) > say_at:
+                report(Overdue(f"waiting for Postgres, {now - began:.0f} of {timeout_s:.0f} s: {error.message}"))
+                say_at = now + SAY_AGAIN_S
             await asyncio.sleep(RETRY_S)
         else:
             try:

@@ -25,6 +25,7 @@ import asyncpg
 import psutil
 
 from ingestd.errors import AlreadyRunning, DatabaseUnreachable, Refused
+from ingestd.events import Overdue
 from ingestd.postgres.binaries import folder_of, psql_path, server_programs
 from ingestd.postgres.cluster import (
     ROLE,
@@ -300,7 +301,7 @@ class EmbeddedPostgres:
                 )
             if now > say_at:
                 doing = "recovering after a crash" if recovers else "waiting for Postgres"
-                self._report(f"{doing} ({now - began:.0f} s)")
+                self._report(Overdue(f"{doing} ({now - began:.0f} s)"))
                 say_at = now + _SAY_AGAIN
             await asyncio.sleep(_LOOK_AGAIN)
         return False
