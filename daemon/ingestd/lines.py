@@ -5,6 +5,7 @@ What is said while a job runs, by whomever, carries the job's id, kind and corre
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging as stdlib
 import re
@@ -61,6 +62,10 @@ class Output(stdlib.Handler):
             self.lost += 1
             self._untold += 1
 
+    def tally(self) -> tuple[Mapping[str, int], int]:
+        """Lines written by level, and how many were lost."""
+        return self.written, self.lost
+
     def flush_within(self, seconds: float) -> None:
         """Have everything written that waits to be, for so long at most."""
 
@@ -108,10 +113,19 @@ class StreamOutput(Output):
             self.stream.write(text)
             self.stream.flush()
             return True
-        gone = self._aside.take_lost()
+        self._count_lost()
+        return self._aside.write(text.encode("utf-8", "backslashreplace"))
+
+    def tally(self) -> tuple[Mapping[str, int], int]:
+        """Lines written by level, and how many were lost; one that was let in and then could not be written is both."""
+        with self.lock or contextlib.nullcontext():
+            self._count_lost()
+        return super().tally()
+
+    def _count_lost(self) -> None:
+        gone = self._aside.take_lost() if self._aside is not None else 0
         self.lost += gone
         self._untold += gone
-        return self._aside.write(text.encode("utf-8", "backslashreplace"))
 
     @abstractmethod
     def render(self, line: dict[str, Any]) -> str:

@@ -96,7 +96,7 @@ def without_secrets(text: str) -> str:
 def tally() -> tuple[Mapping[str, int], int]:
     """Lines written by level, and how many were lost."""
     output = _current()
-    return ({}, 0) if output is None else (output.written, output.lost)
+    return ({}, 0) if output is None else output.tally()
 
 
 def _current() -> Output | None:
