@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Generator, Iterator
+from pathlib import Path
 
 import asyncpg
 import pytest
 
-from ingestd.postgres.pool import Database, connect
+from ingestd.postgres.pool import Database, PoolSizes, connect
 from ingestd.testing import sandbox
 
 # What a skip may say where nothing may be left out: the other half of a run as root and as an ordinary user shows it.
@@ -24,6 +25,27 @@ FOR_OTHERS = "only an ordinary user" if os.geteuid() == 0 else "only root"
 FORBIDDEN = "this machine does not permit"
 # What some tests look at: prepared transactions and logical slots.
 SPECIAL = ("wal_level = logical", "max_prepared_transactions = 4")
+# Mostly waiting, for processes, outages and pages, or for their own time; those that take longest first.
+WAITING = ("promises", "daemon", "browser", "cli", "work", "postgres")
+# How far into the run the last of those begins.
+WAITING_UNTIL = 0.85
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Spread files that wait among those that compute, where several processes take files in this order.
+
+    Else all that wait run at the same time, when nobody computes, and are late for each other; and the run's end waits for the last.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    waiting = sorted((path for path in files if path.parent.name in WAITING), key=lambda path: WAITING.index(path.parent.name))
+    others = [path for path in files if path.parent.name not in WAITING]
+    turn = {path: WAITING_UNTIL * number / len(waiting) for number, path in enumerate(waiting)}
+    turn |= {path: number / len(others) for number, path in enumerate(others)}
+    items[:] = [item for path in sorted(files, key=turn.__getitem__) for item in files[path]]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -77,7 +99,8 @@ async def dsn(server_dsn: str, template: str) -> AsyncIterator[str]:
 @pytest.fixture
 async def db(dsn: str) -> AsyncIterator[Database]:
     """Open pools on the test's database."""
-    database = Database(dsn)
+    # Enough for tests with several workers, each of which keeps one to claim with.
+    database = Database(dsn, sizes=PoolSizes(core=8))
     await database.open()
     yield database
     await database.close()

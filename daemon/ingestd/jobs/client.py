@@ -53,7 +53,7 @@ class Client:
         # Whether jobs may be inserted on the client's own connections; open pools are those of the daemon's role.
         self._direct: bool | None = None if self._own else True
         self._db = Database(database, sizes=PoolSizes(1, 4, 1)) if isinstance(database, str) else database
-        self._coalescer = Coalescer(self._db, reserver)
+        self._coalescer = Coalescer(self._db, keep=self._own or reserver is not None, reserver=reserver)
         self._on_enqueued = on_enqueued
         self.waiter = Waiter(partial(look, self))
 
@@ -76,6 +76,10 @@ class Client:
             self._open = False
             await self._coalescer.close()
             await self._db.close()
+
+    async def rest(self) -> None:
+        """Wait for single enqueues that are under way, and keep no connection for further ones."""
+        await self._coalescer.close()
 
     async def enqueue(
         self,

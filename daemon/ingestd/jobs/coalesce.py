@@ -17,6 +17,7 @@ from ingestd.jobs.enqueue import BATCH_BYTES, enqueue_plain
 from ingestd.jobs.model import Job, NewJob
 from ingestd.jobs.store import single
 from ingestd.jobs.store.claim import Claimant
+from ingestd.postgres.kept import Kept
 from ingestd.postgres.pool import OUTAGE, ConnectionLost, Database, reason
 
 MOST = 500
@@ -54,12 +55,14 @@ class Coalescer:
     A caller that is cancelled while it waits may or may not have enqueued its job, as with any statement under way.
 
     Args:
-        db: its connection for enqueues is used.
+        db: its service connections are used, one at a time.
+        keep: the one connection for enqueues is used and kept until `close`; for one of a process.
         reserver: runs a job that comes alone at once, where it can.
     """
 
-    def __init__(self, db: Database, reserver: Reserver | None = None) -> None:
-        self._db = db
+    def __init__(self, db: Database, *, keep: bool = False, reserver: Reserver | None = None) -> None:
+        self._conn = Kept(db.enqueues if keep else db.services)
+        self._keep = keep
         self._reserver = reserver
         self._waiting: list[Waiting] = []
         self._sender: asyncio.Task[None] | None = None
@@ -78,16 +81,20 @@ class Coalescer:
         return await answer
 
     async def close(self) -> None:
-        """Wait for what is under way."""
+        """Wait for what is under way, and give the connection back."""
         if self._sender is not None:
             await asyncio.gather(self._sender, return_exceptions=True)
+        await self._conn.close()
 
     async def _send(self) -> None:
         while self._waiting:
             try:
-                async with self._db.enqueues() as conn:
-                    while self._waiting and await self._send_batch(conn, self._next()):
-                        pass
+                async with self._conn as conn:
+                    good = True
+                    while good and self._waiting:
+                        good = await self._send_batch(conn, self._next())
+                    if not (good and self._keep):
+                        await self._conn.close()
             except Exception as error:  # noqa: BLE001 - nobody lets us in; handed to all who wait
                 refused, self._waiting = self._waiting, []
                 for one in refused:

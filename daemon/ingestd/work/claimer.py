@@ -6,6 +6,7 @@ front, once a second, which needs no luck. A node that loses every wake-up still
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,6 +22,7 @@ from ingestd.jobs.store import limits as limit_store
 from ingestd.jobs.store import queues as queue_store
 from ingestd.jobs.store.claim import Claimant
 from ingestd.jobs.store.limits import Taken
+from ingestd.postgres.kept import Kept
 from ingestd.postgres.pool import Database
 from ingestd.service import Poller
 from ingestd.work.cursor import sweep_again_in
@@ -60,7 +62,7 @@ class Claimer:
         self.poller = Poller("claimer", self._poll, bus)
         self.lanes: dict[int, Lane] = {}
         self._draining = False
-        self._db = db
+        self._conn = Kept(db.core)
         self._node = node
         self._kinds = kinds
         self._on_lane = on_lane
@@ -84,6 +86,11 @@ class Claimer:
     def drain(self) -> None:
         """Claim nothing more."""
         self._draining = True
+
+    async def close(self) -> None:
+        """Claim nothing ever again, and give its connection back."""
+        self.drain()
+        await self._conn.close()
 
     def unanswered(self) -> set[UUID]:
         """Claims that were asked for and whose answer has not arrived."""
@@ -162,7 +169,7 @@ class Claimer:
         if self._hold():
             return SHORTEST_S
         try:
-            async with self._db.core() as conn:
+            async with self._conn as conn:
                 return await self._look_everywhere(conn)
         except BaseException:
             self._idle.forget()
@@ -182,6 +189,8 @@ class Claimer:
                 busy |= await self._claim(conn, lane, wanted)
             elif wanted and lane.turn is not None and lane.turn.due(time.monotonic(), lane.running):
                 busy |= await self._claim_within_limit(conn, lane, lane.turn, wanted)
+        # The slots begin before this loop sees to what comes next.
+        await asyncio.sleep(0)
         if await self._idle.tell(conn, self.lanes.values()):
             # Only now does an enqueue elsewhere wake this node: look for what came just before.
             self._look_again = list(LOOK_AGAIN_S)

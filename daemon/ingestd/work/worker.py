@@ -164,6 +164,8 @@ class Worker:
             self._abandon(running)
         for slot in self._slots:
             slot.cancel()
+        await self.claimer.close()
+        await self._client.rest()
         written = await self.acker.flush()
         await self._places.close()
         if not written:
