@@ -245,6 +245,7 @@ async def test_a_schedule_that_was_ahead_goes_on_from_now_and_runs_nothing_twice
         "next_due_at = date_bin('1 hour', now() + interval '1 year 1 hour', 'epoch')"
     )
     assert not await resume(conn, OPERATOR, "one")
+    assert (await next_slots(conn, "one", 1))[0].at > fired + timedelta(days=300), "nothing is told to be next that will not fire"
     assert await resume(conn, OPERATOR, "one", from_now=True)
     assert not await resume(conn, OPERATOR, "one", from_now=True)
     row = await conn.fetchrow("select next_due_at, accounted_to <= now() and since <= now() as back from ingestd.schedule")

@@ -130,7 +130,7 @@ async def _tiles(
             short_number(loaded["rows"]),
             f"{number(loaded['loads'])} loads in 24 h" + (f", {number(loaded['rejected'])} rejected" if loaded["rejected"] else ""),
         ),
-        _staleness(stale, dirty, len(rollups)),
+        _staleness(stale, dirty, sum(rollup.state == "waiting" for rollup in rollups), len(rollups)),
     ]
 
 
@@ -149,9 +149,12 @@ def _health(report: Report) -> Tile:
     return Tile("Health", report.status.capitalize(), note, tone={"degraded": "warn", "critical": "bad"}.get(report.status, "good"))
 
 
-def _staleness(stale: float | None, dirty: int, count: int) -> Tile:
+def _staleness(stale: float | None, dirty: int, waiting: int, count: int) -> Tile:
     if stale is None:
         return Tile("Rollup staleness", NONE, "no rollups declared")
+    if waiting and not dirty:
+        # For a table or a column, and it is refreshed by nobody meanwhile: not a number to be content with.
+        return Tile("Rollup staleness", NONE, f"{waiting} of {count} waiting, see why below")
     if not dirty:
         return Tile("Rollup staleness", "0", f"{count} rollups, all current" if count != 1 else "1 rollup, current", unit="s")
     value, unit = age(stale).split(" ")

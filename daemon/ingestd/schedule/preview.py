@@ -21,7 +21,7 @@ async def next_slots(conn: asyncpg.Connection, name: str, count: int = 10, start
 
     Args:
         count: how many, 1..1000.
-        start: slots later than this; without an offset it is read in the schedule's time zone; None: now.
+        start: slots later than this; without an offset it is read in the schedule's time zone; None: those that will fire next.
 
     Raises:
         NotFound: no such schedule.
@@ -34,7 +34,7 @@ async def next_slots(conn: asyncpg.Connection, name: str, count: int = 10, start
         raise await reads.no_such_schedule(conn, name)
     try:
         rule = parse_rule(found["rule"], found["timezone"], found["starts_at"], found["ends_at"])
-        return upcoming(rule, found["now"] if start is None else in_zone(start, find_zone(found["timezone"])), count)
+        return upcoming(rule, found["begins"] if start is None else in_zone(start, find_zone(found["timezone"])), count)
     except OverflowError:
         raise InvalidInput("start is beyond the calendar", pointer="from") from None
     except ValueError as error:

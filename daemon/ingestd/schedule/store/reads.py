@@ -70,7 +70,8 @@ select id, began_at, ended_at, schedules, missed, late from ingestd.downtime
 where $1::bigint is null or id < $1 order by id desc limit $2"""
 
 RULE = """
-select rule, timezone, starts_at, ends_at, now() as now from ingestd.schedule where name = $1 and removed_at is null"""
+select rule, timezone, starts_at, ends_at, greatest(now(), accounted_to) as begins from ingestd.schedule
+where name = $1 and removed_at is null"""
 
 OVERDUE = """
 select name, next_due_at, extract(epoch from now() - next_due_at)::float8 as late_s from ingestd.schedule
@@ -172,7 +173,7 @@ async def list_downtimes(conn: asyncpg.Connection, before_id: int | None = None,
 
 
 async def stored_rule(conn: asyncpg.Connection, name: str) -> asyncpg.Record | None:
-    """What the slots of a schedule in service are computed from, and the database's clock."""
+    """What the slots of a schedule in service are computed from, and when the next ones begin: later than now after a clock set back."""
     row: asyncpg.Record | None = await conn.fetchrow(RULE, name)
     return row
 
