@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+# Promises in full: as often, as long and as fast as they are made, on a machine that has nothing else to do.
+LONG = os.environ.get("INGESTD_LONG_TESTS") == "1"
+# How many times as long as promised something may take otherwise: tests share two cores, which may be slow ones.
+CROWDED = 1 if LONG else 5
+# What is waited for has come long before; whoever waits as long as this waits in vain.
+PATIENCE_S = 90.0
 
 
-async def eventually(check: Callable[[], Awaitable[T] | T], *, timeout_s: float = 20.0, every_s: float = 0.03, saying: str = "") -> T:
+async def eventually(check: Callable[[], Awaitable[T] | T], *, timeout_s: float = PATIENCE_S, every_s: float = 0.03, saying: str = "") -> T:
     """Call `check` until it returns something true without raising, and return that.
 
     Raises:

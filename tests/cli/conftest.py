@@ -37,5 +37,5 @@ def bare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
 @pytest.fixture
 def cli(bare: Cli, dsn: str) -> Cli:
     """On a fresh database of its own."""
-    bare.environ |= {"INGESTD_DATABASE__URL": dsn, "INGESTD_DAEMON__START_TIMEOUT": "10s"}
+    bare.environ |= {"INGESTD_DATABASE__URL": dsn, "INGESTD_DAEMON__START_TIMEOUT": "90s"}
     return bare

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,10 @@ import pytest
 
 from ingestd.cli.entry import run
 from ingestd.postgres.pool import connect
+from tests.support import PATIENCE_S
 
 REPOSITORY = Path(__file__).parents[2]
+LIMIT_S = 2 * PATIENCE_S
 JOBS = """
 from ingestd import Context, job
 
@@ -95,7 +98,7 @@ class Cli:
             cwd=self.folder,
             env=self.environment(environ),
             text=True,
-            timeout=60,
+            timeout=LIMIT_S,
             **{"capture_output": True, "stdin": subprocess.DEVNULL, **options},
         )
         return Ran(done.returncode, done.stdout or "", done.stderr or "")
@@ -140,7 +143,28 @@ def fetchval(dsn: str, statement: str, *values: Any) -> Any:
     return ask(dsn, lambda conn: conn.fetchval(statement, *values))
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 30) -> Ran:
+def until_started(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Read what a daemon says until it says that it is ready; returns that event.
+
+    Raises:
+        AssertionError: it ended instead, or was ended because it took too long; with what it has said.
+    """
+    said: list[str] = []
+    assert process.stdout is not None
+    too_late = threading.Timer(LIMIT_S, process.kill)
+    too_late.start()
+    try:
+        while line := process.stdout.readline():
+            said.append(line)
+            if '"NodeStarted"' in line:
+                event: dict[str, Any] = json.loads(line)
+                return event
+    finally:
+        too_late.cancel()
+    raise AssertionError(f"the daemon did not start: {said}")
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = LIMIT_S) -> Ran:
     """Wait for a process that was started."""
     out, err = process.communicate(timeout=timeout_s)
     return Ran(process.returncode, out, err)

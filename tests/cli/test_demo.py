@@ -22,6 +22,7 @@ from ingestd.demo import picture, site
 from ingestd.demo.picture import State
 from ingestd.errors import AlreadyRunning, Refused
 from tests.cli.kit import Cli, fetchval
+from tests.support import PATIENCE_S
 
 # takes the terminal for itself, as a shell does for what it starts
 FOREGROUND = """
@@ -177,7 +178,7 @@ class Terminal:
             while got := os.read(self.master, 65536):
                 self.text += got.decode(errors="replace")
         os.close(self.master)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=PATIENCE_S)
 
 
 @pytest.fixture
@@ -221,10 +222,10 @@ def test_a_demo_that_cannot_start_says_why_in_one_line(bare: Cli) -> None:
 
 
 def test_a_demo_is_stopped_by_sigterm_before_it_is_up(bare: Cli) -> None:
-    bare.environ |= {"INGESTD_DAEMON__STATE_DIR": str(bare.folder / "demo"), "INGESTD_DAEMON__START_TIMEOUT": "60s"}
+    bare.environ |= {"INGESTD_DAEMON__STATE_DIR": str(bare.folder / "demo"), "INGESTD_DAEMON__START_TIMEOUT": "10m"}
     process = bare.start("demo")
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    assert process.wait(PATIENCE_S) == 0
     process.communicate()

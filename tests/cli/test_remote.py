@@ -16,7 +16,7 @@ from ingestd.jobs.promoter import promote_once
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store.queues import publish_kinds
 from tests.admin.runs import three_of_everything
-from tests.cli.kit import Cli, Ran, ask, fetchval, finish
+from tests.cli.kit import Cli, Ran, ask, fetchval, finish, until_started
 
 CONFIG = """
 [daemon]
@@ -127,12 +127,7 @@ def pair(cli: Cli, dsn: str) -> Iterator[Pair]:
     ask(dsn, filled)
     process = cli.start("run")
     try:
-        assert process.stderr is not None
-        said = [process.stderr.readline()]
-        while said[-1] and '"NodeStarted"' not in said[-1]:
-            said.append(process.stderr.readline())
-        assert said[-1], f"the daemon did not start: {said}"
-        yield Pair(cli, json.loads(said[-1])["admin_url"])
+        yield Pair(cli, until_started(process)["admin_url"])
     finally:
         with suppress(ProcessLookupError):
             process.terminate()

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from tests.cli.kit import Cli, Ran, fetchval, finish
+from tests.cli.kit import Cli, Ran, fetchval, finish, until_started
+from tests.support import PATIENCE_S
 
 CONFIGURATION = """
 [daemon]
@@ -41,11 +42,7 @@ def daemon(cli: Cli, *options: str) -> Iterator[subprocess.Popen[str]]:
     """A running daemon, drained at the end."""
     process = cli.start("run", *options)
     try:
-        assert process.stderr is not None
-        said = [process.stderr.readline()]
-        while said[-1] and '"NodeStarted"' not in said[-1]:
-            said.append(process.stderr.readline())
-        assert said[-1], f"the daemon did not start: {said}"
+        until_started(process)
         yield process
     finally:
         with suppress(ProcessLookupError):
@@ -126,16 +123,16 @@ def test_options_of_run_win_over_the_configuration(cli: Cli, dsn: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_whoever_stops_the_daemon_before_it_is_up_does_not_wait_for_it(bare: Cli, number: signal.Signals) -> None:
-    bare.environ["INGESTD_DAEMON__START_TIMEOUT"] = "60s"
+    bare.environ["INGESTD_DAEMON__START_TIMEOUT"] = "10m"
     with socket.socket(socket.AF_UNIX) as silent:
         # a server that takes connections and never answers
         silent.bind(str(bare.folder / ".s.PGSQL.5432"))
         silent.listen()
         process = bare.start("run")
-        silent.settimeout(30)
+        silent.settimeout(PATIENCE_S)
         connection, _ = silent.accept()
         process.send_signal(number)
-        ran: Ran = finish(process, timeout_s=10)
+        ran: Ran = finish(process)
         connection.close()
     assert (ran.code, ran.out) == (0, "")
     assert "Traceback" not in ran.err
