@@ -56,6 +56,7 @@ async def known(conn: asyncpg.Connection) -> asyncpg.Connection:
         ({"rollup": "daily"}, '"rollup" in [schedules.mine]: there is no rollup "daily"'),
         ({"import": "readings", "after": [{"import": "nope"}]}, '"after" in [schedules.mine]: there is no import "nope"'),
         ({"job": "tik"}, '"job" in [schedules.mine]: no node knows the kind "tik", did you mean "tick"?'),
+        ({"job": "bulk"}, '"job" in [schedules.mine]: jobs of the kind bulk are made by ingestd alone'),
         (
             {"import": "readings", "after": [{"job": "tik"}]},
             '"after" in [schedules.mine]: no node knows the kind "tik", did',

@@ -11,6 +11,7 @@ from ingestd.app.targets import target_job, unknown_names
 from ingestd.errors import InvalidInput
 from ingestd.events import Bus
 from ingestd.jobs.kinds import require_kind
+from ingestd.jobs.options import OURS
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store import queues as queue_store
 from ingestd.schedule.declare import CompiledTarget
@@ -80,6 +81,8 @@ class _Known:
         return found
 
     async def _unfit(self, conn: asyncpg.Connection, place: str, kind: str, args: Mapping[str, object] | None) -> list[str]:
+        if kind in OURS:
+            return [f"{place}: jobs of the kind {kind} are made by ingestd alone: {OURS[kind]}"]
         if not await queue_store.kind_known(conn, kind):
             await queue_store.publish_missing_kinds(conn, self._specs())
         try:

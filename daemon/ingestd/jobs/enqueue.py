@@ -155,7 +155,10 @@ async def _insert_plain(conn: asyncpg.Connection, jobs: Sequence[NewJob], texts:
         if not conn.is_in_transaction():
             await _tell_queue(conn, jobs)
         kinds = ", ".join(sorted({job.kind for job in jobs if job.queue is None}))
-        raise InvalidInput(f"the queue of {kinds} is not declared as [queues.NAME] in the configuration; nothing was enqueued") from None
+        raise InvalidInput(
+            f"the queue of {kinds} is not declared as [queues.NAME] in the configuration; nothing was enqueued",
+            hint="`ingestd check` names the queue, or give another one",
+        ) from None
 
 
 async def _insert_rows(conn: asyncpg.Connection, jobs: Sequence[NewJob], texts: Sequence[str]) -> list[tuple[int, bool, bool]]:
