@@ -105,6 +105,7 @@ async def test_a_handler_that_blocks_the_event_loop_cannot_hold_it_up(site: Site
 
     await eventually(again)
     assert (await daemon.ended(), time.monotonic() - began < FORCED_S) == (75, True)
+    assert "ended by force" in daemon.log()
 
 
 async def test_the_embedded_postgres_ends_with_the_last_daemon(own_site: Site) -> None:

@@ -208,18 +208,22 @@ class Told:
         """Drain at the first signal, force at the second."""
         self._times += 1
         if self._times == 2:
-            leave_within(FORCED_S, FORCED)
+            leave_within(
+                FORCED_S, FORCED, "ended by force: a second signal, and something blocks the way out; its jobs are taken up by others"
+            )
         with suppress(RuntimeError):  # the loop is closed already: the process is ending
             self._loop.call_soon_threadsafe(self._control.stop)
 
 
-def leave_within(seconds: float, code: int) -> None:
-    """End the process with this code unless it has ended by itself until then."""
-    timer = threading.Timer(seconds, _leave, (code,))
+def leave_within(seconds: float, code: int, words: str = "") -> None:
+    """End the process with this code unless it has ended by itself until then, with a last line in the log if there are words for it."""
+    timer = threading.Timer(seconds, _leave, (code, words))
     timer.daemon = True
     timer.start()
 
 
-def _leave(code: int) -> None:
+def _leave(code: int, words: str) -> None:
+    if words:
+        LogListener()(Notice(words))
     flush(LAST_WORDS_S)
     os._exit(code)
