@@ -30,7 +30,6 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _check(shell: Shell) -> None:
-    from ingestd.app.handlers import homeless
     from ingestd.app.workflows import unknown_undos
 
     layers = read_layers(shell.files, shell.environ)
@@ -44,6 +43,8 @@ def _check(shell: Shell) -> None:
             undos = unknown_undos(settings.workflows, {spec.kind for spec in handlers})
             (problems if settings.daemon.handlers else found).extend(undos)
             found += _unknown_kinds(settings, {name for spec in handlers for name in (spec.kind, *spec.aliases)})
+            from ingestd.app.handlers import homeless  # loaded by now
+
             found += homeless(handlers, queue_names(settings, layers))
     if problems and shell.json:
         shell.answer({"ok": False, "problems": problems, "warnings": found})
@@ -55,7 +56,9 @@ def _check(shell: Shell) -> None:
 
 
 def _handlers(shell: Shell, settings: Settings) -> tuple[list[HandlerSpec] | None, list[str]]:
-    """The user's handlers, None if they cannot be told; and why not."""
+    """The user's handlers, None if they cannot be told or nothing names one; and why not."""
+    if not (settings.daemon.handlers or settings.schedules or settings.workflows):
+        return None, []
     from ingestd.app.handlers import user_handlers
 
     try:
