@@ -11,8 +11,6 @@ from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 _CHUNK = 64 * 1024
-# As many bytes of what a client says first as hold its application name.
-_GREETING = 512
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, for 0 seconds: closing sends RST
 
 
@@ -80,18 +78,15 @@ class Proxy:
         """Let no byte pass in either direction, new connections included, and close nothing: a half-open line."""
         self._flowing.clear()
 
-    def strand(self, sparing: tuple[bytes, ...] = ()) -> int:
+    def strand(self) -> int:
         """Let no byte pass on the connections there are, ever again, and close nothing; new ones flow.
 
         So do connections look from here whose server was failed over, or whose firewall has forgotten them.
 
-        Args:
-            sparing: leave connections alone that said one of these when they were opened, such as the end of an application name.
-
         Returns:
             How many there were.
         """
-        victims = [line for line in self._lines if not line.stranded and not any(word in line.greeting for word in sparing)]
+        victims = [line for line in self._lines if not line.stranded]
         for line in victims:
             line.stranded = True
         return len(victims)
@@ -149,8 +144,6 @@ class Proxy:
             if line.stranded:
                 await line.released.wait()
                 return
-            if not answers and len(line.greeting) < _GREETING:
-                line.greeting += data[:_GREETING]
             if answers and (self._losing_answers or line.losing):
                 continue
             if not answers and self._lost_to is not None and self._lost_to in data:
@@ -176,7 +169,6 @@ class _Line:
     def __init__(self, client: asyncio.StreamWriter) -> None:
         self.client = client
         self.upstream: asyncio.StreamWriter | None = None
-        self.greeting = b""
         self.stranded = False
         self.losing = False
         self.released = asyncio.Event()

@@ -41,8 +41,8 @@ where attempt > 1 or crashes > 0 or state <> 'succeeded'"""
 WHY = (
     "select id, file_name, status, arrival_id from ingestd.load order by id",
     "select * from ingestd.job where kind = 'load'",
-    "select pid, application_name, state, wait_event_type, wait_event, pg_blocking_pids(pid), now() - xact_start as age, left(query, 300)"
-    " from pg_stat_activity where datname = current_database() and backend_type = 'client backend'",
+    """select pid, application_name, state, wait_event_type, wait_event, pg_blocking_pids(pid), now() - xact_start as age, left(query, 300)
+    from pg_stat_activity where datname = current_database() and backend_type = 'client backend'""",
 )
 COUNTED = "select count(*) as rows, count(distinct reading) as readings from public.readings"
 
@@ -120,9 +120,10 @@ class Stream:
 
     async def _write(self) -> None:
         while True:
-            name = f"part-{len(self.files):04d}.csv"
-            await readings.put_readings(self._site, name, FILE_ROWS, start=len(self.files) * FILE_ROWS)
+            name, start = f"part-{len(self.files):04d}.csv", len(self.files) * FILE_ROWS
+            # Before it is there: when this is cancelled the thread that writes goes on, and the file comes all the same.
             self.files.append(name)
+            await readings.put_readings(self._site, name, FILE_ROWS, start=start)
             await asyncio.sleep(FILE_EVERY_S)
 
 

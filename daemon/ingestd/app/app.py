@@ -239,7 +239,7 @@ class App:
             await rooms.loaders.start()
             stack.push_async_callback(rooms.loaders.close)
             stack.push_async_callback(self._hand_back, rooms)
-            for service in (rooms.worker.acker.poller, rooms.worker.reporter, rooms.worker.claimer.poller):
+            for service in (rooms.worker.acker.poller, rooms.worker.reporter, rooms.worker.claimer.poller, rooms.lines):
                 start(service)
             start(Poller("watchdog", rooms.watchdog.poll, self.bus))
         if not self._options.once:
@@ -351,6 +351,8 @@ class App:
             self._renewal = asyncio.create_task(self._renew_connections(), name="renew connections")
 
     async def _renew_connections(self) -> None:
+        if self.rooms is not None:
+            self.rooms.listener.renew()
         await self.db.renew()
         self._supervisor.wake_all()
 
@@ -359,9 +361,8 @@ class App:
         if self._state != "running":
             return False, self._state
         assert self.rooms is not None
-        if self.rooms.heartbeat.silent_s > 5.0:
-            return False, f"no heartbeat has reached Postgres for {self.rooms.heartbeat.silent_s:.0f} s"
-        return True, "ready"
+        complaint = self.rooms.heartbeat.complaint
+        return not complaint, complaint or "ready"
 
     def _admin_state(self, rooms: Rooms) -> AdminState:
         settings = self.settings

@@ -52,6 +52,7 @@ from ingestd.service import LoopState, Poller
 from ingestd.work import facts as work_facts
 from ingestd.work.autoscale import Autoscaler
 from ingestd.work.heartbeat import Heartbeat
+from ingestd.work.lines import Lines
 from ingestd.work.node import NodeIdentity
 from ingestd.work.presence import Presence
 from ingestd.work.rescuer import Rescuer
@@ -150,6 +151,7 @@ class Rooms:
             self.worker.interrupt,
             settings.daemon.stuck_after.total_seconds(),
         )
+        self.lines = Poller("lines", Lines(db, bus).poll, bus)
         self.horizon = Horizon(db, bus)
         self.care = Care(db, bus)
         self.rollups = Poller("rollups", Upkeep(db).poll, bus)

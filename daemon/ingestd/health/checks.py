@@ -17,7 +17,7 @@ import asyncpg
 
 from ingestd.facts import Check, CheckSource, FactBook, Status, worst
 from ingestd.health.store import ping
-from ingestd.postgres.pool import OUTAGE, Database
+from ingestd.postgres.pool import OUTAGE, Database, reason
 from ingestd.service import LoopState
 
 SOURCE_TIMEOUT_S = 3.0
@@ -97,10 +97,12 @@ class HealthRunner:
         began = time.perf_counter()
         try:
             async with asyncio.timeout(SOURCE_TIMEOUT_S), self._db.services() as conn:
-                await ping(conn)
+                writable = await ping(conn)
         except (*OUTAGE, asyncpg.PostgresError) as error:
-            text = f"unreachable: {error or type(error).__name__}"
+            text = f"unreachable: {reason(error)}"
             return Check("database", "critical", text[:300], hint="start Postgres, or check [database] url")
+        if not writable:
+            return Check("database", "critical", "it takes no writes", hint=READ_ONLY)
         took_ms = (time.perf_counter() - began) * 1000
         status: Status = "degraded" if took_ms > SLOW_PING_MS else "healthy"
         return Check("database", status, f"{took_ms:.1f} ms", f"{SLOW_PING_MS} ms", hint="" if status == "healthy" else SLOW)
@@ -131,6 +133,7 @@ class HealthRunner:
         return replace(check, since=check.since or since)
 
 
+READ_ONLY = "a standby, or told to be read-only; [database] url may name several servers, and the one that takes writes is found"
 SLOW = "Postgres is busy: look for long transactions in pg_stat_activity"
 
 

@@ -1,4 +1,4 @@
-"""The shortest statement there is, and who keeps vacuum from removing what is dead."""
+"""Whether Postgres answers and takes writes, and who keeps vacuum from removing what is dead."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime
 
 import asyncpg
 
-PING = "select 1"
+PING = "select current_setting('transaction_read_only')::boolean"
 
 # Everything whose xmin counts for this database's own tables: sessions in it with a snapshot or a transaction number, prepared
 # transactions in it, replication slots, and standbys that feed theirs back (those sessions belong to no database).
@@ -71,9 +71,9 @@ class Holder:
     query: str
 
 
-async def ping(conn: asyncpg.Connection) -> None:
-    """Ask Postgres for an answer, any answer."""
-    await conn.fetchval(PING)
+async def ping(conn: asyncpg.Connection) -> bool:
+    """Have the server answer; whether it takes writes."""
+    return not await conn.fetchval(PING)
 
 
 async def holders(conn: asyncpg.Connection) -> list[Holder]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
@@ -21,9 +22,11 @@ from ingestd.children import Line, become_child, next_message, open_stdin, resid
 from ingestd.errors import DatabaseUnreachable, IngestdError, Refused, StaleClaim
 from ingestd.imports import load
 from ingestd.imports.request import LoadRequest
-from ingestd.postgres.pool import connect
+from ingestd.postgres.pool import OUTAGE, connect
+from ingestd.postgres.silence import cut_silent, unanswered
 
 ALIVE_EVERY_S = 5.0
+LINES_EVERY_S = 5.0
 LONGEST_LINE = 4 << 20
 
 
@@ -40,16 +43,22 @@ async def _serve(line: Line) -> None:
     hello = await _next(reader)
     dsn, name, pooled = (hello["hello"][word] for word in ("dsn", "application_name", "pooled"))
 
+    lines: list[asyncpg.Connection] = []
+
     async def own_connection() -> asyncpg.Connection:
         settings = {"client_connection_check_interval": "2s", "statement_timeout": "60s"}
         try:
-            return await connect(dsn, application_name=name, settings=settings, pooled=pooled)
+            conn = await connect(dsn, application_name=name, settings=settings, pooled=pooled)
         except Refused as error:
             # The daemon is in: that nobody else is let in now will pass, and must not cost the load an attempt.
             raise DatabaseUnreachable(error.message) from error
+        lines[:] = [conn, *(other for other in lines if not other.is_closed())]
+        return conn
 
     line.send({"ready": os.getpid()})
-    alive = asyncio.create_task(_tell_alive(line), name="alive")
+    asides = [asyncio.create_task(_tell_alive(line), name="alive")]
+    if not pooled:
+        asides.append(asyncio.create_task(_cut_silent(lines, own_connection), name="lines"))
     try:
         while True:
             message = await _next(reader)
@@ -59,7 +68,8 @@ async def _serve(line: Line) -> None:
             watch.cancel()
             line.send({**answer, "memory": resident_bytes()})
     finally:
-        alive.cancel()
+        for aside in asides:
+            aside.cancel()
 
 
 async def _next(reader: asyncio.StreamReader) -> dict[str, Any]:
@@ -79,6 +89,21 @@ async def _tell_alive(line: Line) -> None:
     while True:
         line.send({"alive": True})
         await asyncio.sleep(ALIVE_EVERY_S)
+
+
+async def _cut_silent(lines: Sequence[asyncpg.Connection], connect_: load.Connect) -> None:
+    """A load whose line has fallen silent must not wait for ever: nobody else can tell."""
+    while True:
+        await asyncio.sleep(LINES_EVERY_S)
+        overdue = unanswered(conn for conn in lines if not conn.is_closed())
+        if overdue:
+            with suppress(*OUTAGE, asyncpg.PostgresError, IngestdError):
+                ask = await connect_()
+                try:
+                    async with asyncio.timeout(LINES_EVERY_S):
+                        await cut_silent(overdue, ask)
+                finally:
+                    ask.terminate()
 
 
 async def _run(request: LoadRequest, connect_: load.Connect, report: Callable[[float, str], None]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from ingestd.imports.sql import STAGING_SCHEMA, Staging, split
 from ingestd.imports.store import loads
 from ingestd.jobs.model import State
 from ingestd.jobs.store.ack import Result, ack
-from ingestd.postgres.pool import OUTAGE, has_ended, one_line
+from ingestd.postgres.pool import OUTAGE, has_ended, one_line, takes_no_writes
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 Report = Callable[[float, str], None]
@@ -43,6 +43,7 @@ TRANSIENT: tuple[type[BaseException], ...] = (
     asyncpg.LockNotAvailableError,
     DatabaseUnreachable,
     LoadTrouble,
+    asyncpg.ReadOnlySQLTransactionError,
 )
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index", "c": "a type"}
 _CLOSE_S = 5.0
@@ -83,7 +84,7 @@ async def run(request: LoadRequest, connect: Connect, report: Report) -> LoadOut
 async def _after_trouble(load: Load, error: BaseException, connect: Connect) -> LoadOutcome:
     """Find out what trouble left behind: if only the answer to COMMIT was lost, the load is done."""
     text = one_line(error)
-    lost = isinstance(error, OUTAGE) and await load.has_lost_connection()
+    lost = isinstance(error, (*OUTAGE, asyncpg.ReadOnlySQLTransactionError)) and await load.has_lost_connection()
     conn = await connect()
     try:
         done = await loads.finished(conn, load.request.load_id)
@@ -173,8 +174,8 @@ class Load:
             return False
 
     async def has_lost_connection(self) -> bool:
-        """Whether its connection has ended under it."""
-        return await has_ended(self._conn)
+        """Whether its connection has ended under it, or leads to a server that takes no writes by now."""
+        return takes_no_writes(self._conn) or await has_ended(self._conn)
 
     def close(self) -> None:
         """Forget the rejects."""

@@ -13,6 +13,8 @@ from ingestd.postgres.pool import OUTAGE, Database
 
 CHECK_EVERY_S = 5.0
 CHECK_TIMEOUT_S = 5.0
+# It rests by nature, whatever the role's sessions are allowed.
+AT_EASE = {"idle_session_timeout": "0"}
 
 
 class Listener:
@@ -30,20 +32,30 @@ class Listener:
 
     async def poll(self) -> float:
         """Connect where needed and prove that the connection still answers: a half-open one never errs by itself."""
-        if self._conn is None or self._conn.is_closed():
-            self._conn = await self._db.connect("listen")
-            for channel in self._channels:
-                await self._conn.add_listener(channel, self._hear)
-            # What was sent while nobody listened is made up for by one look.
-            for callback in self._channels.values():
-                callback("")
+        conn = self._conn
+        fresh = conn is None or conn.is_closed()
+        if conn is None or fresh:
+            conn = self._conn = await self._db.connect("listen", settings=AT_EASE)
         try:
+            # LISTEN is refused by a standby, and its line may fall silent like any other: a session that listens to some channels,
+            # or to none, is not kept.
             async with asyncio.timeout(CHECK_TIMEOUT_S):
-                await self._conn.execute("select 1")
+                if fresh:
+                    for channel in self._channels:
+                        await conn.add_listener(channel, self._hear)
+                await conn.execute("select 1")
         except BaseException:
             self._drop()
             raise
+        if fresh:
+            # What was sent while nobody listened is made up for by one look.
+            for callback in self._channels.values():
+                callback("")
         return CHECK_EVERY_S
+
+    def renew(self) -> None:
+        """Trust the connection no longer: it may still be open to a server that was taken over from. The next pass makes a new one."""
+        self._drop()
 
     def _hear(self, _conn: Any, _pid: int, channel: str, payload: str) -> None:
         self._channels[channel](payload)

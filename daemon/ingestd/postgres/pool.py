@@ -18,6 +18,8 @@ import asyncpg
 import orjson
 
 from ingestd.errors import ConfigurationError, DatabaseUnreachable, IngestdError, Refused
+from ingestd.postgres.hosts import open_session, places
+from ingestd.postgres.silence import Attentive, cut_silent, end_left_behind, unanswered
 
 CONNECT_TIMEOUT_S = 10.0
 STATEMENT_TIMEOUT_S = 60.0
@@ -26,7 +28,8 @@ RELEASE_TIMEOUT_S = 10.0
 POOLED: dict[str, Any] = {"statement_cache_size": 0}
 # Transactions of loops and pages are short. One whose line has fallen silent would keep its locks for hours otherwise, for the server
 # does not know that nobody is there any more; and others of ours wait for them.
-OURS = {"idle_in_transaction_session_timeout": "15s"}
+# Nor does it know that we no longer wait for a statement; and what a role's statements are given otherwise is meant for its queries.
+OURS = {"idle_in_transaction_session_timeout": "15s", "statement_timeout": f"{STATEMENT_TIMEOUT_S + 5:.0f}s"}
 # What a connection that is gone, going or not there yet raises; OSError covers refused and reset ones.
 OUTAGE: tuple[type[BaseException], ...] = (
     OSError,
@@ -162,6 +165,8 @@ class Database:
             self._lent[name] = set()
             self._pools[name] = await asyncpg.create_pool(
                 self.dsn,
+                connect=open_session,
+                connection_class=Attentive,
                 min_size=0,
                 max_size=getattr(self.sizes, name),
                 timeout=CONNECT_TIMEOUT_S,
@@ -206,6 +211,12 @@ class Database:
             if await has_ended(conn):
                 raise ConnectionLost(f"Postgres went away: {reason(error)}") from error
             raise
+        except asyncpg.ReadOnlySQLTransactionError as error:
+            if not takes_no_writes(conn):
+                raise  # the transaction was meant to be read-only
+            # A standby by now, or closed for writing: whoever asks next is given a new session, perhaps with the server that took over.
+            conn.terminate()
+            raise ConnectionLost(f"Postgres takes no writes: {reason(error)}") from error
         finally:
             try:
                 with suppress(*OUTAGE):  # a connection that cannot be returned is closed instead
@@ -218,7 +229,7 @@ class Database:
         """Trust no connection from before an outage: some may be open on this side only, and never answer.
 
         Those that are idle are replaced at their next use. Statements of loops are short and repeated, so they are cut off; a
-        job's connection is left to the kernel's keepalive, for cutting a healthy one would cost work.
+        job's connection is left to the kernel's keepalive and to `cut_silent`, for cutting a healthy one would cost work.
         """
         for name, pool in self._pools.items():
             await pool.expire_connections()
@@ -226,6 +237,22 @@ class Database:
                 for conn in tuple(self._lent[name]):
                     with suppress(asyncpg.InterfaceError):  # it has just been returned
                         conn.terminate()
+        if not self.pooled:
+            async with self.services() as ask:
+                await end_left_behind(ask, self.application_name, tuple(self._lent["handlers"]))
+
+    async def cut_silent(self) -> int:
+        """Break the lent connections whose line has fallen silent under a statement, so that jobs can be handed back and loops go on.
+
+        Returns:
+            How many there were.
+        """
+        # A pooler tells numbers of its own, which the server does not know.
+        overdue = {} if self.pooled else unanswered(conn for lent in self._lent.values() for conn in lent)
+        if not overdue:
+            return 0
+        async with self.services() as ask:
+            return await cut_silent(overdue, ask)
 
     def core(self) -> Any:
         """Lend a connection for claim or ack: `async with db.core() as conn`."""
@@ -283,6 +310,14 @@ def _is_closed(conn: asyncpg.Connection) -> bool:
         return True  # the pool has noticed its end, and taken it away from whoever it was lent to
 
 
+def takes_no_writes(conn: asyncpg.Connection) -> bool:
+    """Whether the server of a session is a standby, or was told to take no writes, as far as it has told us."""
+    if _is_closed(conn):
+        return False
+    told = conn.get_settings()
+    return "on" in (getattr(told, "in_hot_standby", "off"), getattr(told, "default_transaction_read_only", "off"))
+
+
 async def _leave(_conn: asyncpg.Connection) -> None:
     pass
 
@@ -317,9 +352,10 @@ async def connect(
         DatabaseUnreachable: nothing answers.
     """
     try:
-        conn = await asyncpg.connect(
+        conn = await open_session(
             dsn,
             timeout=timeout_s,
+            connection_class=Attentive,
             server_settings={"application_name": application_name, "timezone": "UTC", **({} if pooled else settings or {})},
             **(POOLED if pooled else {}),
         )
@@ -344,14 +380,14 @@ async def is_pooled(conn: asyncpg.Connection) -> bool:
 
 def reason(error: BaseException) -> str:
     """An error of the network or the server in its own words, if it has any."""
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    silent = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or silent
 
 
 def describe(dsn: str) -> str:
     """The URL without its password, for people."""
     try:
-        parts = urlsplit(dsn)
-        host = parts.hostname or "the local socket"
-        return f"{host}:{parts.port or 5432}{parts.path}"
+        servers = [f"{host or 'the local socket'}:{port}" for host, port in places(dsn)]
+        return f"{', '.join(servers)}{urlsplit(dsn).path}"
     except ValueError:
         return "the configured URL"

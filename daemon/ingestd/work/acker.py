@@ -30,8 +30,17 @@ FULL = 5000
 IDLE_S = 60.0
 FLUSH_S = 5.0
 RETRY_S = 0.2
-# What a job's result may raise on its way: refused by Postgres, or no JSON in the first place.
-UNSTORABLE = (asyncpg.PostgresError, ValueError, TypeError, RecursionError)
+# What a job's result may raise on its way: a value that Postgres cannot hold, or no JSON in the first place. Whatever else is wrong
+# (a lock held for long, a full disk, no writes for now) is no matter of the result, which waits until it has passed.
+UNSTORABLE = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    asyncpg.InternalServerError,
+    ValueError,
+    TypeError,
+    RecursionError,
+)
 
 W = TypeVar("W")
 Done = tuple[Job, float, int]

@@ -19,7 +19,7 @@ import asyncpg
 from ingestd.events import Bus, DatabaseBack, DatabaseLost, Event, LoopBlocked, LoopFreed
 from ingestd.jobs.store import rescue as rescue_store
 from ingestd.logging import LogListener
-from ingestd.postgres.pool import Database
+from ingestd.postgres.pool import Database, reason
 from ingestd.service import backoff_s
 from ingestd.work import store
 from ingestd.work.loopwatch import LoopWatch
@@ -28,6 +28,8 @@ from ingestd.work.node import NodeIdentity
 BEAT_S = 2.0
 LOOK_S = 0.2
 ANSWER_S = 5.0
+# Without a beat for so long the node is not ready.
+SILENT_S = 5.0
 # Others wait 30 s after a restart of the server for living nodes to take their locks again: be there soon.
 RECONNECT_S = 2.0
 LOCK_S = 20.0
@@ -78,6 +80,7 @@ class Heartbeat:
         self.last_beat = 0.0
         self.sessions = 0
         self.said_goodbye = False
+        self.trouble = ""
         self._db = db
         self._node = node
         self._bus = bus
@@ -106,6 +109,14 @@ class Heartbeat:
     def silent_s(self) -> float:
         """Seconds since the last beat reached the database."""
         return time.monotonic() - self.last_beat
+
+    @property
+    def complaint(self) -> str:
+        """Since when no beat has reached the database, and why, in words; empty while they do."""
+        if self.silent_s <= SILENT_S:
+            return ""
+        why = f": {self.trouble}" if self.trouble else ""
+        return f"no heartbeat has reached Postgres for {self.silent_s:.0f} s{why}"
 
     @property
     def lag_ms(self) -> float:
@@ -191,6 +202,7 @@ class Heartbeat:
         await self._register(conn)
         self.sessions += 1
         self._failures = 0
+        self.trouble = ""
         self._found()
         self._ready.set()
         reported = False
@@ -259,9 +271,10 @@ class Heartbeat:
         LogListener()(LoopBlocked(round(seconds, 3), stack))
 
     def _lost(self, error: Exception) -> None:
+        self.trouble = reason(error)
         if self._lost_at is None and not self._stop.is_set():
             self._lost_at = time.monotonic()
-            self._tell(DatabaseLost(f"{type(error).__name__}: {error}"))
+            self._tell(DatabaseLost(f"{type(error).__name__}: {self.trouble}"))
 
     def _found(self) -> None:
         if self._lost_at is not None:

@@ -1,0 +1,37 @@
+"""What is wrong with Postgres for a while is no matter of the jobs whose endings it does not take meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from ingestd.jobs.enqueue import enqueue
+from ingestd.jobs.model import NewJob, Snooze
+from ingestd.postgres.pool import Database
+from ingestd.work.context import Context
+from tests.support import eventually
+from tests.work.conftest import handler, working
+
+# Only what is put back meets it: so does a table that is locked at that moment, and free a moment later.
+REFUSE = """
+create function public.refuse() returns trigger language plpgsql as $$
+begin
+  raise exception 'not now' using errcode = '{code}';
+end $$;
+create trigger refuse before update on ingestd.job for each row when (old.claim is not null and new.claim is null)
+execute function public.refuse()"""
+
+
+# A lock that was not to be had in time, a full disk, a statement that took too long.
+@pytest.mark.parametrize("code", ["55P03", "53100", "57014"])
+async def test_a_job_that_cannot_be_put_back_for_a_while_waits_and_does_not_fail(db: Database, code: str) -> None:
+    async def again(ctx: Context) -> Snooze | None:
+        return Snooze("0s") if ctx.job.id not in told and not told.append(ctx.job.id) else None
+
+    told: list[int] = []
+    async with db.handlers() as conn, working(db, handler("again", again, max_attempts=1)) as bench:
+        await conn.execute(REFUSE.format(code=code))
+        (job,) = await enqueue(conn, [NewJob("again")])
+        await eventually(lambda: bench.worker.acker.poller.state.failures > 0)
+        await conn.execute("drop trigger refuse on ingestd.job")
+        ended = await eventually(lambda: conn.fetchrow("select state, attempt, reason from ingestd.history where id = $1", job))
+    assert tuple(ended) == ("succeeded", 1, None)
