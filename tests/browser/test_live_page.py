@@ -13,9 +13,11 @@ from ingestd.jobs.model import NewJob
 from tests.admin.conftest import Site
 from tests.admin.rows import fail_job, finish_job, new_load
 from tests.admin.test_page import HOSTILE
-from tests.support import eventually
+from tests.support import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.browser
+WIDTHS = (360, 768, 1280)
+SCROLLS = "document.documentElement.scrollWidth"
 
 
 class Tab:
@@ -42,6 +44,7 @@ class Tab:
 async def tab(chromium: Any) -> AsyncIterator[Tab]:
     """A fresh tab; what it complained about fails the test."""
     context = await chromium.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE_S * 1000)
     page = await context.new_page()
     opened = Tab(page)
     yield opened
@@ -54,9 +57,9 @@ async def test_what_happens_appears_by_itself(site: Site, tab: Tab, conn: asyncp
     """A new job, then its end, without a reload; the address stays."""
     await tab.page.goto(site.url)
     (job,) = await enqueue(conn, [NewJob("sync_prices", {"supplier": "acme"})])
-    await tab.page.wait_for_selector(f"#job-{job} .pill:has-text('available')", timeout=10_000)
+    await tab.page.wait_for_selector(f"#job-{job} .pill:has-text('available')")
     await finish_job(conn, job)
-    await tab.page.wait_for_selector(f"#job-{job} .pill:has-text('succeeded')", timeout=10_000)
+    await tab.page.wait_for_selector(f"#job-{job} .pill:has-text('succeeded')")
     assert (await tab.text("#live-text")).startswith("Live")
     assert tab.page.url.rstrip("/") == site.url
 
@@ -67,12 +70,12 @@ async def test_an_action_is_answered_in_place(site: Site, tab: Tab, conn: asyncp
     await fail_job(conn, job)
     await tab.page.goto(site.url)
     await tab.page.click(f"#job-{job} button:has-text('Retry')")
-    await tab.page.wait_for_selector(f"#job-{job} .pill:has-text('available')", timeout=10_000)
+    await tab.page.wait_for_selector(f"#job-{job} .pill:has-text('available')")
     assert await tab.text("#toast") == f"Job {job} will run again."
     await tab.page.click("#live-switch")
     await finish_job(conn, job)
     await tab.page.click(f"#job-{job} button:has-text('Cancel')")
-    await tab.page.wait_for_selector("#toast.on.bad", timeout=10_000)
+    await tab.page.wait_for_selector("#toast.on.bad")
     assert "there is nothing to cancel" in await tab.text("#toast")
     tab.complaints.clear()  # Chromium reports every 409 in its console
 
@@ -85,10 +88,10 @@ async def test_pausing_holds_the_page_still(site: Site, tab: Tab, conn: asyncpg.
     requests: list[str] = []
     tab.page.on("request", lambda request: requests.append(request.url))
     (job,) = await enqueue(conn, [NewJob("sync_prices")])
-    await tab.page.wait_for_selector("#live-text:has-text('4 s')", timeout=10_000)
+    await tab.page.wait_for_selector("#live-text:has-text('4 s')")
     assert requests == []
     await tab.page.click("#live-switch")
-    await tab.page.wait_for_selector(f"#job-{job}", timeout=10_000)
+    await tab.page.wait_for_selector(f"#job-{job}")
 
 
 async def test_a_daemon_that_is_gone_is_seen_at_once(site: Site, tab: Tab) -> None:
@@ -96,7 +99,7 @@ async def test_a_daemon_that_is_gone_is_seen_at_once(site: Site, tab: Tab) -> No
     await tab.page.goto(site.url)
     await tab.page.wait_for_selector("#live-switch[data-state=on]")
     await site.server.stop()
-    await tab.page.wait_for_selector("#live-switch[data-state=stale]", timeout=15_000)
+    await tab.page.wait_for_selector("#live-switch[data-state=stale]")
     assert "Not answering" in await tab.text("#live-text")
     assert "Jobs" in await tab.text("#jobs-title")
     tab.complaints.clear()  # refused connections
@@ -129,7 +132,7 @@ async def test_views_have_addresses_and_a_way_back(site: Site, tab: Tab, conn: a
     await fail_job(conn, failed)
     await tab.page.goto(site.url)
     await tab.page.click(".tabs a:has-text('Failed')")
-    await tab.page.wait_for_selector(f"#job-{waiting}", state="detached", timeout=10_000)
+    await tab.page.wait_for_selector(f"#job-{waiting}", state="detached")
     assert tab.page.url == f"{site.url}/?jobs=failed"
     await tab.page.reload()
     assert await tab.page.locator("#jobs tbody tr").count() == 1
@@ -147,22 +150,26 @@ async def test_hostile_text_runs_nothing(site: Site, tab: Tab, conn: asyncpg.Con
     await eventually(lambda: len(refreshes) >= 2, saying="two refreshes")
 
 
-@pytest.mark.parametrize("width", [360, 768, 1280])
-async def test_no_width_makes_the_page_scroll_sideways(site: Site, chromium: Any, conn: asyncpg.Connection, width: int) -> None:
+async def test_no_width_makes_the_page_scroll_sideways(site: Site, chromium: Any, conn: asyncpg.Connection) -> None:
     """Also with long names and errors, and with the longest words about the age of what is shown."""
     (bad,) = await enqueue(conn, [NewJob("a_kind_with_a_very_long_name_that_has_no_spaces_in_it_at_all_and_goes_on")])
     await fail_job(conn, bad, "x" * 400)
     await new_load(conn, "readings", f"{'long' * 40}.csv", status="failed", reason="y" * 400, with_job=True)
-    context = await chromium.new_context(viewport={"width": width, "height": 800})
+    context = await chromium.new_context()
+    context.set_default_timeout(PATIENCE_S * 1000)
     page = await context.new_page()
     await page.clock.install()
-    await page.goto(site.url)
-    assert await page.evaluate("document.documentElement.scrollWidth") <= width
+    for width in WIDTHS:
+        await page.set_viewport_size({"width": width, "height": 800})
+        await page.goto(site.url)
+        assert await page.evaluate(SCROLLS) <= width
     await site.server.stop()
     await page.clock.run_for(1000)
     await page.clock.fast_forward("01:12:30")
-    await page.wait_for_selector("#live-text:has-text('Not answering · 72 min old')", timeout=10_000)
-    assert await page.evaluate("document.documentElement.scrollWidth") <= width
+    await page.wait_for_selector("#live-text:has-text('Not answering · 72 min old')")
+    for width in WIDTHS:
+        await page.set_viewport_size({"width": width, "height": 800})
+        assert await page.evaluate(SCROLLS) <= width
     await context.close()
 
 
@@ -170,6 +177,7 @@ async def test_the_page_reads_without_javascript(site: Site, chromium: Any, conn
     """Numbers instead of the drawing, and a button that works."""
     (job,) = await enqueue(conn, [NewJob("sync_prices")])
     context = await chromium.new_context(java_script_enabled=False)
+    context.set_default_timeout(PATIENCE_S * 1000)
     page = await context.new_page()
     await page.goto(site.url)
     assert not await page.locator("#plot").is_visible()

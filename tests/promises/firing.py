@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from datetime import timedelta
 
@@ -11,9 +10,8 @@ import asyncpg
 from tests.daemon.harness import Site
 from tests.faults import ledger, slots
 from tests.faults.slots import SECOND
-from tests.support import eventually
+from tests.support import PATIENCE_S, eventually
 
-LONG = os.environ.get("INGESTD_LONG_TESTS") == "1"
 HANDLERS = 'handlers = ["tests.daemon.jobs"]'
 DUTIES = ("--duties", "work,schedule")
 # How far behind a schedule of every second may be once nobody disturbs it any more.
@@ -57,12 +55,12 @@ async def fires(site: Site, times: int = 1) -> None:
             newest = await site.ask(NEWEST)
             return newest is not None and (before is None or newest > before)
 
-        await eventually(newer, timeout_s=60, saying="a newer slot")
+        await eventually(newer, saying="a newer slot")
 
 
 async def keeps_up(conn: asyncpg.Connection) -> None:
     """Until every schedule in service is on time."""
-    await eventually(lambda: slots.up_to_date(conn, LAG), timeout_s=60, every_s=0.2)
+    await eventually(lambda: slots.up_to_date(conn, LAG), timeout_s=2 * PATIENCE_S, every_s=0.2)
 
 
 async def jobs_end_once(conn: asyncpg.Connection) -> None:
@@ -73,7 +71,7 @@ async def jobs_end_once(conn: asyncpg.Connection) -> None:
         await ledger.assert_exactly_once(conn, ids)
         return True
 
-    await eventually(even, timeout_s=300 if LONG else 90, every_s=0.5)
+    await eventually(even, timeout_s=300, every_s=0.5)
 
 
 async def work_off(site: Site, conn: asyncpg.Connection) -> None:

@@ -7,10 +7,10 @@ import pytest
 from tests.daemon import readings
 from tests.daemon.harness import Daemon, Site
 from tests.faults import ledger, processes
-from tests.support import eventually
+from tests.support import CROWDED, PATIENCE_S, eventually
 
-ROWS = 300_000
-JOBS = 600
+ROWS = 200_000
+JOBS = 300
 TAKEN_UP_S = 5.0
 HANDLERS = 'handlers = ["tests.daemon.jobs"]'
 TAKEN_UP = """
@@ -39,7 +39,7 @@ async def all_ended_once(site: Site, ids: list[int]) -> None:
             await ledger.assert_exactly_once(conn, ids)
         return True
 
-    await eventually(even, timeout_s=60)
+    await eventually(even, timeout_s=2 * PATIENCE_S, every_s=0.3)
 
 
 async def table_is_exact(site: Site, rows: int) -> None:
@@ -59,8 +59,8 @@ async def test_a_kill_in_the_middle_of_a_load_and_of_jobs_loses_and_doubles_noth
     postmaster = site.postmaster
     assert postmaster is not None
     ids = [*await accept(site, JOBS), *await accept_over_http(daemon, 3)]
-    await readings.in_the_middle(site, ROWS // 20)
     ids += await accept(site, JOBS)
+    await readings.in_the_middle(site, ROWS // 20)
 
     if victim == "daemon":
         processes.kill(daemon.pid)
@@ -82,5 +82,5 @@ async def test_a_kill_in_the_middle_of_a_load_and_of_jobs_loses_and_doubles_noth
     else:
         taken_up = await site.ask(TAKEN_UP, daemon.pid)
         assert taken_up is not None
-        assert taken_up < TAKEN_UP_S
+        assert taken_up < TAKEN_UP_S * CROWDED
     assert await daemon.stop() == 0

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import sys
 import time
@@ -17,10 +16,9 @@ import asyncpg
 
 from tests.daemon.harness import Daemon, Site
 from tests.faults import ledger
-from tests.support import eventually
+from tests.support import CROWDED, LONG, eventually
 
-LONG = os.environ.get("INGESTD_LONG_TESTS") == "1"
-JOBS, KILLING_S = (20_000, 60.0) if LONG else (3_000, 5.0)
+JOBS, KILLING_S = (20_000, 60.0) if LONG else (2_000, 5.0)
 NODES = 3
 RESCUED_S = 5.0
 BATCH = 500
@@ -55,7 +53,7 @@ async def test_each_of_thousands_of_jobs_takes_effect_once_while_nodes_are_kille
     killing, dice = Killing(), random.Random(20261122)
     end = time.monotonic() + KILLING_S
     # On a slow machine nodes take long to come back: longer, until enough of them were hit at work.
-    while time.monotonic() < end or (killing.at_work < HITS and time.monotonic() < end + 60):
+    while time.monotonic() < end or (killing.at_work < HITS and time.monotonic() < end + 120):
         # Fed as they get on, so that there is work for as long as there is killing.
         if await conn.fetchval(OPEN) < BATCH and (len(ids) < JOBS or time.monotonic() > end):
             ids += await ledger.accept(conn, BATCH)
@@ -68,7 +66,7 @@ async def test_each_of_thousands_of_jobs_takes_effect_once_while_nodes_are_kille
         await ledger.assert_exactly_once(conn, ids)
         return True
 
-    await eventually(even, timeout_s=600 if LONG else 90, every_s=0.5)
+    await eventually(even, timeout_s=600 if LONG else 240, every_s=0.5)
     crashed = await conn.fetchval("select count(*) from ingestd.history where crashes > 0")
     workers = await conn.fetchval("select count(distinct node) from faults.ledger")
     sys.stdout.write(
@@ -76,7 +74,7 @@ async def test_each_of_thousands_of_jobs_takes_effect_once_while_nodes_are_kille
         f" {crashed} jobs crashed, {workers} nodes worked\n"
     )
     assert len(ids) >= JOBS
-    assert killing.slowest_s < RESCUED_S
+    assert killing.slowest_s < RESCUED_S * CROWDED
     # Or the kills hit nothing and prove nothing.
     assert killing.at_work >= HITS
     assert crashed >= HITS
@@ -99,5 +97,5 @@ async def kill_one(site: Site, nodes: list[Daemon], number: int, killing: Killin
 
 async def until_rescued(site: Site, node: UUID, killing: Killing) -> None:
     began = time.monotonic()
-    await eventually(lambda: site.ask(f"select not ({HOLDS})", node), timeout_s=30)
+    await eventually(lambda: site.ask(f"select not ({HOLDS})", node))
     killing.slowest_s = max(killing.slowest_s, time.monotonic() - began)

@@ -19,7 +19,6 @@ from tests.faults.slots import MINUTE, SECOND, Service
 from tests.promises.firing import (
     DUTIES,
     HANDLERS,
-    LONG,
     every_second,
     fires,
     jobs_end_once,
@@ -29,9 +28,9 @@ from tests.promises.firing import (
     tell,
     work_off,
 )
-from tests.support import eventually
+from tests.support import LONG, eventually
 
-STEADY, ROUNDS = 20, 30 if LONG else 8
+STEADY, ROUNDS = (20, 30) if LONG else (8, 6)
 BLOWS = 6 if LONG else 2
 # Rules of `changing`, and how often each is due.
 RULES = {'every = "1s"': SECOND, 'every = "2s"': 2 * SECOND, 'cron = "* * * * *"': MINUTE, 'every = "3s"': 3 * SECOND}
@@ -79,7 +78,7 @@ async def applied(daemon: Daemon) -> None:
     """Have a daemon read its configuration again, and wait until it has."""
     before = len(daemon.events("ConfigurationApplied"))
     daemon.signal(signal.SIGHUP)
-    await eventually(lambda: len(daemon.events("ConfigurationApplied")) > before, timeout_s=60)
+    await eventually(lambda: len(daemon.events("ConfigurationApplied")) > before)
 
 
 async def test_schedules_changed_while_they_fire_and_their_nodes_are_killed_lose_and_double_nothing(
@@ -108,7 +107,7 @@ async def test_schedules_changed_while_they_fire_and_their_nodes_are_killed_lose
             await asyncio.gather(applied(nodes[first]), applied(nodes[second]))
         await changes.note(conn, steps(STEADY) | {"changing": step, "coming_and_going": SECOND, "off_and_on": SECOND})
         await fires(site, dice.choice((1, 2)))
-    await eventually(lambda: slots.up_to_date(conn, timedelta(seconds=65)), timeout_s=60)
+    await eventually(lambda: slots.up_to_date(conn, timedelta(seconds=65)))
     for node in nodes:
         assert await node.stop() == 0
     await slots.assert_accounted_for(conn, await changes.all(conn))
@@ -138,7 +137,7 @@ async def test_a_postgres_that_goes_away_under_its_nodes_takes_no_slot_with_it(o
         postmaster = site.postmaster
         assert postmaster is not None
         os.kill(postmaster, blow)
-        await eventually(lambda gone=postmaster: not processes.running(gone), timeout_s=30)
+        await eventually(lambda gone=postmaster: not processes.running(gone))
     await fires(site, 2)
     async with site.connection() as conn:
         await keeps_up(conn)
@@ -197,4 +196,4 @@ async def test_a_time_in_which_every_node_was_down_is_one_fact_and_each_of_its_s
 async def keeps_up_all(conn: asyncpg.Connection) -> None:
     """Until nothing that is due waits."""
     due = "select count(*) = 0 from ingestd.schedule where next_due_at < now() - interval '3 seconds'"
-    await eventually(lambda: conn.fetchval(due), timeout_s=60)
+    await eventually(lambda: conn.fetchval(due))

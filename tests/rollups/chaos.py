@@ -1,4 +1,4 @@
-"""Writers, refreshers, killed backends and readers at once, for some seconds; the readers compare the view with the recount.
+"""Writers, refreshers, killed backends and readers at once, until each has done enough; the readers compare the view with the recount.
 
 A mutant is a run with one safeguard removed and delays injected where it matters: its readers must see wrong numbers, or the
 run would prove nothing.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -21,6 +22,7 @@ from ingestd.rollups.store import dirty
 from tests.rollups import kit
 
 ZONE = "Europe/Amsterdam"
+MOST_S = 120.0
 START = "timestamptz '2026-10-24 12:00+00'"  # two days around the night when clocks go back
 
 
@@ -41,20 +43,21 @@ class Chaos:
     """One run.
 
     Args:
-        seconds: how long.
+        enough: what has happened by its end, unless something is wrong before.
         killing: end refreshing backends from time to time.
     """
 
-    def __init__(self, dsn: str, seed: int, seconds: float, *, killing: bool = True) -> None:
+    def __init__(self, dsn: str, seed: int, enough: Callable[[Ledger], bool], *, killing: bool = True) -> None:
         self.dsn = dsn
         self.dice = random.Random(seed)
-        self.ends = time.monotonic() + seconds
+        self.ends = time.monotonic() + MOST_S
+        self.enough = enough
         self.killing = killing
         self.ledger = Ledger()
 
     @property
     def going(self) -> bool:
-        return time.monotonic() < self.ends
+        return not self.ledger.wrong and not self.enough(self.ledger) and time.monotonic() < self.ends
 
     async def run(self) -> Ledger:
         conn = await connect(self.dsn)

@@ -257,7 +257,7 @@ async def test_of_two_refreshes_at_once_one_steps_aside(hourly: asyncpg.Connecti
     from ingestd.rollups.refresh import refresh
 
     assert (await refresh(other, "hourly")).chunks == 1
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert (await kit.refreshed(hourly, "hourly")).busy
     await transaction.rollback()
     await other.close()

@@ -52,10 +52,10 @@ async def test_a_change_reaches_the_table_by_itself_within_seconds(conn: asyncpg
             status = await reads.rollup_status(conn, "hourly")
             return status.state == "current" and await kit.difference(conn, kit.stored("hourly"), kit.recount()) == []
 
-        await eventually(current, timeout_s=8)
+        await eventually(current)
         await conn.execute("delete from sales where id < 50")
         assert (await reads.rollup_status(conn, "hourly")).dirty_ranges == 1
-        await eventually(current, timeout_s=5)
+        await eventually(current)
         # Told after the commit that made it current.
         await eventually(lambda: sum(event.groups for event in bench.events if isinstance(event, RollupRefreshed)) == 249)
     history = await conn.fetch("select state, result, triggered_by from ingestd.history")
@@ -73,7 +73,7 @@ async def test_under_steady_writing_a_rollup_is_refreshed_before_it_is_too_stale
             await conn.execute("insert into sales (at, store, amount) values (now(), 1, 1)")
             return any(isinstance(event, RollupRefreshed) for event in bench.events)
 
-        await eventually(write_and_see, timeout_s=8)
+        await eventually(write_and_see)
 
 
 async def test_a_person_can_ask_for_a_refresh_once_and_it_is_in_the_audit_log(conn: asyncpg.Connection) -> None:
