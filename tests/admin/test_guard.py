@@ -23,7 +23,7 @@ async def raw(site: Site, request: str) -> str:
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     writer.write(request.replace("\n", "\r\n").encode())
     await writer.drain()
-    answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)
+    answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 60)
     writer.close()
     await writer.wait_closed()
     return answer.decode().split(" ", 1)[1].strip()

@@ -62,7 +62,7 @@ async def test_another_user_of_the_machine_may_look_but_not_touch(site: Site) ->
         python, "-c", ASK, str(site.server.port), user=65534, group=65534, extra_groups=[], cwd="/",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    output = (await asyncio.wait_for(process.communicate(), 20))[0].decode()
+    output = (await asyncio.wait_for(process.communicate(), 90))[0].decode()
     refused, read = output.strip().splitlines()
     assert refused.startswith("403 ")
     assert "a viewer may not do this" in refused

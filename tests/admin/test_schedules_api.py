@@ -19,6 +19,7 @@ from ingestd.schedule.declare import CompiledTarget, apply
 from ingestd.schedule.settings import ScheduleSettings
 from tests.admin.conftest import Open, Site
 from tests.admin.rows import finish_job
+from tests.support import CROWDED
 
 NIGHTLY = "/api/v1/schedules/nightly"
 
@@ -291,7 +292,7 @@ async def test_no_schedule_is_too_strange_to_be_refused(making: Site, conn: asyn
     began = time.monotonic()
     problem = await making.post("/api/v1/schedules", 422, json=body)
     assert len(problem["detail"]) < 1000
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * CROWDED
     if "name" not in keys:
         await declare_mine(conn)
         patch = {key: value for key, value in keys.items() if value is not None}

@@ -90,7 +90,7 @@ async def test_interrupted_it_takes_its_database_with_it(tmp_path: Path, dsn: st
     others = await admin.fetchval(DATABASES)
     process = subprocess.Popen(**command(tmp_path, dsn, "--seconds", "30"))  # noqa: ASYNC220
     try:
-        await eventually(lambda: admin.fetchval(f"select exists ({LEFT})", others), timeout_s=60)
+        await eventually(lambda: admin.fetchval(f"select exists ({LEFT})", others))
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
         assert process.returncode == 130

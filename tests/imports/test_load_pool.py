@@ -184,7 +184,7 @@ async def test_no_child_survives_the_kill_of_its_parent(dsn: str, bench: LoadBen
     assert children
     parent.kill()
     await parent.wait()
-    await eventually(lambda: not any(alive(child) for child in children), timeout_s=5)
+    await eventually(lambda: not any(alive(child) for child in children))
     await eventually(lambda: bench.conn.fetchval(f"select ({FAR}) = 0"), saying="the loader's backend to go")
     await held.close()
     assert await bench.rows() == []
@@ -212,7 +212,7 @@ async def test_the_kernel_ends_a_child_that_is_too_busy_to_notice(tmp_path: Path
     parent.kill()
     await parent.communicate()
     try:
-        await eventually(lambda: not alive(child), timeout_s=5)
+        await eventually(lambda: not alive(child))
     finally:
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)

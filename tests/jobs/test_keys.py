@@ -17,6 +17,7 @@ from ingestd.jobs.store import ack, promote
 from ingestd.jobs.store.queues import declare_queue
 from ingestd.postgres.pool import connect
 from tests.jobs import kit
+from tests.support import CROWDED
 
 FREE = "select id from ingestd.job where key is not null and parked = 0 order by id"
 
@@ -145,4 +146,4 @@ async def test_a_long_line_behind_one_key_is_not_walked_by_every_pass(conn: asyn
     assert "Seq Scan on job" not in plan
     began = time.perf_counter()
     await promote_once(conn)
-    assert time.perf_counter() - began < 1.0, plan
+    assert time.perf_counter() - began < 1.0 * CROWDED, plan

@@ -12,7 +12,7 @@ from tests.daemon.harness import Site, open_site
 from tests.faults import ledger
 from tests.faults.network import OURS, THEIRS, network
 from tests.promises.test_04_fast_rescue import ELSEWHERE_S, HANDLERS, SERVER_SETTLED
-from tests.support import eventually
+from tests.support import CROWDED, eventually
 
 HELD = "select 1 from ingestd.job where id = $1 and node = $2"
 
@@ -47,16 +47,16 @@ async def test_a_node_whose_link_is_cut_is_rescued_and_refused_when_it_is_back(o
                 job_id = await conn.fetchval("select ingestd.enqueue('until_file', $1)", {"path": str(go)})
                 await eventually(lambda: conn.fetchval(HELD, job_id, node))
                 rescuer = await near.node_of(await near.start("--duties", "work"))
-                await eventually(lambda: conn.fetchval(SERVER_SETTLED), timeout_s=40, every_s=0.5)
+                await eventually(lambda: conn.fetchval(SERVER_SETTLED), every_s=0.5)
 
                 link.cut()
                 began = time.monotonic()
-                await eventually(lambda: conn.fetchval(HELD, job_id, rescuer), timeout_s=60)
-                assert time.monotonic() - began < ELSEWHERE_S
+                await eventually(lambda: conn.fetchval(HELD, job_id, rescuer))
+                assert time.monotonic() - began < ELSEWHERE_S * CROWDED
                 go.touch()
                 await eventually(lambda: conn.fetchval("select state from ingestd.history where id = $1", job_id))
                 link.mend()
-                await eventually(lambda: cut_off.events("StaleAck"), timeout_s=90, every_s=0.2)
-                await eventually(lambda: conn.fetchval("select state = 'running' from ingestd.node where id = $1", node), timeout_s=40)
+                await eventually(lambda: cut_off.events("StaleAck"), every_s=0.2)
+                await eventually(lambda: conn.fetchval("select state = 'running' from ingestd.node where id = $1", node))
                 await ledger.assert_exactly_once_of(conn, [job_id])
                 assert await conn.fetchval("select node from faults.ledger") == rescuer

@@ -11,7 +11,7 @@ from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
 from tests.daemon.harness import Site, open_site
 from tests.faults import ledger
-from tests.support import eventually
+from tests.support import CROWDED, eventually
 
 HANDLERS = 'handlers = ["tests.daemon.jobs"]'
 SAME_MACHINE_S = 5.0
@@ -46,14 +46,15 @@ async def test_the_dead_are_rescued_fast_and_the_living_never(site: Site, conn: 
         first.kill()
         began = time.monotonic()
         await held_by(conn, long, await site.node_of(second))
-        assert time.monotonic() - began < SAME_MACHINE_S
+        assert time.monotonic() - began < SAME_MACHINE_S * CROWDED
+        assert [event["reason"] for event in second.events("JobsRescued")] == ["its process has ended"]
 
         # From its own folder the third cannot tell whether the process lives: the session lock in Postgres says so.
-        await eventually(lambda: conn.fetchval(SERVER_SETTLED), timeout_s=40, every_s=0.5)
+        await eventually(lambda: conn.fetchval(SERVER_SETTLED), every_s=0.5)
         second.kill()
         began = time.monotonic()
         await eventually(lambda: conn.fetchval("select 1 from ingestd.job where id = $1 and claim is null", long))
-        assert time.monotonic() - began < ELSEWHERE_S
+        assert time.monotonic() - began < ELSEWHERE_S * CROWDED
         assert third.events("JobsRescued")
 
         await elsewhere.start("--duties", "work")

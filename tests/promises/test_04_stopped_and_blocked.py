@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import asyncpg
@@ -13,9 +12,9 @@ import asyncpg
 from tests.daemon.harness import Daemon, Site, open_site
 from tests.faults import ledger, processes
 from tests.promises.test_04_fast_rescue import HANDLERS, SERVER_SETTLED, held_by
-from tests.support import eventually
+from tests.support import LONG, PATIENCE_S, eventually
 
-HELD_S = 60.0 if os.environ.get("INGESTD_LONG_TESTS") == "1" else 5.0
+HELD_S = 60.0 if LONG else 5.0
 STALL_S = 5
 ENQUEUE = "select ingestd.enqueue($1, $2)"
 STATE = "select state from ingestd.history where id = $1"
@@ -35,7 +34,7 @@ async def test_while_c_code_holds_the_interpreter_nothing_of_it_runs_elsewhere(s
         await held_by(conn, regex, await site.node_of(blocked))
         await eventually(begun.exists)
         other = await elsewhere.start("--duties", "work")
-        await eventually(lambda: conn.fetchval(SERVER_SETTLED), timeout_s=40, every_s=0.5)
+        await eventually(lambda: conn.fetchval(SERVER_SETTLED), every_s=0.5)
 
         silent = await eventually(
             lambda: conn.fetchval(
@@ -99,7 +98,7 @@ async def test_who_was_stopped_beyond_the_limit_is_rescued_and_refused_when_it_c
         began = time.monotonic()
         try:
             # Its open transaction has locked its job's row, which must not hold up the rescue.
-            rescued = await eventually(lambda: other.events("JobsRescued"), timeout_s=STALL_S + 25)
+            rescued = await eventually(lambda: other.events("JobsRescued"), timeout_s=STALL_S + PATIENCE_S)
             assert time.monotonic() - began > STALL_S - 2.5, "nobody may be rescued before the limit"
             assert [event["count"] for event in rescued] == [2]
             go.touch()
@@ -108,7 +107,7 @@ async def test_who_was_stopped_beyond_the_limit_is_rescued_and_refused_when_it_c
         finally:
             processes.thaw(stopped.pid)
 
-        await eventually(lambda: len(stopped.events("StaleAck")) == 2, timeout_s=40)
+        await eventually(lambda: len(stopped.events("StaleAck")) == 2)
         await ledger.assert_exactly_once_of(conn, [row, loop])
         assert await conn.fetchval("select array_agg(distinct node) from faults.ledger") == [taker]
         _, metrics = await stopped.get("/metrics")

@@ -25,8 +25,9 @@ from tests.daemon.harness import Site, open_site
 from tests.faults import clocks, ledger, slots
 from tests.faults.clocks import Clock
 from tests.promises.firing import DUTIES, HANDLERS, every_second, fires, keeps_up, steps, tell, work_off
+from tests.support import LONG
 
-SCHEDULES = 20
+SCHEDULES = 20 if LONG else 8
 # Seconds that the server is ahead, one after the other: back a little, over a gap that is none yet, back again, over one that is.
 STEPS_S = (-3.0, 37.0, 35.0, 110.0, 107.5)
 DOWNTIMES = "select ended_at - began_at as length, missed from ingestd.downtime"

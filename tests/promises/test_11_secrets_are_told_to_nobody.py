@@ -155,7 +155,7 @@ args = {{ token = "{canaries.argument}" }}
     status, _ = await daemon.post("/api/v1/jobs", {"kind": "careless", "args": canaries.args, "passwort": "x"}, headers=bearer)
     assert status == 422
     for number in ids:
-        await eventually(partial(ended, daemon, number, bearer), timeout_s=60)
+        await eventually(partial(ended, daemon, number, bearer))
 
     wrong, read = {}, 0
     async for path, status, text in everything_shown(daemon, canaries.token, ids):

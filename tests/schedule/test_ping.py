@@ -289,7 +289,7 @@ async def test_the_loop_goes_on_whatever_happens(db: Database, conn: asyncpg.Con
     try:
         await eventually(lambda: ping.known.problem is not None)
         await pulse(conn, NOW)
-        await eventually(lambda: len(outside.calls) == 1, timeout_s=40)
+        await eventually(lambda: len(outside.calls) == 1)
         await eventually(lambda: ping.known.problem is None)
     finally:
         ping.stop()

@@ -115,7 +115,7 @@ def maps(ctx: SyncContext) -> None:
         time.sleep(0.1)
 
 
-@job("busy", executor="process", hard_timeout="5s", max_attempts=1)
+@job("busy", executor="process", hard_timeout="8s", max_attempts=1)
 def busy(ctx: SyncContext) -> None:
     ctx.progress(None, "about to be busy")
     re.match(r"(a|a)*$", "a" * 40 + "b")

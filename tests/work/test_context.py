@@ -162,7 +162,7 @@ async def test_a_plain_first_success_keeps_no_attempt(db: Database) -> None:
 
 
 async def test_more_threads_than_processors_run_at_once(db: Database) -> None:
-    all_here = threading.Barrier(16, timeout=20)
+    all_here = threading.Barrier(16, timeout=90)
 
     def meet(ctx: SyncContext) -> None:
         all_here.wait()
@@ -320,6 +320,15 @@ async def test_a_handler_that_commits_by_hand_in_its_transaction_is_told_so(db: 
         done = await final(db, await put(db, "meddles"))
     assert (done["state"], done["error"]["class"]) == ("failed", "RuntimeError")
     assert "ended the transaction itself" in done["error"]["message"]
+
+
+async def test_a_message_of_one_word_is_told_with_its_class(db: Database) -> None:
+    async def looks_up(ctx: Context) -> None:
+        {}["id"]
+
+    async with working(db, handler("looks_up", looks_up, max_attempts=1)):
+        done = await final(db, await put(db, "looks_up"))
+    assert done["reason"] == "attempt 1 of 1: KeyError: 'id'"
 
 
 async def test_blocks_that_commit_cannot_stand_inside_of_each_other(db: Database) -> None:

@@ -57,4 +57,4 @@ async def _final(db: Database, kind: str, args: dict[str, Any]) -> dict[str, Any
             row = await own.fetchrow("select * from ingestd.history where id = $1", job_id)
         return dict(row) if row else None
 
-    return await eventually(look, timeout_s=60, saying=f"{kind} is final")
+    return await eventually(look, saying=f"{kind} is final")

@@ -38,7 +38,7 @@ async def final(db: Database, job_id: int) -> dict[str, Any]:
         assert found is not None
         return found if found["finished_at"] else None
 
-    return await eventually(look, timeout_s=60, saying=f"job {job_id} is final")
+    return await eventually(look, saying=f"job {job_id} is final")
 
 
 def children(bench: Workbench) -> list[int]:
@@ -183,7 +183,7 @@ async def test_a_busy_loop_in_c_delays_nobody_and_is_killed_at_its_hard_timeout(
 
     async with working(db, elsewhere.busy.spec, handler("quick", quick)) as bench:
         job_id = await put(db, "busy")
-        await eventually(lambda: _progress(bench, job_id), timeout_s=60)
+        await eventually(lambda: _progress(bench, job_id))
         await final(db, await put(db, "quick"))
         running = bench.worker.running_jobs().get(job_id)
         assert running is not None, "the other job had to wait for the busy one"

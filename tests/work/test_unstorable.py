@@ -117,7 +117,7 @@ async def test_an_ending_that_cannot_be_stored_as_it_is_keeps_no_other_job(
                 waits = await look.fetchval("select claim is null from ingestd.job where id = $1", odd)
             return all(done.get(job_id) == "succeeded" for job_id in plain) and (waits if state is None else done.get(odd) == state)
 
-        await eventually(settled, timeout_s=5)
+        await eventually(settled)
 
 
 async def test_a_result_with_a_number_that_no_double_holds_can_be_read_again(db: Database) -> None:
@@ -129,7 +129,7 @@ async def test_a_result_with_a_number_that_no_double_holds_can_be_read_again(db:
             async with db.services() as look:
                 return await show_job(look, odd) if await look.fetchval("select true from ingestd.history where id = $1", odd) else None
 
-        shown = await eventually(done, timeout_s=20)
+        shown = await eventually(done)
     assert shown["result"] == {"n": None, "kept": 1e30, "none": None}
 
 
@@ -147,7 +147,7 @@ async def test_an_exception_that_cannot_be_told_spends_its_attempts_and_no_slot(
                 done = {row["id"]: row["state"] for row in await look.fetch("select id, state from ingestd.history")}
             return done.get(plain) == "succeeded" and all(done.get(job_id) == "failed" for job_id in odd)
 
-        await eventually(ended, timeout_s=20)
+        await eventually(ended)
 
 
 async def test_a_handler_that_cancels_its_own_task_has_failed_and_is_not_tried_for_ever(db: Database) -> None:
@@ -171,4 +171,4 @@ async def test_a_handler_that_cancels_its_own_task_has_failed_and_is_not_tried_f
                 done = {row["id"]: row["state"] for row in await look.fetch("select id, state from ingestd.history")}
             return done.get(after) == "succeeded" and all(done.get(job_id) == "failed" for job_id in odd)
 
-        await eventually(ended, timeout_s=20)
+        await eventually(ended)

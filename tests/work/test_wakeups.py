@@ -18,7 +18,7 @@ from ingestd.jobs.store import nodes
 from ingestd.postgres.listen import Listener
 from ingestd.postgres.pool import Database, connect
 from tests.jobs.limit_lab import register
-from tests.support import eventually
+from tests.support import CROWDED, eventually
 from tests.work.conftest import Workbench, handler, working
 
 DEFAULT, ALERTS = 1, 5
@@ -109,7 +109,7 @@ async def test_an_enqueue_that_was_under_way_while_the_flag_was_set_is_found_by_
         committed = time.monotonic()
         await eventually(lambda: began)
     await own.close()
-    assert began[0] - committed < 1.5
+    assert began[0] - committed < 1.5 * CROWDED
 
 
 async def _flagged(db: Database, bench: Workbench, queue: int = DEFAULT) -> bool:
@@ -178,6 +178,7 @@ async def test_jobs_that_come_at_random_moments_start_long_before_the_next_poll(
     rng = random.Random(3)
     own = await connect(dsn)
     async with working(db, handler("note", note), slots={"default": 2}) as bench, listening(db, bench):
+        bench.worker.claimer._sweep_at = time.monotonic() + 3600  # no sweep comes to help
         for n in range(60):
             # Bursts and pauses, so that the node is caught at every point between busy and asleep.
             await asyncio.sleep(rng.choice([0, 0, 0.002, 0.01, 0.03, 0.2]))
@@ -186,7 +187,7 @@ async def test_jobs_that_come_at_random_moments_start_long_before_the_next_poll(
         await eventually(lambda: len(began) == 60)
     await own.close()
     waits = sorted(began[n] - asked[n] for n in range(60))
-    assert waits[len(waits) * 3 // 4] < 0.5, waits
+    assert waits[len(waits) * 3 // 4] < 0.5 * CROWDED, waits
 
 
 async def test_flags_that_postgres_has_lost_are_told_again(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:

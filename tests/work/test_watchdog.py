@@ -115,7 +115,7 @@ async def test_a_job_that_reports_progress_is_never_stuck(db: Database, conn: as
             await asyncio.sleep(0.02)
 
     busy_id, idle_id = await enqueue(conn, [NewJob("busy", max_attempts=1), NewJob("idle", max_attempts=1)])
-    async with watched(db, handler("busy", busy), handler("idle", forever), stuck_after_s=1.5):
+    async with watched(db, handler("busy", busy), handler("idle", forever), stuck_after_s=3.0):
         await eventually(lambda: conn.fetchval("select state from ingestd.history where id = $1", idle_id))
         end.set()
         assert await eventually(lambda: conn.fetchval("select state from ingestd.history where id = $1", busy_id)) == "succeeded"
