@@ -27,7 +27,7 @@ PAGE = 500
 TRIES = 3
 NOTHING: Mapping[str, Any] = {}
 _EXPIRED, _ANOTHER_NAME = 10, (62, 64)  # what OpenSSL calls X509_V_ERR_…
-_BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError)
+_BROKEN = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientPayloadError, ConnectionError)
 
 
 class Api:
@@ -94,7 +94,9 @@ class Api:
         while True:
             page = await self.get(path, {**query, "limit": min(limit - len(items), PAGE), "cursor": cursor}, **names)
             items += page["items"]
-            cursor = page["next_cursor"]
+            before, cursor = cursor, page["next_cursor"]
+            if cursor is not None and cursor == before:
+                raise DaemonUnreachable(f"{self.address} answers one page of {path} again and again")
             if cursor is None or len(items) >= limit:
                 return items[:limit], cursor is not None or len(items) > limit
 
@@ -164,6 +166,10 @@ class Api:
             # It may have been killed just now, too.
             hint = "if it speaks TLS, write https://"
             return DaemonUnreachable(f"the connection to {self.address} broke: it was closed without an answer", hint=hint)
+        if isinstance(error, aiohttp.ClientResponseError):
+            return DaemonUnreachable(f"what answers at {self.address} is not ingestd: it speaks no HTTP", hint="is the address right?")
+        if isinstance(error, aiohttp.ClientPayloadError):
+            return DaemonUnreachable(f"the connection to {self.address} broke in the middle of an answer")
         return DaemonUnreachable(f"the connection to {self.address} broke: {str(error) or type(error).__name__}")
 
 

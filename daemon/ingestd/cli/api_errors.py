@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ingestd import __version__
 from ingestd.errors import (
     AlreadyRunning,
     Conflict,
@@ -70,6 +71,19 @@ def error_of(status: int, document: Any, where: str) -> IngestdError:
     if status < 500:
         return UsageError(message, **known)
     return DaemonFailed(f"{where}: {message}", hint=f"correlation id {document.get('correlation_id')}")
+
+
+def no_answer_of_ours(where: str, error: Exception) -> DaemonUnreachable:
+    """What was answered is JSON, but has not the members that it should have.
+
+    Args:
+        where: the daemon's address.
+        error: that came of it.
+    """
+    return DaemonUnreachable(
+        f"{where} does not answer as ingestd {__version__} does ({type(error).__name__}: {error})",
+        hint="is the address right, and the version there the same? -v shows more",
+    )
 
 
 def _unworded(status: int, where: str) -> IngestdError:

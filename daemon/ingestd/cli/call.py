@@ -82,11 +82,12 @@ def _headers(follow: bool, key: str) -> dict[str, str]:
 
 async def _call(shell: Shell, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> None:
     async with ask_daemon(shell) as api, api.open(method, path, body, headers) as answer:
-        if answer.status < 400 and "json" not in answer.content_type:
+        if answer.status < 300 and "json" not in answer.content_type:
             await _pass_on(answer)
             return
         document = _document(await answer.read())
-        if answer.status >= 400 and not _is_health(document):
+        # A redirect is not followed: the token would go along.
+        if answer.status >= 300 and not _is_health(document):
             if shell.json and document is not None:
                 shell.answer(document)
             raise error_of(answer.status, document, str(api.address))

@@ -30,6 +30,9 @@ _FLAGS = ("--json", "-v", "--verbose", "-q", "--quiet")
 _VALUES = {"--config": ("FILE", "config.toml"), "--url": ("URL", "http://127.0.0.1:8420"), "--token": ("TOKEN", "igd_viewer_…")}
 Side = Literal["either", "database", "machine"]
 
+_UPLOAD = "files do not go through HTTP yet: put it into the folder that the import watches there, or run this on that machine"
+_CLEANUP = "`ingestd enqueue cleanup` has a daemon there do it"
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -40,11 +43,13 @@ class Command:
         line: what it is for, in the overview.
         side: `either`: the configured database, or with --url a daemon elsewhere; `database`: only the former, and with INGESTD_URL set it
             refuses rather than do to one what was meant for the other; `machine`: neither, so that INGESTD_URL does not concern it.
+        elsewhere: what to do instead where it is wanted of a daemon elsewhere.
     """
 
     module: str
     line: str
     side: Side = "either"
+    elsewhere: str = ""
 
 
 COMMANDS = {
@@ -52,7 +57,7 @@ COMMANDS = {
     "run": Command("run_daemon", "Run the daemon.", side="machine"),
     "check": Command("check", "Check the configuration without starting anything.", side="machine"),
     "health": Command("health", "Ask the running daemon how it is."),
-    "import": Command("imports", "Load one file by hand.", side="database"),
+    "import": Command("imports", "Load one file by hand.", side="database", elsewhere=_UPLOAD),
     "imports": Command("imports", "Look at imports, have one scanned now."),
     "loads": Command("imports", "Look at loads and rejects; retry and skip failed ones."),
     "rollups": Command("rollups", "Look at rollups and refresh them."),
@@ -61,7 +66,7 @@ COMMANDS = {
     "enqueue": Command("enqueue", "Enqueue one job."),
     "jobs": Command("jobs", "Look at jobs; cancel, retry, edit them, one or many."),
     "kinds": Command("kinds", "Look at kinds of job and how they have gone."),
-    "cleanup": Command("cleanup", "Forget what [retention] does not keep any more.", side="database"),
+    "cleanup": Command("cleanup", "Forget what [retention] does not keep any more.", side="database", elsewhere=_CLEANUP),
     "queues": Command("queues", "Look at queues, pause and resume them."),
     "nodes": Command("nodes", "Look at nodes, let one finish and end."),
     "token": Command("tokens", "Make, list and revoke API tokens."),
@@ -276,7 +281,8 @@ def _remote(command: str | None, url: str, token: str, environ: Mapping[str, str
     if side == "machine" and not url and not token:
         return None, ""
     if given and side != "either":
-        hint = "leave --url out" if url else "unset INGESTD_URL"
+        here = "leave --url out" if url else "unset INGESTD_URL"
+        hint = f"{COMMANDS[command].elsewhere}; or {here}" if command in COMMANDS and COMMANDS[command].elsewhere else here
         raise UsageError(f"{command} works on this machine, not through a daemon elsewhere", hint=hint)
     if token and not given:
         raise UsageError("--token is for a daemon elsewhere: give its --url as well")

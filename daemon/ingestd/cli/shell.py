@@ -121,13 +121,21 @@ class Shell:
 
         Raises:
             Interrupted: SIGTERM or SIGHUP came.
+            DaemonUnreachable: what a daemon elsewhere answers cannot be made sense of.
             KeyboardInterrupt: SIGINT came.
         """
         import uvloop
 
         self.configure_logging(level, service=service)
         heed_ctrl_c()
-        return uvloop.run(_interruptible(work))
+        try:
+            return uvloop.run(_interruptible(work))
+        except (LookupError, TypeError, AttributeError) as error:
+            if self.address is None or self.verbose:
+                raise
+            from ingestd.cli.api_errors import no_answer_of_ours
+
+            raise no_answer_of_ours(str(self.address), error) from error
 
     def report(self, words: str) -> None:
         """Tell what takes time, if somebody is watching."""
