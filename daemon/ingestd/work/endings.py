@@ -124,7 +124,7 @@ def after_error(ctx: Context, spec: HandlerSpec, error: BaseException) -> Ending
         ending = _put_back(ctx, HAND_BACK_DELAY, described["message"])
         ending.cut_off = lost
         return ending
-    return _again_or_failed(ctx, spec, None, described["message"], described)
+    return _again_or_failed(ctx, spec, None, _in_words(described), described)
 
 
 def unfit(ctx: Context, reason: str) -> Ending:
@@ -149,6 +149,12 @@ def unforeseen(job: Job, error: Exception) -> Ending:
         return Ending(PutBack(job.id, job.claim, UNFORESEEN_DELAY, spent=True), message)
     described = {"class": type(error).__name__, "message": message}
     return Ending(Result(job.id, job.claim, State.FAILED, reason=message, error=described), message)
+
+
+def _in_words(described: Mapping[str, Any]) -> str:
+    """The message; with the class before it where it is one word: `'id'` alone tells nobody of a KeyError."""
+    name, message = described["class"], str(described["message"])
+    return message if " " in message or message == name else f"{name}: {message}"
 
 
 def describe(error: BaseException) -> dict[str, Any]:
