@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ingestd.cause import correlation_from
+from ingestd.events import Overdue
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -120,8 +121,8 @@ class Shell:
             service: it runs for long and answers nothing on stdout.
 
         Raises:
-            Interrupted: SIGTERM or SIGHUP came.
             DaemonUnreachable: what a daemon elsewhere answers cannot be made sense of.
+            Interrupted: SIGTERM or SIGHUP came.
             KeyboardInterrupt: SIGINT came.
         """
         import uvloop
@@ -138,8 +139,8 @@ class Shell:
             raise no_answer_of_ours(str(self.address), error) from error
 
     def report(self, words: str) -> None:
-        """Tell what takes time, if somebody is watching."""
-        if not self.quiet and sys.stderr.isatty():
+        """Tell what takes time, if somebody is watching, and what is overdue in any case."""
+        if not self.quiet and (sys.stderr.isatty() or isinstance(words, Overdue)):
             sys.stderr.write(f"… {printable(words)}\n")
 
     def answer(self, document: Any, table: Table | str | None = None) -> None:

@@ -152,9 +152,10 @@ def unforeseen(job: Job, error: Exception) -> Ending:
 
 
 def _in_words(described: Mapping[str, Any]) -> str:
-    """The message; with the class before it where it is one word: `'id'` alone tells nobody of a KeyError."""
+    """The message; with the class before it where it says little alone, as `'id'` of a KeyError does."""
     name, message = described["class"], str(described["message"])
-    return message if " " in message or message == name else f"{name}: {message}"
+    plain = (" " in message and name != "ProcessDied") or message == name
+    return message if plain else f"{name}: {message}"
 
 
 def describe(error: BaseException) -> dict[str, Any]:
