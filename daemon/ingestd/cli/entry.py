@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import importlib
 import os
 import re
@@ -121,6 +122,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
 def _call(options: list[str], words: list[str], environ: Mapping[str, str]) -> int:
     first = next((word for word in words if not word.startswith("-")), None)
     command = typer.main.get_command(build(first if first in COMMANDS else None, environ))
+    gc.enable()
     # not command.main(): that one has its own ideas about closed pipes
     with command.make_context("ingestd", options + words) as context:
         value = command.invoke(context)
