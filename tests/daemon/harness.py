@@ -31,10 +31,10 @@ from ingestd.postgres.place import PORT, SYSTEM_DIR, Place, find_place
 from ingestd.postgres.pool import OUTAGE, connect
 from ingestd.postgres.processes import find_postmaster, orphans
 from tests.faults import processes
-from tests.support import eventually
+from tests.support import PATIENCE_S, eventually
 
 REPOSITORY = Path(__file__).parents[2]
-START_S = 60.0
+START_S = 120.0
 # A test that reads every 30 ms whether a daemon is ready would slow down the daemon it waits for.
 LOOK_S = 0.05
 EVIDENCE_DAEMONS, EVIDENCE_LINES = 4, 60
@@ -112,7 +112,7 @@ class Daemon:
 
     async def request(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         """Status and body of one request on a connection of its own; JSON where it is JSON."""
-        timeout = aiohttp.ClientTimeout(total=10)
+        timeout = aiohttp.ClientTimeout(total=30)
         async with aiohttp.ClientSession(timeout=timeout) as session, session.request(method, self.url + path, **options) as answer:
             body = await answer.read()
             return answer.status, json.loads(body) if "json" in answer.content_type else body.decode()
@@ -138,7 +138,7 @@ class Daemon:
         """Send a signal."""
         self.process.send_signal(number)
 
-    async def ended(self, timeout_s: float = 20.0) -> int:
+    async def ended(self, timeout_s: float = PATIENCE_S) -> int:
         """Wait for its end; returns the exit code.
 
         Raises:

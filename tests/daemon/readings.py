@@ -39,7 +39,7 @@ async def put_readings(site: Site, name: str, rows: int, **how: object) -> None:
 async def in_the_middle(site: Site, rows: int) -> None:
     """Until a load has brought that many rows into Postgres, of which none is committed."""
     async with site.connection() as conn:
-        await eventually(lambda: conn.fetchval(UNDER_WAY, rows), timeout_s=60, every_s=0.005, saying="a load is under way")
+        await eventually(lambda: conn.fetchval(UNDER_WAY, rows), every_s=0.005, saying="a load is under way")
 
 
 async def all_loaded(site: Site, *names: str, timeout_s: float = 90.0) -> None:

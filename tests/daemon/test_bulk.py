@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from tests.daemon.harness import Site
-from tests.support import eventually
+from tests.support import CROWDED, eventually
 
 JOBS = 20_000
 HANDLERS = """
@@ -34,7 +34,7 @@ async def test_a_bulk_killed_again_and_again_does_each_job_once(site: Site) -> N
     status, asked = await daemon.post("/api/v1/bulk", {"action": "again", "filter": {"kind": "later"}, "in": "1h"})
     assert (status, asked["jobs"]) == (202, JOBS)
     for share in (1, 4, 8):
-        await eventually(lambda share=share: site.ask(f"select n >= {share * JOBS // 20} from ({CHILDREN}) c"), timeout_s=60)
+        await eventually(lambda share=share: site.ask(f"select n >= {share * JOBS // 20} from ({CHILDREN}) c"))
         daemon.kill()
         await daemon.ended()
         daemon = await site.start()
@@ -43,7 +43,7 @@ async def test_a_bulk_killed_again_and_again_does_each_job_once(site: Site) -> N
     async def ended() -> bool:
         return (await daemon.get(path))[1]["state"] == "succeeded"
 
-    await eventually(ended, timeout_s=90, every_s=0.2)
+    await eventually(ended, every_s=0.2)
     _, job = await daemon.get(path)
     assert job["result"] == {"changed": JOBS, "skipped": 0}
     assert job["crashes"] >= 2, "it was running when its node was killed"
@@ -72,5 +72,5 @@ async def test_a_bulk_holds_no_long_transaction_and_lets_the_queue_go_on(site: S
         assert await conn.fetchval("select count(*) from ingestd.history where kind = 'quick' and state = 'succeeded'") == len(waits)
     assert waits, "the bulk was over before anything could be tried"
     # Generous for a busy machine; one transaction over all of them would have taken as long as the whole.
-    assert max(waits) < 10, waits
-    assert oldest < 10
+    assert max(waits) < 10 * CROWDED, waits
+    assert oldest < 10 * CROWDED

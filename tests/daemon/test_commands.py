@@ -35,7 +35,7 @@ async def test_each_command_runs_as_a_job_of_its_name(site: Site) -> None:
     async def all_ended() -> bool:
         return len({row["kind"] for row in await site.rows(ENDED, ["cleanup", "health", "maintenance"])}) == 3
 
-    await eventually(all_ended, timeout_s=60)
+    await eventually(all_ended)
     rows = await site.rows(ENDED, ["cleanup", "health", "maintenance"])
     assert {row["state"] for row in rows} == {"succeeded"}
     results = {row["kind"]: row["result"] for row in rows}
@@ -46,5 +46,5 @@ async def test_each_command_runs_as_a_job_of_its_name(site: Site) -> None:
     async def folded() -> bool:
         return bool(await site.ask(FOLDED))
 
-    await eventually(folded, timeout_s=30)
+    await eventually(folded)
     assert await daemon.stop() == 0

@@ -111,13 +111,14 @@ async def test_after_a_kill_only_what_ran_is_suspect(site: Site, conn: asyncpg.C
     node = await site.node_of(doomed)
     await conn.execute("create schema if not exists faults")
     await enqueue(conn, [NewJob("nothing") for _ in range(2000)])
-    await eventually(lambda: conn.fetchval("select count(*) = 2000 from ingestd.history"), timeout_s=40)
+    await eventually(lambda: conn.fetchval("select count(*) = 2000 from ingestd.history"))
     go = site.folder / "go"
     # More urgent than the rest: they come first in what is claimed in one go.
     async with conn.transaction():
         long = await enqueue(conn, [NewJob("until_file", {"path": str(go)}, priority=10) for _ in range(2)])
         short = await enqueue(conn, [NewJob("nothing") for _ in range(50)])
     await eventually(lambda: conn.fetchval("select count(*) > 2 from ingestd.job where node = $1", node))
+    await eventually(lambda: Presence(site.state / "nodes").started(node) == set(long))
     held = await conn.fetchval("select count(*) from ingestd.job where node = $1", node)
     processes.kill(doomed.pid)
     await site.start("--duties", "schedule")

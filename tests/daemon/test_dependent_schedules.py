@@ -43,7 +43,7 @@ async def test_slots_wait_for_a_success_and_run_as_soon_as_a_node_finds_it(site:
     async def one_gave_way() -> bool:
         return bool(await site.ask(GAVE_WAY))
 
-    await eventually(one_gave_way, timeout_s=60, every_s=0.3)
+    await eventually(one_gave_way, every_s=0.3)
     assert await site.ask(WAITING) in (0, 1, 2)
     assert await site.ask(SUCCEEDED) == 0
     await site.ask("select ingestd.enqueue('prices')")
@@ -51,7 +51,7 @@ async def test_slots_wait_for_a_success_and_run_as_soon_as_a_node_finds_it(site:
     async def three_ran() -> bool:
         return bool(await site.ask(SUCCEEDED) >= 3)
 
-    await eventually(three_ran, timeout_s=60, every_s=0.3)
+    await eventually(three_ran, every_s=0.3)
     for node in nodes:
         node.kill()
     await site.ask(LONG_AGO)
@@ -62,7 +62,7 @@ async def test_slots_wait_for_a_success_and_run_as_soon_as_a_node_finds_it(site:
     async def counted() -> bool:
         return bool(await site.ask(DOWNTIMES))
 
-    await eventually(counted, timeout_s=60, every_s=0.3)
+    await eventually(counted, every_s=0.3)
     await eventually(lambda: any(node.events("Downtime") for node in back))
     assert sum(len(node.events("Downtime")) for node in back) == 1
     assert not [event for node in back for event in node.events("SlotMissed")]

@@ -62,12 +62,12 @@ async def put(site: Site, kind: str) -> int:
 
 
 async def result(site: Site, job_id: int) -> dict[str, int]:
-    return await eventually(lambda: site.ask("select result from ingestd.history where id = $1", job_id), timeout_s=60)
+    return await eventually(lambda: site.ask("select result from ingestd.history where id = $1", job_id))
 
 
 async def began(site: Site, attempt: int = 1) -> int:
     file = site.folder / f"began-{attempt}"
-    return int(await eventually(lambda: file.exists() and file.read_text(), timeout_s=60, saying="the job has begun"))
+    return int(await eventually(lambda: file.exists() and file.read_text(), saying="the job has begun"))
 
 
 def lives(pid: int) -> bool:

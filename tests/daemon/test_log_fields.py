@@ -87,7 +87,7 @@ job = "begins"
         daemon='handlers = ["speakers"]',
     )
     daemon = site.launch(inside=journald.inside)
-    (started,) = await eventually(lambda: journald.where(event="NodeStarted"), timeout_s=60, saying="the daemon is ready")
+    (started,) = await eventually(lambda: journald.where(event="NodeStarted"), saying="the daemon is ready")
     daemon.url = started["INGESTD_ADMIN_URL"]
     assert started["INGESTD_NODE"].endswith(f":{daemon.pid}")
     assert (started["SYSLOG_IDENTIFIER"], started["PRIORITY"]) == ("ingestd", "6")
@@ -101,7 +101,7 @@ job = "begins"
     # HTTP
     status, job = await daemon.post("/api/v1/jobs", {"kind": "begins"}, headers={"X-Correlation-ID": "from-http"})
     assert status == 201
-    found = await eventually(lambda: chain("from-http"), timeout_s=60, saying="the cause has run its course")
+    found = await eventually(lambda: chain("from-http"), saying="the cause has run its course")
     by_text = {entry["MESSAGE"]: entry for entry in found}
     assert by_text["it begins"]["INGESTD_JOB_ID"] == job["id"]
     assert by_text["it begins"]["INGESTD_TEXT"] == "two\nlines"
@@ -121,11 +121,11 @@ job = "begins"
 
     # the command line, on behalf of a script that has an id of its own
     cli(site, "enqueue", "begins", INGESTD_CORRELATION_ID="from-cli")
-    await eventually(lambda: chain("from-cli"), timeout_s=60)
+    await eventually(lambda: chain("from-cli"))
 
     # SQL, and a caller that says nothing: the job's own id
     own = await site.ask("select ingestd.enqueue('begins')")
-    assert {entry["INGESTD_KIND"] for entry in await eventually(lambda: chain(f"job-{own}"), timeout_s=60) if "INGESTD_KIND" in entry} == {
+    assert {entry["INGESTD_KIND"] for entry in await eventually(lambda: chain(f"job-{own}")) if "INGESTD_KIND" in entry} == {
         "begins",
         "in_thread",
         "in_process",
@@ -133,15 +133,15 @@ job = "begins"
     _, jobs = await daemon.get(f"/api/v1/jobs?correlation_id=job-{own}")
     assert {str(own)} < {each["id"] for each in jobs["items"]}
     await site.ask("""select ingestd.enqueue('begins', '{}', '{"correlation_id": "from-sql"}')""")
-    await eventually(lambda: chain("from-sql"), timeout_s=60)
+    await eventually(lambda: chain("from-sql"))
 
     # a schedule
     slot: str = await eventually(lambda: site.ask("select correlation_id from ingestd.history where triggered_by = 'schedule' limit 1"))
-    await eventually(lambda: chain(slot), timeout_s=60)
+    await eventually(lambda: chain(slot))
 
     # a folder
     (site.inbox / "things.csv").write_text(CSV)
-    (loaded,) = await eventually(lambda: journald.where(event="LoadFinished"), timeout_s=60)
+    (loaded,) = await eventually(lambda: journald.where(event="LoadFinished"))
     row = (await site.rows("select correlation_id, job_id from ingestd.load"))[0]
     assert (loaded["INGESTD_CORRELATION_ID"], loaded["INGESTD_JOB_ID"]) == (row["correlation_id"], str(row["job_id"]))
 

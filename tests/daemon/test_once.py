@@ -85,7 +85,7 @@ async def test_a_second_one_exits_with_75_and_a_signal_hands_back_what_the_first
     assert await site.launch("--once").ended(60) == 0
     await site.ask("select ingestd.enqueue('hold')")
     first = site.launch("--once")
-    await eventually(lambda: (site.folder / "holding").exists(), timeout_s=60)
+    await eventually(lambda: (site.folder / "holding").exists())
     second = site.launch("--once")
     assert await second.ended(60) == 75
     assert "another `run --once` is at work" in second.log()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import socket
 import time
+from datetime import datetime
+from itertools import pairwise
 
 from tests.daemon.harness import Site
 from tests.daemon.service_manager import service_manager
@@ -29,7 +31,7 @@ async def test_a_life_is_told_in_order_and_ready_only_once_the_admin_server_answ
     site.configure(daemon='drain_timeout = "40s"')
     with service_manager(abstract=True) as manager:
         daemon = site.launch(environment=manager.environment())
-        await eventually(lambda: manager.steps() == ["READY"], timeout_s=60)
+        await eventually(lambda: manager.steps() == ["READY"])
         await daemon.until_ready()
         assert manager.status.startswith(f"serving at {daemon.url}; 0 jobs running")
         assert int(manager.told("EXTEND_TIMEOUT_USEC")[0]) >= 10_000_000, "the start asks for time before it is ready"
@@ -39,7 +41,7 @@ async def test_a_life_is_told_in_order_and_ready_only_once_the_admin_server_answ
         await eventually(lambda: manager.steps() == ["READY", "RELOADING", "READY"])
         assert "configuration refused, the old one stays: " in manager.status
         (asked_at,) = manager.told("MONOTONIC_USEC")
-        assert 0 < time.monotonic() - int(asked_at) / 1e6 < 30
+        assert 0 < time.monotonic() - int(asked_at) / 1e6 < 300
 
         site.configure('[logs]\nlevel = "debug"\n', daemon='drain_timeout = "70s"')
         daemon.signal(signal.SIGHUP)
@@ -60,7 +62,7 @@ async def test_a_start_that_waits_for_postgres_says_so_asks_for_time_and_is_neve
         site.external = f"postgresql://nobody@127.0.0.1:{nobody.getsockname()[1]}/x"
         site.configure()
         daemon = site.launch(environment=manager.environment())
-        await eventually(lambda: manager.status.startswith("starting: waiting for Postgres"), timeout_s=60)
+        await eventually(lambda: manager.status.startswith("starting: waiting for Postgres"))
         asked = len(manager.told("EXTEND_TIMEOUT_USEC"))
         await eventually(lambda: len(manager.told("EXTEND_TIMEOUT_USEC")) > asked)
         assert await daemon.stop() == 0
@@ -73,14 +75,17 @@ async def test_the_watchdog_is_fed_while_a_job_blocks_the_loop_until_that_has_la
     with service_manager() as manager:
         daemon = await site.start(environment=manager.environment(watchdog_s=1.5))
         await block(site, 12)
-        began = (await eventually(lambda: daemon.events("LoopBlocked"))) and time.monotonic()
-        await eventually(lambda: manager.fed_since(began) >= 4)
-        # Five seconds of silence of the loop, and with it of the daemon, too: whoever watches may end it.
-        await eventually(lambda: manager.messages and manager.fed_since(time.monotonic() - 2.5) == 0)
-        assert time.monotonic() - began > 3.5
-        await eventually(lambda: daemon.events("LoopFreed"), timeout_s=30)
+        (blocked,) = await eventually(lambda: daemon.events("LoopBlocked"))
+        await eventually(lambda: daemon.events("LoopFreed"))
         freed = time.monotonic()
         await eventually(lambda: manager.fed_since(freed) >= 2)
+        # Whoever looks may look late: what counts is when the daemon said it, and when its manager heard it.
+        told_at = datetime.fromisoformat(blocked["timestamp"]).timestamp() - time.time() + time.monotonic()
+        fed = [at for at, message in manager.messages if "WATCHDOG" in message and at > told_at]
+        silences = [after - before for before, after in pairwise(fed)]
+        # Five seconds of silence of the loop, and with it of the daemon, too: whoever watches may end it.
+        assert max(silences) > 3
+        assert silences.index(max(silences)) >= 1, "fed while the loop was blocked"
         assert await daemon.stop() == 0
 
 
@@ -103,7 +108,7 @@ async def test_usr1_tells_what_blocks_the_loop_and_what_waits_where_and_abrt_end
     site.module("mine", BLOCKING)
     site.configure(daemon='handlers = ["mine"]')
     daemon = await site.start()
-    await block(site, 5)
+    await block(site, 10)
     await eventually(lambda: daemon.events("LoopBlocked"))
     daemon.signal(signal.SIGUSR1)
     await eventually(lambda: "asked for by SIGUSR1" in daemon.log())

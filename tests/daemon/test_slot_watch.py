@@ -56,10 +56,10 @@ async def test_a_node_without_the_duty_sees_that_nobody_fires_slots_and_says_so_
     site.configure(HOURLY)
     watcher = await site.start("--duties", "work,serve")
     await site.ask("update ingestd.schedule set next_due_at = now() - interval '10 minutes', turn = turn + 1 returning name")
-    await eventually(lambda: is_in(watcher, "schedules", "critical"), timeout_s=90, every_s=0.5)
+    await eventually(lambda: is_in(watcher, "schedules", "critical"), every_s=0.5)
     assert "start a node with the duty" in (await watcher.check("schedules"))["hint"]
     scheduler = await site.start("--duties", "schedule")
-    await eventually(lambda: is_in(watcher, "schedules", "healthy"), timeout_s=60, every_s=0.5)
+    await eventually(lambda: is_in(watcher, "schedules", "healthy"), every_s=0.5)
     assert len(watcher.events("SlotsStopped")) == 1
     assert not scheduler.events("SlotsStopped")
     assert await scheduler.stop() == 0
@@ -79,18 +79,21 @@ async def test_what_becomes_of_a_slots_job_reaches_its_row(site: Site) -> None:
     async def over() -> object:
         return await site.ask("select ended from ingestd.slot where schedule = 'slow'")
 
-    await eventually(lambda: is_in(daemon, "schedules_overdue", "degraded"), timeout_s=60, every_s=0.2)
-    assert await eventually(over, timeout_s=60) == "succeeded"
+    await eventually(lambda: is_in(daemon, "schedules_overdue", "degraded"), every_s=0.2)
+    assert await eventually(over) == "succeeded"
     (row,) = await site.rows(
         "select state, overdue, reason, slow_at is not null as slow, duration_ms from ingestd.slot where schedule = 'slow'"
     )
     assert (row["state"], row["overdue"], row["slow"]) == ("late", "finish", True)
     assert row["reason"].endswith("; not finished within 3s"), "who started it stays known"
     assert row["duration_ms"] >= 6000
-    await eventually(lambda: is_in(daemon, "schedules_overdue", "healthy"), timeout_s=30, every_s=0.2)
+    await eventually(lambda: is_in(daemon, "schedules_overdue", "healthy"), every_s=0.2)
+    await eventually(lambda: daemon.events("SlotSlow"))
     assert [len(daemon.events(kind)) for kind in ("SlotOverdue", "SlotSlow")] == [1, 1]
-    ends = await site.rows("select ended, count(*) as n from ingestd.slot where schedule = 'quick' and ended is not null group by 1")
-    assert [(row["ended"], row["n"] > 3) for row in ends] == [("succeeded", True)]
+    several = "select count(*) > 3 from ingestd.slot where schedule = 'quick' and ended is not null"
+    await eventually(lambda: site.ask(several), every_s=0.2)
+    ends = await site.rows("select distinct ended from ingestd.slot where schedule = 'quick' and ended is not null")
+    assert [row["ended"] for row in ends] == ["succeeded"]
     status, text = await daemon.get("/metrics")
     assert status == 200
     assert 'ingestd_schedule_slots_overdue_total{deadline="finish",schedule="slow"} 1.0' in text
@@ -102,14 +105,14 @@ async def test_the_outside_hears_of_life_and_health_of_silence_and_nobody_of_the
     async with outside(calls) as url:
         site.configure(heartbeat(url))
         daemon = await site.start()
-        await eventually(lambda: calls == [f"/{SECRET}"], timeout_s=60)
+        await eventually(lambda: calls == [f"/{SECRET}"])
         await eventually(lambda: is_in(daemon, "heartbeat", "healthy"))
         site.configure(heartbeat(f"http://127.0.0.1:1/{SECRET}"))
         assert "[heartbeat]" in await reloaded(daemon)
-        await eventually(lambda: is_in(daemon, "heartbeat", "degraded"), timeout_s=60)
+        await eventually(lambda: is_in(daemon, "heartbeat", "degraded"))
         site.configure(heartbeat(url + "-again"))
         await reloaded(daemon)
-        await eventually(lambda: f"/{SECRET}-again" in calls, timeout_s=60)
+        await eventually(lambda: f"/{SECRET}-again" in calls)
         await eventually(lambda: is_in(daemon, "heartbeat", "healthy"))
         shown = [daemon.log(), str(await daemon.get("/health")), str(await daemon.get("/metrics"))]
         assert [SECRET in text for text in shown] == [False, False, False]

@@ -11,9 +11,11 @@ import aiohttp
 import asyncpg
 
 from tests.daemon.harness import Daemon, Site
-from tests.support import eventually
+from tests.support import CROWDED, eventually
 from tests.tokens import bearer, make_token
 
+# A change that no one is told of is found after five seconds: the next reading's time.
+PROMISED_S = min(1.0 * CROWDED, 4.5)
 REVOKE = "update ingestd.token set revoked_at = now(), revoked_by = 'the test' where name = $1"
 
 
@@ -41,7 +43,7 @@ async def test_every_node_knows_a_token_at_once_and_refuses_it_within_a_second_o
         assert stream.status == 200
         status, _ = await one.post("/api/v1/tokens/ci/revoke", headers=bearer(await make_token(conn, "admin")))
         assert status == 200
-        assert await refused_after([one, two], token) < 1.0
+        assert await refused_after([one, two], token) < PROMISED_S
         async with asyncio.timeout(20):
             while True:
                 try:
@@ -52,7 +54,7 @@ async def test_every_node_knows_a_token_at_once_and_refuses_it_within_a_second_o
     other = await make_token(conn, "viewer", "by-hand")
     assert (await two.get("/api/v1/queues", headers=bearer(other)))[0] == 200
     await conn.execute(REVOKE, "by-hand")
-    assert await refused_after([one, two], other) < 1.0
+    assert await refused_after([one, two], other) < PROMISED_S
     status, _ = await one.post("/api/v1/jobs", {"kind": "health"}, headers=bearer(other))
     assert status == 401
     denied = "select count(*) from ingestd.audit where outcome = 'denied' and action = 'POST /api/v1/jobs'"
@@ -84,7 +86,7 @@ async def test_over_tls_and_on_the_socket_of_a_real_node(site: Site, conn: async
         assert daemon.alive, daemon.log()
         return bool(daemon.events("NodeStarted")) and await over_tls("/health/ready") == 200
 
-    await eventually(ready, timeout_s=60)
+    await eventually(ready)
     assert await over_tls("/api/v1/queues") == 401
     assert await over_tls("/api/v1/queues", headers=bearer(token)) == 200
     local = aiohttp.UnixConnector(str(sock))

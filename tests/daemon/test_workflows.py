@@ -85,7 +85,7 @@ async def ended(daemon: Daemon, run: str) -> dict[str, Any]:
         _, found = await daemon.get(f"{RUNS}/{run}")
         return found if found["finished_at"] else None
 
-    found: dict[str, Any] = await eventually(look, timeout_s=60, saying=f"run {run} ended")
+    found: dict[str, Any] = await eventually(look, saying=f"run {run} ended")
     return found
 
 
@@ -137,12 +137,12 @@ async def test_a_workflow_that_must_run_alone_is_refused_skipped_and_left_to_the
 
     # A schedule's job that was enqueued before: it has nothing to do, and nothing failed.
     _, job = await daemon.post("/api/v1/jobs", {"kind": "workflow", "args": {"workflow": "alone"}})
-    assert await eventually(lambda: site.ask("select state from ingestd.history where id = $1", int(job["id"])), timeout_s=30) == "skipped"
+    assert await eventually(lambda: site.ask("select state from ingestd.history where id = $1", int(job["id"]))) == "skipped"
 
     # And its slots say why they were skipped.
     site.configure(CONFIGURATION.replace("enabled = false", ""), daemon='handlers = ["orders"]')
     daemon.signal(signal.SIGHUP)
-    reason = await eventually(lambda: site.ask("select reason from ingestd.slot where state = 'skipped' limit 1"), timeout_s=30)
+    reason = await eventually(lambda: site.ask("select reason from ingestd.slot where state = 'skipped' limit 1"))
     assert reason == f"run {started['id']} of workflow alone was still open"
 
     status, _ = await daemon.post(f"{RUNS}/{started['id']}/cancel")
@@ -154,6 +154,6 @@ async def test_a_reload_with_an_undo_that_nobody_could_run_keeps_the_old_configu
     daemon = await site.start()
     site.configure(CONFIGURATION.replace('undo = { job = "unreserve" }', 'undo = { job = "unreserved" }'), daemon='handlers = ["orders"]')
     daemon.signal(signal.SIGHUP)
-    await eventually(lambda: daemon.events("ConfigurationRefused"), timeout_s=30)
+    await eventually(lambda: daemon.events("ConfigurationRefused"))
     (told,) = daemon.events("ConfigurationRefused")
     assert 'did you mean "unreserve"?' in str(told)
