@@ -133,20 +133,27 @@ async def test_refusals_are_written_down_the_first_at_once_and_the_rest_together
     viewer = await make_token(conn, "viewer", "nosy")
     for _ in range(5):
         await guarded.post("/api/v1/jobs", 403, json=JOB, headers=bearer(viewer))
+    await guarded.post(f"/api/v1/tokens/{viewer}/revoke", 403, headers=bearer(viewer))
     await guarded.get("/api/v1/jobs", 401, headers=bearer("wrong"))
     await guarded.get("/api/v1/jobs", 403, headers={"Host": "evil.example"})
     await guarded.server.write_denials()
     rows = [tuple(row) for row in await conn.fetch(DENIED)]
     assert rows == [
         ("token:nosy", "127.0.0.1", "POST /api/v1/jobs", "/api/v1/jobs", "403", 5),
+        ("token:nosy", "127.0.0.1", "POST /api/v1/tokens/{name}/revoke", "/api/v1/tokens/••••••/revoke", "403", None),
         ("anonymous", "127.0.0.1", "GET /api/v1/jobs", "/api/v1/jobs", "401", None),
         ("anonymous", "127.0.0.1", "GET /api/v1/jobs", "/api/v1/jobs", "403", None),
     ]
-    assert [event.actor for event in guarded.events if isinstance(event, AccessDenied)] == ["token:nosy", "anonymous", "anonymous"]
+    assert [event.actor for event in guarded.events if isinstance(event, AccessDenied)] == [
+        "token:nosy",
+        "token:nosy",
+        "anonymous",
+        "anonymous",
+    ]
     assert viewer not in str(await conn.fetch("select a::text from ingestd.audit a"))
     await guarded.post("/api/v1/jobs", 403, json=JOB, headers=bearer(viewer))
     await guarded.server.write_denials()
-    assert len(await conn.fetch(DENIED)) == 3, "the minute is not over"
+    assert len(await conn.fetch(DENIED)) == 4, "the minute is not over"
     monkeypatch.setattr(denials, "TOGETHER_S", 0.0)
     await guarded.server.write_denials()
     assert (await conn.fetch(DENIED))[-1]["times"] == 1

@@ -111,10 +111,7 @@ async def revoke_token(conn: asyncpg.Connection, actor: Actor, which: str) -> di
 
 
 async def _find(conn: asyncpg.Connection, which: str) -> asyncpg.Record:
-    # as lists show it, or all of it: whoever pastes a leaked token here wants it to end
-    text = which.strip().removesuffix("…")
-    if tokens.looks_like_one(text):
-        text = text.removeprefix(tokens.MARK).partition("_")[2][: tokens.PREFIX_LENGTH]
+    text = tokens.found_by(which)
     found = await store.find_tokens(conn, text) if text else []
     if not found:
         known = [row["name"] for row in await store.list_tokens(conn)]

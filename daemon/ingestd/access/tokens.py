@@ -61,6 +61,15 @@ def looks_like_one(text: str) -> bool:
     return text.startswith(MARK)
 
 
+def found_by(text: str) -> str:
+    """What a token is looked for by: its name, its id, or the beginning of its secret, be it given as lists show it or as all of it.
+
+    Whoever pastes a leaked token to end it should not leak it once more, into the log of a proxy.
+    """
+    text = text.strip().removesuffix("…")
+    return (text.removeprefix(MARK).partition("_")[2][:PREFIX_LENGTH] or text) if looks_like_one(text) else text
+
+
 def parse(text: str) -> Token:
     """Take a token apart.
 

@@ -19,6 +19,7 @@ from ingestd.admin.peers import Peers
 from ingestd.admin.problems import Unauthorized, sayable
 from ingestd.errors import Refused
 from ingestd.events import AccessDenied, Bus
+from ingestd.logging import without_secrets
 from ingestd.postgres.pool import Database
 
 TOGETHER_S = 60.0
@@ -68,8 +69,9 @@ class Denials:
         if (known := self._knocks.get(key)) is not None:
             known.times += 1
             return
-        why = sayable(error.message[:LONGEST])
-        self._knocks[key] = _Knock(actor, action, sayable(request.path[:LONGEST]), {"status": error.http_status, "why": why})
+        # A path may hold a token by mistake, and more people may read this than may use that.
+        path, why = (without_secrets(sayable(text))[:LONGEST] for text in (request.path, error.message))
+        self._knocks[key] = _Knock(actor, action, path, {"status": error.http_status, "why": why})
         self._bus.emit(AccessDenied(actor.name, actor.address or "", action, why))
 
     def _stranger(self, request: web.Request, correlation_id: str) -> Actor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from ingestd.access import actions
+from ingestd.access import actions, tokens
 from ingestd.access.store import AuditFilter, find_audit, list_tokens
 from ingestd.access.tokens import describe
 from ingestd.cli.shell import Shell
@@ -53,7 +53,7 @@ class Far(base.Far):
 
     async def revoke_token(self, which: str) -> dict[str, Any]:
         """End one by its name, its id or its beginning."""
-        return base.row(await self.api.post("/api/v1/tokens/{name}/revoke", name=which, keyed=False))
+        return base.row(await self.api.post("/api/v1/tokens/{name}/revoke", name=tokens.found_by(which), keyed=False))
 
     async def audit(self, which: AuditFilter, limit: int) -> list[dict[str, Any]]:
         """Who did what, the newest first."""
