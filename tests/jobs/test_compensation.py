@@ -148,6 +148,7 @@ async def test_a_retry_takes_back_what_was_left_and_another_one_starts_over(conn
     done = await run_actions.retry_run(conn, ANN, run)
     assert (done.state, done.steps) == ("running", ("a", "c", "d")), "b could not be taken back and is kept"
     await promote_once(conn)
+    assert await open_kinds(conn) == {"a"}, "c is behind a, whatever is kept between them"
     await through(conn, "a", "c", "d")
     assert await states(conn, run) == {"run": "succeeded"} | dict.fromkeys("abcd", "succeeded")
 
@@ -164,6 +165,16 @@ async def test_what_runs_whatever_happens_runs_again_behind_what_runs_again(conn
     assert await open_kinds(conn) == {"a"}
     await through(conn, "a", "b", "tell", "log")
     assert set((await states(conn, run)).values()) == {"succeeded"}
+
+
+async def test_what_fails_before_a_kept_step_fails_for_those_behind_it(conn: asyncpg.Connection) -> None:
+    run = await begin(conn, *CHAIN)
+    await through(conn, "a", "b", "c", "d", state=State.FAILED)
+    await through(conn, "unc", "una")
+    await run_actions.retry_run(conn, ANN, run)
+    await promote_once(conn)
+    await finish(conn, "a", State.FAILED)
+    assert await states(conn, run) == {"run": "failed", "a": "failed", "b": "succeeded", "c": "skipped", "d": "skipped"}
 
 
 async def test_a_run_can_be_cancelled_and_taken_back(conn: asyncpg.Connection) -> None:

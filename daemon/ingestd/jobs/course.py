@@ -7,7 +7,7 @@ all that succeeded are made steps of the run themselves, each waiting for those 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -102,15 +102,32 @@ def _decide_step(course: Course, known: dict[str, StepState], step: StepState) -
     forward = step.compensates is None
     if forward and course.state == "compensating" and step.on_failure != "run":
         return _skip(course, known, step, TAKEN_BACK)
-    parents = [known[name] for name in step.after if name in known]
-    if not all(parent.final for parent in parents):
+    waits_for = list(_before(known, step))
+    if not all(parent.final for parent, _ in waits_for):
         return None
-    bad = [parent for parent in parents if not _good_enough(parent, step)]
+    bad = [parent for parent, child in waits_for if not _good_enough(parent, child)]
     if bad and step.on_failure != "run":
-        return _skip(course, known, step, f"skipped: {', '.join(_told(parent) for parent in bad)}")
+        return _skip(course, known, step, f"skipped: {', '.join(dict.fromkeys(map(_told, bad)))}")
     course.release.append(step.name)
     known[step.name] = replace(step, state="open")
     return None
+
+
+def _before(known: Mapping[str, StepState], step: StepState) -> Iterator[tuple[StepState, StepState]]:
+    """The steps that one waits for, each with the step behind it.
+
+    Its parents, and beyond those that have succeeded theirs: in a run that is retried a step that was kept is final while what
+    stands before it runs again.
+    """
+    seen: set[str] = set()
+    ahead = [step]
+    while ahead:
+        child = ahead.pop()
+        for parent in [known[name] for name in child.after if name in known]:
+            yield parent, child
+            if parent.name not in seen and parent.state == "succeeded" and parent.on_failure != "run":
+                seen.add(parent.name)
+                ahead.append(parent)
 
 
 def _skip(course: Course, known: dict[str, StepState], step: StepState, reason: str) -> None:
