@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.daemon import readings
 from tests.daemon.harness import Daemon, Site
-from tests.support import eventually
+from tests.support import LONG, eventually
 
 NIGHTLY = '[schedules.nightly]\ncron = "0 2 * * *"\ncommand = "cleanup"\n'
 
@@ -108,7 +108,7 @@ where metadata ->> 'schedule' = 'often'"""
 async def test_every_key_of_a_schedule_changes_at_once_and_no_slot_is_lost_or_doubled(site: Site) -> None:
     site.configure(EVERY_SECOND)
     daemon = await site.start()
-    for keys in (*KEYS, "", *reversed(KEYS)):
+    for keys in (*KEYS, "", *(reversed(KEYS) if LONG else ())):
         (before,) = await site.rows(SLOTS)
 
         async def fired(before: object = before["newest"]) -> bool:
