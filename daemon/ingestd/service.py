@@ -112,7 +112,7 @@ class Poller:
         except Exception as error:  # noqa: BLE001 - the one place where a loop's errors end
             self._state.failures += 1
             self._state.restarts += 1
-            self._state.error = without_secrets(f"{type(error).__name__}: {error}")
+            self._state.error = without_secrets(f"{type(error).__name__}: {error}".removesuffix(": "))
             delay = backoff_s(self._state.failures)
             self._bus.emit(LoopFailed(self.name, self._state.error, delay))
             return delay

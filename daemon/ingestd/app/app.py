@@ -361,7 +361,7 @@ class App:
         if self._state != "running":
             return False, self._state
         assert self.rooms is not None
-        complaint = self.rooms.heartbeat.complaint
+        complaint = self.rooms.heartbeat.complaint or self._supervisor.complaint("claimer")
         return not complaint, complaint or "ready"
 
     def _admin_state(self, rooms: Rooms) -> AdminState:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from ingestd.events import Bus, LoopFailed
 from ingestd.service import LoopState, Service, backoff_s
 
 STOP_TIMEOUT_S = 5.0
+# A loop that looks once a second is in trouble after so long.
+FAILING_S, HANGING_S = 5.0, 10.0
 
 
 class Supervisor:
@@ -58,6 +61,14 @@ class Supervisor:
     def states(self) -> Mapping[str, LoopState]:
         """What is known of each loop."""
         return {name: service.state for name, service in self._services.items()}
+
+    def complaint(self, name: str) -> str:
+        """Since when a loop has not got through a pass, and why, in words; empty while it does, or does not run here."""
+        state = self._services[name].state if name in self._services else LoopState()
+        stuck_s = time.monotonic() - state.last_tick
+        if not state.last_tick or stuck_s < (FAILING_S if state.failures else HANGING_S):
+            return ""
+        return f"the {name} has not got through for {stuck_s:.0f} s: {state.error or 'Postgres does not answer it'}"
 
     async def _keep_running(self, service: Service) -> None:
         failures = 0

@@ -21,6 +21,8 @@ from ingestd.postgres.pool import OUTAGE, Database, reason
 from ingestd.service import LoopState
 
 SOURCE_TIMEOUT_S = 3.0
+# Whoever asks during trouble is told soon that there is some.
+ALL_TIMEOUT_S = 5.0
 SHARED_FOR_S = 1.0
 SLOW_PING_MS = 500
 LATE_AFTER_S = 30.0
@@ -84,8 +86,11 @@ class HealthRunner:
     async def _run(self) -> Report:
         checks = [await self._database()]
         if checks[0].status != "critical":  # the rooms would only repeat that the database is away
+            began = time.monotonic()
             for room, facts in self._facts.rooms.items():
-                if facts.checks is not None:
+                if facts.checks is not None and time.monotonic() - began > ALL_TIMEOUT_S:
+                    checks.append(Check(room, "degraded", "not asked: Postgres is too slow", hint=SLOW))
+                elif facts.checks is not None:
                     checks += await self._ask(room, facts.checks)
         checks.append(self._loop_check())
         if self._state_dir is not None:
@@ -97,10 +102,12 @@ class HealthRunner:
         began = time.perf_counter()
         try:
             async with asyncio.timeout(SOURCE_TIMEOUT_S), self._db.services() as conn:
-                writable = await ping(conn)
+                writable, ours = await ping(conn)
         except (*OUTAGE, asyncpg.PostgresError) as error:
             text = f"unreachable: {reason(error)}"
             return Check("database", "critical", text[:300], hint="start Postgres, or check [database] url")
+        if not ours:
+            return Check("database", "critical", "it holds no tables of ingestd", hint=EMPTY)
         if not writable:
             return Check("database", "critical", "it takes no writes", hint=READ_ONLY)
         took_ms = (time.perf_counter() - began) * 1000
@@ -133,6 +140,7 @@ class HealthRunner:
         return replace(check, since=check.since or since)
 
 
+EMPTY = "it was made anew, or is another one: restore a backup, or start the daemon again to begin with an empty one"
 READ_ONLY = "a standby, or told to be read-only; [database] url may name several servers, and the one that takes writes is found"
 SLOW = "Postgres is busy: look for long transactions in pg_stat_activity"
 

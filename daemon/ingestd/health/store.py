@@ -7,7 +7,7 @@ from datetime import datetime
 
 import asyncpg
 
-PING = "select current_setting('transaction_read_only')::boolean"
+PING = "select not current_setting('transaction_read_only')::boolean as takes_writes, to_regclass('ingestd.job') is not null as is_ours"
 
 # Everything whose xmin counts for this database's own tables: sessions in it with a snapshot or a transaction number, prepared
 # transactions in it, replication slots, and standbys that feed theirs back (those sessions belong to no database).
@@ -71,9 +71,10 @@ class Holder:
     query: str
 
 
-async def ping(conn: asyncpg.Connection) -> bool:
-    """Have the server answer; whether it takes writes."""
-    return not await conn.fetchval(PING)
+async def ping(conn: asyncpg.Connection) -> tuple[bool, bool]:
+    """Have the server answer: whether it takes writes, and whether our tables are there."""
+    row = await conn.fetchrow(PING)
+    return row["takes_writes"], row["is_ours"]
 
 
 async def holders(conn: asyncpg.Connection) -> list[Holder]:

@@ -251,8 +251,13 @@ class Database:
         overdue = {} if self.pooled else unanswered(conn for lent in self._lent.values() for conn in lent)
         if not overdue:
             return 0
-        async with self.services() as ask:
-            return await cut_silent(overdue, ask)
+        # Not one of the pool's: all of those may be silent.
+        ask = await self.connect("lines")
+        try:
+            async with asyncio.timeout(RELEASE_TIMEOUT_S):
+                return await cut_silent(overdue, ask)
+        finally:
+            ask.terminate()
 
     def core(self) -> Any:
         """Lend a connection for claim or ack: `async with db.core() as conn`."""

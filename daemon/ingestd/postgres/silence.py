@@ -125,13 +125,16 @@ async def cut_silent(overdue: dict[Any, float], ask: asyncpg.Connection) -> int:
     Returns:
         How many there were.
     """
-    by_pid = {conn.get_server_pid(): conn for conn in overdue}
-    long_enough = [not _brings_rows(conn) or overdue[conn] > ROWS_WITHIN_S for conn in by_pid.values()]
-    names = [conn.get_settings().application_name for conn in by_pid.values()]
-    rows = await ask.fetch(CUT, list(by_pid), names, long_enough, SERVER_WAITS_S)
-    for row in rows:
+    asked: dict[int, tuple[Any, str, bool]] = {}
+    for conn, quiet in overdue.items():
         with suppress(asyncpg.InterfaceError):  # it has just been returned
-            by_pid[row["pid"]].terminate()
+            long_enough = not _brings_rows(conn) or quiet > ROWS_WITHIN_S
+            asked[conn.get_server_pid()] = conn, conn.get_settings().application_name, long_enough
+    names, enough = [name for _, name, _ in asked.values()], [enough for *_, enough in asked.values()]
+    rows = await ask.fetch(CUT, list(asked), names, enough, SERVER_WAITS_S)
+    for row in rows:
+        with suppress(asyncpg.InterfaceError):
+            asked[row["pid"]][0].terminate()
     return len(rows)
 
 
