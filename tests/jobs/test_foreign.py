@@ -12,6 +12,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from ingestd import Client, SyncClient
+from ingestd.cause import REQUEST
 from ingestd.errors import InvalidInput, UsageError
 from ingestd.postgres.migrate import grant
 
@@ -59,6 +60,22 @@ async def test_the_sync_client_does_the_same(sync_client: SyncClient, conn: asyn
     ids = await asyncio.to_thread(work)
     assert await conn.fetchval(NUMBERS) == [2, 3]
     assert [row["id"] for row in await conn.fetch("select id from ingestd.job order by id")] == ids
+
+
+async def test_what_a_job_enqueues_without_an_event_loop_shares_its_correlation_id(
+    sync_client: SyncClient, conn: asyncpg.Connection
+) -> None:
+    """The client's loop is in another thread: what happens there happens for whoever called."""
+
+    def work(name: str) -> None:
+        REQUEST.set(name)
+        sync_client.enqueue("sync", {"n": 1})
+        sync_client.enqueue_many("sync", [{"n": 2}])
+
+    await asyncio.to_thread(work, "one")
+    await asyncio.to_thread(work, "two")
+    found = await conn.fetch("select correlation_id from ingestd.job order by id")
+    assert [row["correlation_id"] for row in found] == ["one", "one", "two", "two"]
 
 
 async def test_a_role_that_may_only_enqueue_is_enough_for_the_callers_connection(

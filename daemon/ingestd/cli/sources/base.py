@@ -21,7 +21,7 @@ _ROWS = frozenset(
 )
 # So many are more than there are of what is declared.
 ALL = 1_000_000
-_MOMENTS = frozenset({"at", "minute", "from", "to", "first_seen", "last_seen", "last_refresh"})
+_MOMENTS = frozenset({"at", "minute", "from", "to", "first_seen", "last_seen", "last_refresh", "since"})
 
 
 class Near:
