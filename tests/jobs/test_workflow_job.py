@@ -85,6 +85,11 @@ async def test_the_steps_of_a_scheduled_run_are_told_its_slot(db: Database, conn
     await run(db, job)
     (step,) = await take(conn)
     assert (step.kind, step.slot) == ("a", slot)
+    await conn.execute("update ingestd.job set claim = null, node = null, parked = case id when $1 then 4 else parked end", job.id)
+    await finish(conn, "a")
+    await finish(conn, "b", State.FAILED)
+    (undo,) = await take(conn)
+    assert (undo.kind, undo.slot) == ("una", slot)
 
 
 async def test_it_is_cancelled_with_its_run(db: Database, conn: asyncpg.Connection) -> None:

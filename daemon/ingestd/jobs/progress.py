@@ -117,6 +117,7 @@ async def _add_compensations(
     """Make the compensations steps of the run, blocked until those they wait for have succeeded."""
     own = [rows[name] for name in wanted if rows[name]["undo"]["args"] is None]
     done_with = await steps.arguments(conn, [row["job_id"] for row in own]) if own else {}
+    slot = await steps.slot(conn, run["job_id"])
     jobs = [
         NewJob(
             undo["kind"],
@@ -128,6 +129,7 @@ async def _add_compensations(
             step=compensation_of(name),
             triggered_by="workflow",
             parent_id=run["job_id"],
+            metadata=None if slot is None else slot.written(),
             correlation_id=run["correlation_id"] or f"workflow-{run['id']}",
         )
         for name in wanted

@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from ingestd.jobs.model import PARKED_CHILDREN, PARKED_DEPENDENCY, PARKED_KEY
+from ingestd.jobs.model import PARKED_CHILDREN, PARKED_DEPENDENCY, PARKED_KEY, Slot
 from ingestd.postgres.pool import dump_json
 
 # Held to the end of the transaction: two starts at once, or a start and a retry, see each other.
@@ -53,6 +53,7 @@ select p.step, p.result from ingestd.workflow_step s join ingestd.workflow_step 
     on p.run = s.run and (p.step = any (s.after) or p.step = s.compensates)
 where s.run = $1 and s.step = $2 and p.compensates is null and p.state = 'succeeded' order by p.position"""
 # Arguments a step's job was run with, for its compensation.
+SLOT = "select metadata from ingestd.job where id = $1 and metadata ? 'schedule'"
 ARGUMENTS = "select id, args from ingestd.history where id = any ($1::bigint[])"
 
 # Runs with something to decide. A run whose steps are all waiting for others, or running, is not among them. Lateral, so that it
@@ -255,6 +256,12 @@ async def results(conn: asyncpg.Connection, run: int, steps: Sequence[str]) -> d
 async def parent_results(conn: asyncpg.Connection, run: int, step: str) -> dict[str, Any]:
     """The results of the steps that this one waits for, or takes back; of those that have succeeded."""
     return {row["step"]: row["result"] for row in await conn.fetch(PARENT_RESULTS, run, step)}
+
+
+async def slot(conn: asyncpg.Connection, job_id: int | None) -> Slot | None:
+    """The slot of the job that waits for a run, if a schedule has started it."""
+    metadata = await conn.fetchval(SLOT, job_id)
+    return None if metadata is None else Slot.read(metadata)
 
 
 async def arguments(conn: asyncpg.Connection, job_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
