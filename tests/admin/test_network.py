@@ -73,6 +73,8 @@ def problem_of(settings: dict[str, Any]) -> str:
         ({"trusted_proxies": ["10.0.0.1"]}, "without behind_proxy"),
         ({"trusted_proxies": ["the proxy"]}, '"the proxy" is not an address or network'),
         (PROXY | {"host": "0.0.0.0"}, "takes trusted_proxies"),
+        (PROXY | {"trusted_proxies": ["0.0.0.0/0"]}, "is everybody"),
+        ({"public_url": "https://me:secret@ingestd.example.com"}, "carries no login"),
         (PROXY | {"trusted_proxies": ["unix"]}, "there is no socket"),
         ({"socket": "/" + 200 * "x"}, "too long for a socket"),
         ({"rate": "many"}, "write a number of requests and a duration"),

@@ -127,6 +127,8 @@ class AdminSettings(Section):
             valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
         except ValueError:
             valid = False
+        if valid and "@" in parts.netloc:
+            raise ValueError("an address that people use carries no login")
         if not valid or parts.path not in ("", "/") or parts.query or parts.fragment:
             raise ValueError(f'"{value}" is not an address such as "http://localhost:9000"')
         return f"{parts.scheme}://{parts.netloc}"
@@ -143,10 +145,11 @@ class AdminSettings(Section):
     def _networks(cls, value: list[str]) -> list[str]:
         for text in value:
             try:
-                if text != BY_SOCKET:
-                    ipaddress.ip_network(text)
+                everybody = text != BY_SOCKET and ipaddress.ip_network(text).prefixlen == 0
             except ValueError:
                 raise ValueError(f'"{text}" is not an address or network such as 10.0.0.7 or 10.0.0.0/24, nor "{BY_SOCKET}"') from None
+            if everybody:
+                raise ValueError(f'"{text}" is everybody: anybody could then say in X-Forwarded-For who they are')
         return value
 
     @model_validator(mode="after")

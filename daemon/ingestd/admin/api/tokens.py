@@ -47,7 +47,7 @@ async def create(call: Call) -> web.Response:
             conn, call.actor, body.name, body.role, scopes=body.scopes, valid_for=actions.parse_life(body.expires)
         )
     shown = describe(made.row) | {"token": made.text, "notice": ONCE}
-    return answer(shown, 201, {"Location": f"/api/v1/tokens/{made.row['id']}"})
+    return answer(shown, 201)
 
 
 async def revoke(call: Call) -> web.Response:
