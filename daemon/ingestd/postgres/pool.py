@@ -187,11 +187,11 @@ class Database:
     async def close(self, timeout_s: float = 5.0) -> None:
         """Close every pool, forcibly after `timeout_s` seconds."""
         pools, self._pools = list(self._pools.values()), {}
-        for pool in pools:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await pool.close()
-            except OUTAGE:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*(pool.close() for pool in pools))
+        except OUTAGE:
+            for pool in pools:
                 pool.terminate()
 
     @asynccontextmanager

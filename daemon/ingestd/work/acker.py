@@ -120,17 +120,24 @@ class Acker:
     async def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Write everything that waits; used by the drain.
 
+        Args:
+            timeout_s: how long Postgres may take for the next ones, in seconds: it may be slow, but not stand still.
+
         Returns:
             False if Postgres did not take it in time: those jobs keep their claims and are rescued later.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline, left = time.monotonic() + timeout_s, self.unwritten
         while self.unwritten:
             try:
-                await self._poll()
+                # A table that somebody has locked, or a silent line, would hold up the end of the node for as long as it lasts.
+                async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+                    await self._poll()
             except OUTAGE:
-                if time.monotonic() > deadline:
+                if time.monotonic() >= deadline:
                     return False
                 await asyncio.sleep(RETRY_S)
+            if self.unwritten < left:
+                deadline, left = time.monotonic() + timeout_s, self.unwritten
         return True
 
     async def _poll(self) -> float:
