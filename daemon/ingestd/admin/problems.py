@@ -33,7 +33,7 @@ _DETAILS = {
     404: "There is nothing at this address.",
     405: "This address does not answer to this method; see the Allow header.",
     408: "The request body did not arrive in time; send it again, faster.",
-    413: "The request body is larger than this server accepts.",
+    413: "The request body is larger than 2 MiB.",
 }
 
 

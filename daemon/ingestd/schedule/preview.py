@@ -36,7 +36,7 @@ async def next_slots(conn: asyncpg.Connection, name: str, count: int = 10, start
         rule = parse_rule(found["rule"], found["timezone"], found["starts_at"], found["ends_at"])
         return upcoming(rule, found["begins"] if start is None else in_zone(start, find_zone(found["timezone"])), count)
     except OverflowError:
-        raise InvalidInput("start is beyond the calendar", pointer="from") from None
+        raise InvalidInput('"from" is beyond the calendar', pointer="from") from None
     except ValueError as error:
         raise InvalidInput(f'the slots of schedule "{name}" cannot be computed: {error}') from None
 
