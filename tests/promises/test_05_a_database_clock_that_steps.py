@@ -30,6 +30,8 @@ from tests.support import LONG
 SCHEDULES = 20 if LONG else 8
 # Seconds that the server is ahead, one after the other: back a little, over a gap that is none yet, back again, over one that is.
 STEPS_S = (-3.0, 37.0, 35.0, 110.0, 107.5)
+# What a node says that had no turn for seconds: it found no answer of Postgres in its time.
+STARVED = ("ConnectionLost", "TimeoutError", "DatabaseUnreachable")
 DOWNTIMES = "select ended_at - began_at as length, missed from ingestd.downtime"
 
 
@@ -92,5 +94,6 @@ async def fire_through_steps(site: Site, conn: asyncpg.Connection, clock: Clock)
     assert await conn.fetchval("select count(*) from ingestd.slot where state = 'missed'") > 0
     (downtime,) = await conn.fetch(DOWNTIMES)
     assert downtime["length"] > timedelta(seconds=60)
-    assert [json.dumps(event) for node in nodes for event in node.events("LoopFailed")] == []
+    failed = [event for node in nodes for event in node.events("LoopFailed") if not event["error"].startswith(STARVED)]
+    assert [json.dumps(event) for event in failed] == []
     await work_off(site, conn)

@@ -19,7 +19,7 @@ from tests.daemon.harness import Daemon, Site
 from tests.faults import clocks, ledger, slots
 from tests.faults.clocks import Clock
 from tests.promises.firing import DUTIES, HANDLERS, IMPOSSIBLE, LAG, STATES, every_second, fires, keeps_up, steps, tell, work_off
-from tests.support import LONG, PATIENCE_S
+from tests.support import CROWDED, LONG, PATIENCE_S
 
 KILLING_S = 60.0 if LONG else 6.0
 NODES, SCHEDULES = 3, 200 if LONG else 80
@@ -163,8 +163,8 @@ async def test_a_process_whose_clock_steps_back_and_forth_loses_and_doubles_noth
     assert await daemon.stop() == 0
     await slots.assert_accounted_for(conn, await slots.in_service(conn, steps(STEPPED)))
     await tell(conn, f"{len(STEPS_S)} steps of the clock")
-    # Nothing was missed, and nothing waited for a timer that a step had put off.
+    # Nothing was missed, and nothing waited for a timer that a step had put off: by an hour, or a day.
     assert [row["state"] for row in await conn.fetch(STATES)] == ["fired"]
-    assert await conn.fetchval("select max(fired_at - due_at) from ingestd.slot") < LAG
+    assert await conn.fetchval("select max(fired_at - due_at) from ingestd.slot") < LAG * CROWDED
     await work_off(site, conn)
     assert [dict(row) for row in await conn.fetch(IMPOSSIBLE)] == [], "no wrong clock shows in what is told of jobs"
