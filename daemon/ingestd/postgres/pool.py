@@ -23,7 +23,7 @@ from ingestd.postgres.silence import Attentive, cut_silent, end_left_behind, una
 
 CONNECT_TIMEOUT_S = 10.0
 STATEMENT_TIMEOUT_S = 60.0
-RELEASE_TIMEOUT_S = 10.0
+RELEASE_TIMEOUT_S = 3.0
 # Behind a pooler each transaction may meet another server process: a statement prepared in one is unknown in the next.
 POOLED: dict[str, Any] = {"statement_cache_size": 0}
 # Transactions of loops and pages are short. One whose line has fallen silent would keep its locks for hours otherwise, for the server
@@ -254,7 +254,7 @@ class Database:
         # Not one of the pool's: all of those may be silent.
         ask = await self.connect("lines")
         try:
-            async with asyncio.timeout(RELEASE_TIMEOUT_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 return await cut_silent(overdue, ask)
         finally:
             ask.terminate()
