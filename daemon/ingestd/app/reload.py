@@ -80,8 +80,7 @@ class Reloader:
     async def _apply(self, new: Settings) -> configuration.Difference:
         old, rooms = self._in_force.settings, self._rooms
         found = configuration.difference(old, new)
-        # What needs a restart keeps its old value, so that the next reload still tells of it.
-        merged = new.model_copy(update={name: getattr(old, name) for name in configuration.RESTART_ONLY})
+        merged = configuration.merge(old, new)
         async with rooms.db.services() as conn:
             await configuration.apply(conn, merged, rooms.registry.specs(), rooms.bus)
         # Committed: from here on nothing may refuse it any more.
@@ -90,6 +89,7 @@ class Reloader:
         if new.logs.level != old.logs.level:
             # What -v or -q asked for stays, until somebody asks for something else.
             logging.set_level(merged.logs.level)
+        rooms.renew_admin(merged.admin)
         self._wake()
         return found
 
