@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.daemon import readings
 from tests.daemon.harness import Daemon, Site
 from tests.support import LONG, eventually
+from tests.tokens import bearer
 
 NIGHTLY = '[schedules.nightly]\ncron = "0 2 * * *"\ncommand = "cleanup"\n'
 
@@ -72,9 +73,11 @@ async def test_imports_queues_and_log_level_change_at_once_and_the_rest_waits_fo
     site.configure(
         readings.IMPORT + '[logs]\nlevel = "debug"\n[queues.extra]\nconcurrency = 3\n',
         daemon='environment = "elsewhere"',
-        admin="port = 8999",
+        admin=f'port = 8999\ntoken = "{TOKEN}"',
     )
+    assert (await daemon.get("/health/configuration", headers=bearer(TOKEN)))[0] == 401
     said = await reloaded(daemon)
+    assert (await daemon.get("/health/configuration", headers=bearer(TOKEN)))[0] == 200
     assert "these need a restart: [daemon] environment, [admin] port" in said
     await readings.all_loaded(site, "one.csv")
     assert await site.ask("select concurrency from ingestd.queue where name = 'extra'") == 3
@@ -85,6 +88,7 @@ async def test_imports_queues_and_log_level_change_at_once_and_the_rest_waits_fo
     assert await daemon.stop() == 0
 
 
+TOKEN = "a-token-of-more-than-sixteen-characters"
 EVERY_SECOND = '[schedules.often]\nevery = "1s"\ncommand = "health"\noverlap = "allow"\n'
 KEYS = (
     'jitter = "300ms"',
