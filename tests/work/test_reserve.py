@@ -8,9 +8,12 @@ from typing import Any
 import asyncpg
 import pytest
 
+from ingestd.errors import InvalidInput
 from ingestd.jobs.client import current_client
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
+from ingestd.jobs.store import claim as claim_store
+from ingestd.jobs.store import jobs as jobs_store
 from ingestd.jobs.store import single
 from ingestd.postgres.pool import Database
 from ingestd.work.context import Context
@@ -124,6 +127,84 @@ async def test_a_job_that_is_born_while_the_node_drains_is_given_back_unspent(db
         await bench.worker.drain(5.0, asyncio.Event())
     assert await conn.fetch("select claim, attempt from ingestd.job") == [(None, 0)]
     assert family.born_claimed == []
+
+
+async def test_what_waits_is_not_overtaken_by_what_is_sent_right_after_it(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    came: list[int] = []
+
+    async def note(ctx: Context, n: int) -> None:
+        came.append(n)
+
+    async with working(db, handler("note", note), slots={"default": 1}) as bench:
+        await settled(bench)
+        client = bench.worker._client
+        insert, later = jobs_store.insert_jobs, list[asyncio.Task[Any]]()
+
+        async def insert_jobs(*args: Any) -> list[int]:
+            later.append(asyncio.create_task(client.enqueue("note", {"n": 3}, allow_unknown=True)))
+            await asyncio.sleep(0)
+            return await insert(*args)
+
+        monkeypatch.setattr(jobs_store, "insert_jobs", insert_jobs)
+        # These two go together, and the third while they are under way.
+        await asyncio.gather(*[client.enqueue("note", {"n": n}, allow_unknown=True) for n in (1, 2)])
+        await eventually(lambda: len(came) == 3)
+    assert came == [1, 2, 3]
+
+
+async def test_no_slot_is_kept_twice_while_a_claim_is_under_way(
+    db: Database, conn: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one of the two would lie here, claimed, behind a job that may take hours, while other nodes are free."""
+    hold, sweep, reserved = asyncio.Event(), claim_store.sweep, list[Any]()
+
+    async def wait(ctx: Context) -> None:
+        await hold.wait()
+
+    async with working(db, handler("wait", wait), slots={"default": 1}) as bench:
+        await settled(bench)
+
+        async def sweep_and_reserve(*args: Any) -> list[Any]:
+            jobs = await sweep(*args)
+            reserved.extend([bench.worker.reservations.reserve(NewJob("wait"))] if jobs else [])
+            return jobs
+
+        monkeypatch.setattr(claim_store, "sweep", sweep_and_reserve)
+        monkeypatch.setattr(bench.worker.claimer, "hear", lambda _: None)
+        await enqueue(conn, [NewJob("wait")])
+        await eventually(lambda: reserved)
+        hold.set()
+    assert reserved == [None]
+
+
+async def test_a_job_that_is_born_while_its_queue_is_paused_does_not_start(db: Database, conn: asyncpg.Connection) -> None:
+    family = Family()
+    async with working(db, family.parent, family.child) as bench:
+        await settled(bench)
+        lane = next(lane for lane in bench.worker.claimer.lanes.values() if lane.name == "default")
+        reserved = bench.worker.reservations.reserve(NewJob("child"))
+        assert reserved is not None
+        _, taken = await single.insert_taken(conn, NewJob("child"), '{"n": 1}', reserved.who, reserved.queue_id, reserved.queue)
+        await conn.execute("update ingestd.queue set paused_at = now()")
+        bench.worker.wake()
+        await eventually(lambda: lane.paused)
+        reserved.fill(taken)
+        await eventually(lambda: conn.fetchval("select claim is null and attempt = 0 from ingestd.job"))
+    assert family.born_claimed == []
+
+
+async def test_a_queue_that_is_missing_is_told_as_anywhere(db: Database, conn: asyncpg.Connection) -> None:
+    family = Family()
+    async with working(db, family.parent, family.child) as bench:
+        await settled(bench)
+        # Another node has published it with a queue of its own.
+        await conn.execute("update ingestd.kind set queue = 'elsewhere' where name = 'child'")
+        with pytest.raises(InvalidInput, match='no queue "elsewhere", which is that of the kind "child"'):
+            await bench.worker._client.enqueue("child", {"n": 1}, allow_unknown=True)
+        await conn.execute("update ingestd.kind set queue = 'default' where name = 'child'")
+        await eventually(lambda: not bench.worker.claimer.unanswered())
+        await bench.worker._client.enqueue("child", {"n": 1}, allow_unknown=True)
+        await eventually(lambda: len(family.born_claimed) == 1)
 
 
 async def _open_jobs(db: Database, count: int) -> bool:

@@ -53,7 +53,8 @@ class Client:
         # Whether jobs may be inserted on the client's own connections; open pools are those of the daemon's role.
         self._direct: bool | None = None if self._own else True
         self._db = Database(database, sizes=PoolSizes(1, 4, 1)) if isinstance(database, str) else database
-        self._coalescer = Coalescer(self._db, keep=self._own or reserver is not None, reserver=reserver)
+        keep = self._own or reserver is not None
+        self._coalescer = Coalescer(self._db, keep=keep, reserver=reserver, on_waiting=on_enqueued)
         self._on_enqueued = on_enqueued
         self.waiter = Waiter(partial(look, self))
 
@@ -107,12 +108,9 @@ class Client:
         if conn is None and self._open and self._direct and is_plain(job) and (allow_unknown or (known is not None and _fits(known, job))):
             # Nobody's transaction and nothing to look up first: it may travel with others.
             try:
-                done_id, waits = await self._coalescer.enqueue(job if known is None else replaced(job, known.name))
+                return Handle(await self._coalescer.enqueue(job if known is None else replaced(job, known.name)), self)
             except NOT_OURS as error:
                 raise _worded(error) from error
-            if waits:
-                self._on_enqueued([job])
-            return Handle(done_id, self)
         (done,) = await self.enqueue_jobs([job], allow_unknown=allow_unknown, conn=conn)
         return done
 

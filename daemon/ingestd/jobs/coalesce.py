@@ -7,22 +7,23 @@ statement a job, at a sixteenth of the latency, when many callers enqueue at onc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import asyncpg
 
+from ingestd.errors import DatabaseUnreachable
 from ingestd.jobs.checks import checked
-from ingestd.jobs.enqueue import BATCH_BYTES, enqueue_plain
+from ingestd.jobs.enqueue import BATCH_BYTES, enqueue_plain, enqueue_taken
 from ingestd.jobs.model import Job, NewJob
-from ingestd.jobs.store import single
 from ingestd.jobs.store.claim import Claimant
 from ingestd.postgres.kept import Kept
 from ingestd.postgres.pool import OUTAGE, ConnectionLost, Database, reason
 
 MOST = 500
+CLOSE_S = 5.0
 
-Waiting = tuple[NewJob, str, asyncio.Future[tuple[int, bool]]]
+Waiting = tuple[NewJob, str, asyncio.Future[int]]
 
 
 class Reserved(Protocol):
@@ -58,78 +59,117 @@ class Coalescer:
         db: its service connections are used, one at a time.
         keep: the one connection for enqueues is used and kept until `close`; for one of a process.
         reserver: runs a job that comes alone at once, where it can.
+        on_waiting: told of what is committed and waits for somebody to take it, before anything else is sent.
     """
 
-    def __init__(self, db: Database, *, keep: bool = False, reserver: Reserver | None = None) -> None:
+    def __init__(
+        self,
+        db: Database,
+        *,
+        keep: bool = False,
+        reserver: Reserver | None = None,
+        on_waiting: Callable[[Sequence[NewJob]], None] = lambda _: None,
+    ) -> None:
         self._conn = Kept(db.enqueues if keep else db.services)
         self._keep = keep
         self._reserver = reserver
+        self._on_waiting = on_waiting
         self._waiting: list[Waiting] = []
+        self._under_way: list[Waiting] = []
         self._sender: asyncio.Task[None] | None = None
 
-    async def enqueue(self, job: NewJob) -> tuple[int, bool]:
-        """Enqueue one plain job; returns its id once it is committed, and whether it waits for somebody to take it.
+    async def enqueue(self, job: NewJob) -> int:
+        """Enqueue one plain job; returns its id once it is committed.
 
         Raises:
             InvalidInput: an option makes no sense or its queue does not exist; other callers' jobs are not affected.
         """
         args = checked(job)
-        answer: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append((job, args, answer))
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send(), name="enqueue")
         return await answer
 
-    async def close(self) -> None:
-        """Wait for what is under way, and give the connection back."""
-        if self._sender is not None:
-            await asyncio.gather(self._sender, return_exceptions=True)
+    async def close(self, timeout_s: float = CLOSE_S) -> None:
+        """Wait for what is under way, though not longer than this, and keep no connection any more."""
+        self._keep = False
+        if self._sender is not None and not self._sender.done():
+            await asyncio.wait([self._sender], timeout=timeout_s)
         await self._conn.close()
 
     async def _send(self) -> None:
-        while self._waiting:
-            try:
-                async with self._conn as conn:
-                    good = True
-                    while good and self._waiting:
-                        good = await self._send_batch(conn, self._next())
-                    if not (good and self._keep):
-                        await self._conn.close()
-            except Exception as error:  # noqa: BLE001 - nobody lets us in; handed to all who wait
-                refused, self._waiting = self._waiting, []
-                for one in refused:
-                    _fail(one, error)
-
-    async def _send_batch(self, conn: asyncpg.Connection, batch: Sequence[Waiting]) -> bool:
-        """Insert a batch and answer its callers; returns whether the connection is still good."""
         try:
-            await (self._insert_one(conn, batch[0]) if len(batch) == 1 else _insert(conn, batch))
-        except OUTAGE as error:
+            while self._waiting:
+                await self._send_waiting()
+        finally:
+            # Ended from outside, as at the end of a loop: else its callers would wait for an answer that never comes.
+            self._refuse(self._under_way + self._waiting, ConnectionLost("the enqueue was broken off"))
+            self._under_way, self._waiting = [], []
+
+    async def _send_waiting(self) -> None:
+        try:
+            async with self._conn as conn:
+                while self._waiting:
+                    self._under_way = self._next()
+                    await self._send_batch(conn, self._under_way)
+                    self._under_way = []
+                if not self._keep:
+                    await self._conn.close()
+        except Exception as error:  # noqa: BLE001 - handed to those whose jobs it were
             # Perhaps it committed and only the answer was lost: to send it again could enqueue every job twice.
-            for one in batch:
-                _fail(one, ConnectionLost(f"Postgres went away: {reason(error)}"))
-            return False
+            refused, self._under_way = self._under_way, []
+            if not refused:
+                # Nobody lets us in.
+                refused, self._waiting = self._waiting, []
+            self._refuse(refused, error)
+
+    async def _send_batch(self, conn: asyncpg.Connection, batch: Sequence[Waiting]) -> None:
+        """Insert a batch and answer its callers; raises what the connection does not survive."""
+        try:
+            await (self._insert_one(conn, batch[0]) if len(batch) == 1 else self._insert(conn, batch))
+        except (*OUTAGE, asyncpg.ReadOnlySQLTransactionError):
+            raise
         except Exception as error:  # noqa: BLE001 - handed to the caller whose job it was
             if len(batch) == 1:
-                _fail(batch[0], error)
-                return True
+                self._refuse(batch, error)
+                return
             # One of them is at fault; it must not take the others with it.
-            return all([await self._send_batch(conn, [one]) for one in batch])
-        return True
+            for one in batch:
+                await self._send_batch(conn, [one])
 
     async def _insert_one(self, conn: asyncpg.Connection, waiting: Waiting) -> None:
-        job, args, answer = waiting
+        job, args, _ = waiting
         reserved = self._reserver.reserve(job) if self._reserver is not None else None
         if reserved is None:
-            _answer(answer, (await enqueue_plain(conn, [job], [args]))[0])
+            await self._insert(conn, [waiting])
             return
         try:
-            job_id, taken = await single.insert_taken(conn, job, args, reserved.who, reserved.queue_id, reserved.queue)
+            job_id, taken = await enqueue_taken(conn, job, args, reserved.who, reserved.queue_id, reserved.queue)
         except BaseException:
             reserved.lose()
             raise
         reserved.fill(taken)
-        _answer(answer, job_id, waits=taken is None)
+        self._answer([waiting], [job_id], waits=taken is None)
+
+    async def _insert(self, conn: asyncpg.Connection, batch: Sequence[Waiting]) -> None:
+        ids = await enqueue_plain(conn, [job for job, _, _ in batch], [args for _, args, _ in batch])
+        self._answer(batch, ids, waits=True)
+
+    def _answer(self, batch: Sequence[Waiting], ids: Sequence[int], *, waits: bool) -> None:
+        if waits:
+            # Not by its caller, who hears of it only later: what is sent next would be reserved a slot, and overtake.
+            self._on_waiting([job for job, _, _ in batch])
+        for (_, _, answer), job_id in zip(batch, ids, strict=True):
+            if not answer.done():
+                answer.set_result(job_id)
+
+    def _refuse(self, batch: Sequence[Waiting], error: Exception) -> None:
+        if isinstance(error, OUTAGE) and not isinstance(error, DatabaseUnreachable):
+            error = ConnectionLost(f"Postgres went away: {reason(error)}")
+        for _, _, answer in batch:
+            if not answer.done():
+                answer.set_exception(error)
 
     def _next(self) -> list[Waiting]:
         size = 0
@@ -141,19 +181,3 @@ class Coalescer:
             count = MOST
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         return batch
-
-
-async def _insert(conn: asyncpg.Connection, batch: Sequence[Waiting]) -> None:
-    ids = await enqueue_plain(conn, [job for job, _, _ in batch], [args for _, args, _ in batch])
-    for (_, _, answer), job_id in zip(batch, ids, strict=True):
-        _answer(answer, job_id)
-
-
-def _answer(answer: asyncio.Future[tuple[int, bool]], job_id: int, *, waits: bool = True) -> None:
-    if not answer.done():
-        answer.set_result((job_id, waits))
-
-
-def _fail(waiting: Waiting, error: BaseException) -> None:
-    if not waiting[2].done():
-        waiting[2].set_exception(error)

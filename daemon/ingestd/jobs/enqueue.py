@@ -12,9 +12,10 @@ import asyncpg
 
 from ingestd.errors import InvalidInput
 from ingestd.jobs.checks import checked, is_plain, json_args
-from ingestd.jobs.model import NewJob
+from ingestd.jobs.model import Job, NewJob
 from ingestd.jobs.store import granted, single
 from ingestd.jobs.store import jobs as store
+from ingestd.jobs.store.claim import Claimant
 
 BATCH = 1000
 BATCH_BYTES = 8 << 20
@@ -68,6 +69,17 @@ async def enqueue_plain(conn: asyncpg.Connection, jobs: Sequence[NewJob], args: 
         return await store.insert_jobs(conn, jobs, args)
     except asyncpg.NotNullViolationError:
         await _tell_queue(conn, jobs)
+        raise
+
+
+async def enqueue_taken(
+    conn: asyncpg.Connection, job: NewJob, args: str, who: Claimant, queue_id: int, queue: str
+) -> tuple[int, Job | None]:
+    """Enqueue one checked plain job that its own node runs at once, in nobody's transaction; see `single.insert_taken`."""
+    try:
+        return await single.insert_taken(conn, job, args, who, queue_id, queue)
+    except asyncpg.NotNullViolationError:
+        await _tell_queue(conn, [job])
         raise
 
 

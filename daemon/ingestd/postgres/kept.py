@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
 import asyncpg
+
+# Unused for so long it goes back to its pool, which closes what is idle: whoever enqueues once an hour holds no session meanwhile.
+IDLE_S = 60.0
 
 Lend = Callable[[], AbstractAsyncContextManager[asyncpg.Connection]]
 
@@ -16,10 +20,16 @@ class Kept:
 
     Args:
         lend: where it comes from, such as `database.core`; its errors are the block's.
+        idle_s: it is given back when it has not been used for so long, in seconds.
     """
 
-    def __init__(self, lend: Lend) -> None:
+    def __init__(self, lend: Lend, idle_s: float = IDLE_S) -> None:
         self._lend = lend
+        self._idle_s = idle_s
+        self._used_at = 0.0
+        # One for all uses: a timer set and cancelled for each would cost as much as is spared.
+        self._look_again: asyncio.TimerHandle | None = None
+        self._return: asyncio.Task[None] | None = None
         self._lent: AbstractAsyncContextManager[asyncpg.Connection] | None = None
         self._conn: asyncpg.Connection | None = None
         self._used = False
@@ -47,6 +57,9 @@ class Kept:
             return await lent.__aexit__(kind, error, trace)
         if self._unwanted:
             await self._give_back()
+        else:
+            self._used_at = asyncio.get_running_loop().time()
+            self._look_after(self._idle_s)
         return None
 
     async def close(self) -> None:
@@ -56,9 +69,30 @@ class Kept:
             await self._give_back()
 
     async def _give_back(self) -> None:
+        if self._look_again is not None:
+            self._look_again.cancel()
+            self._look_again = None
         lent, self._lent, self._conn = self._lent, None, None
         if lent is not None:
             await lent.__aexit__(None, None, None)
+
+    def _look_after(self, seconds: float) -> None:
+        if self._look_again is None:
+            self._look_again = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        self._look_again = None
+        rest = self._used_at + self._idle_s - asyncio.get_running_loop().time()
+        if self._used or rest > 0:
+            self._look_after(max(rest, self._idle_s / 10))
+        elif self._lent is not None:
+            # Taken away before the task starts: from here on the next user is lent another one.
+            lent, self._lent, self._conn = self._lent, None, None
+            self._return = asyncio.create_task(_end(lent), name="give back a connection")
+
+
+async def _end(lent: AbstractAsyncContextManager[asyncpg.Connection]) -> None:
+    await lent.__aexit__(None, None, None)
 
 
 def _has_ended(conn: asyncpg.Connection) -> bool:

@@ -72,6 +72,7 @@ class Claimer:
         self._doubtful: list[UUID] = []
         # Claims that jobs on their way into the queue are born with.
         self._reserved: set[UUID] = set()
+        self._filling = False
         self._sweep_at = 0.0
         self._suspect: int | None = None
         self._more_suspects = False
@@ -97,8 +98,11 @@ class Claimer:
         return self._reserved.union(self._doubtful)
 
     def lane_with_room(self, queue: str) -> Lane | None:
-        """The lane of a queue where nothing waits, no limit holds and a slot is free; None if it is not such a one."""
-        if self._draining or self._hold():
+        """The lane of a queue where nothing waits, no limit holds and a slot is free; None if it is not such a one.
+
+        Nor while a claim for all free slots is under way: of what it brings, something would lie here claimed behind a long job.
+        """
+        if self._draining or self._filling or self._hold():
             return None
         return next((lane for lane in self.lanes.values() if lane.name == queue and lane.has_room), None)
 
@@ -199,7 +203,7 @@ class Claimer:
         return 0.0 if busy else await self._until_next(conn, something_waits)
 
     async def _claim(self, conn: asyncpg.Connection, lane: Lane, wanted: int) -> bool:
-        jobs = await self._take(lambda who: store.claim(conn, who, lane.id, lane.name, wanted, lane.cursor.bounds()))
+        jobs = await self._fill(lambda who: store.claim(conn, who, lane.id, lane.name, wanted, lane.cursor.bounds()))
         lane.cursor.advance(jobs)
         lane.empty = len(jobs) < wanted
         await self._hand_over(conn, jobs, share=lane.cursor.low_first)
@@ -223,9 +227,9 @@ class Claimer:
         for queue, rank in waiting:
             self.lanes[queue].cursor.know([rank])
         if waiting:
-            free = {lane.id: min(lane.wanted, LIMIT) for lane in hungry if lane.turn is None}
+            free = {lane.id: min(lane.wanted, LIMIT) for lane in hungry if lane.turn is None and lane.wanted}
             names = {lane.id: lane.name for lane in hungry}
-            jobs = await self._take(lambda who: store.sweep(conn, who, free, names)) if free else []
+            jobs = await self._fill(lambda who: store.sweep(conn, who, free, names)) if free else []
             self._note_sweep(jobs, free)
             await self._hand_over(conn, jobs)
             self._more_suspects = True
@@ -266,6 +270,13 @@ class Claimer:
                 # As many as there was room for: more may lie there, behind the cursor too.
                 lane.cursor.reset()
                 lane.empty = False
+
+    async def _fill(self, claim: Callable[[Claimant], Awaitable[list[Job]]]) -> list[Job]:
+        self._filling = True
+        try:
+            return await self._take(claim)
+        finally:
+            self._filling = False
 
     async def _take(self, claim: Callable[[Claimant], Awaitable[list[Job]]]) -> list[Job]:
         token = uuid.uuid4()

@@ -59,7 +59,8 @@ class Reserved:
     def fill(self, job: Job | None) -> None:
         """Start the job that was born with the claim; None: it was not, for its queue may not be claimed from just now."""
         self._free()
-        if job is not None and self._reservations.claimer.is_draining():
+        if job is not None and (self._lane.paused or self._reservations.claimer.is_draining()):
+            # Since the slot was kept: what waited in the lane has been given back.
             self._reservations.give_back(job)
         elif job is not None:
             self._lane.put([job])
