@@ -22,7 +22,7 @@ from ingestd.admin.settings import AdminSettings
 from ingestd.events import AccessDenied
 from ingestd.jobs.settings import parse_rate
 from tests.admin.conftest import TOKEN, Open, Site
-from tests.support import eventually
+from tests.support import CROWDED, eventually
 from tests.tokens import bearer, make_token
 
 JOB = {"kind": "sync_prices"}
@@ -261,7 +261,7 @@ async def test_a_thousand_idle_connections_do_not_hurt_health_answers(site: Site
         start = [b"", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Slow: "]
         held = [await hold(server, start[number % 2]) for number in range(1000)]
         times = sorted([await health_s(site, server) for _ in range(20)])
-        assert times[-1] < 2.0, times
+        assert times[-1] < 2.0 * CROWDED, times
         assert len(server._connections) <= 200
         for _, writer in held:
             writer.close()

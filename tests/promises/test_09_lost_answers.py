@@ -23,7 +23,7 @@ SPENT = "select count(*) from ingestd.history where attempt > 1 or crashes > 0"
 
 async def once_each(conn: asyncpg.Connection, ids: list[int], plain: list[int], daemon: Daemon) -> None:
     """Jobs with a row in the ledger, and jobs that only return."""
-    await eventually(lambda: conn.fetchval(FINISHED, len(ids) + len(plain)), timeout_s=60, every_s=0.1)
+    await eventually(lambda: conn.fetchval(FINISHED, len(ids) + len(plain)), every_s=0.1)
     assert await conn.fetchval("select array_agg(id order by id) from ingestd.history") == sorted(ids + plain)
     await ledger.assert_exactly_once_of(conn, ids)
     assert await conn.fetchval(SPENT) == 0
@@ -54,9 +54,7 @@ async def test_claims_commits_and_acks_whose_answers_are_lost(remote: Site, prox
     await eventually(lambda: conn.fetchval(f"{CLAIMED} having count(*) = 2"))
     assert proxy.losing
     fail_lines(proxy, how)
-    await eventually(
-        lambda: conn.fetchval("select count(*) = 2 from ingestd.job, ingestd.node_progress where id = any (started)"), timeout_s=60
-    )
+    await eventually(lambda: conn.fetchval("select count(*) = 2 from ingestd.job, ingestd.node_progress where id = any (started)"))
 
     # The COMMIT of a job's own transaction, and the ack of a job that only returns.
     proxy.lose_answers(to=b"COMMIT")
@@ -64,17 +62,17 @@ async def test_claims_commits_and_acks_whose_answers_are_lost(remote: Site, prox
     await eventually(lambda: conn.fetchval("select count(*) > 0 from ingestd.history where kind = 'until_file'"))
     await eventually(lambda: proxy.losing)
     fail_lines(proxy, how)
-    await eventually(lambda: conn.fetchval("select count(*) = 2 from ingestd.history where id = any ($1)", first), timeout_s=60)
+    await eventually(lambda: conn.fetchval("select count(*) = 2 from ingestd.history where id = any ($1)", first))
     # That one's id alone: the ack of the first may still be on its way a second time.
     proxy.lose_answers(to=b"{%d}" % (FIRST + 2 + FRESH))
     fresh = await ledger.accept(conn, FRESH)
     plain = await conn.fetchval("select ingestd.enqueue('returns_on_file', $1)", {"path": str(go)})
     assert plain == FIRST + 2 + FRESH
-    await eventually(lambda: conn.fetchval("select 1 from ingestd.history where id = $1", plain), timeout_s=60)
+    await eventually(lambda: conn.fetchval("select 1 from ingestd.history where id = $1", plain))
     await eventually(lambda: proxy.losing)
     # A job's own connection is left to the kernel, which has no quarrel with the proxy: none may be in use when lines fall silent.
     done = "select count(*) = $2 from ingestd.history where id = any ($1)"
-    await eventually(lambda: conn.fetchval(done, fresh, len(fresh)), timeout_s=60)
+    await eventually(lambda: conn.fetchval(done, fresh, len(fresh)))
     fail_lines(proxy, how)
     await once_each(conn, [first[0], *fresh], [first[1], plain], daemon)
 

@@ -14,11 +14,11 @@ from tests.daemon import readings
 from tests.daemon.harness import Daemon, Site
 from tests.faults import ledger, processes
 from tests.faults.proxy import Proxy
-from tests.support import eventually
+from tests.support import CROWDED, eventually
 from tests.work.conftest import handler, working
 
 HANDLERS = 'handlers = ["tests.daemon.jobs"]'
-GREEN_S = 10.0
+GREEN_S = 10.0 * CROWDED
 ROWS = 20_000
 TABLE = "create table public.readings (meter_id int, reading bigint, value numeric, note text, primary key (meter_id, reading))"
 LOAD_WAITS = """
@@ -66,7 +66,7 @@ async def test_every_session_ended_again_and_again_loses_doubles_and_spends_noth
         await holder.execute("lock table public.readings in share mode")
         for _ in range(2):
             ids += await accept(conn, 100)
-            await eventually(lambda: conn.fetchval(LOAD_WAITS), timeout_s=30)
+            await eventually(lambda: conn.fetchval(LOAD_WAITS))
             assert await processes.end_backends(conn, "ingestd:") >= 4
     await all_ended_once(conn, ids)
     await readings.all_loaded(site, "some.csv")
@@ -123,5 +123,5 @@ async def test_a_drain_without_postgres_ends_and_what_it_held_is_taken_up_later(
     proxy.flow()
     go.touch()
     await remote.start()
-    await eventually(lambda: conn.fetchval("select state from ingestd.history where id = $1", held), timeout_s=10)
+    await eventually(lambda: conn.fetchval("select state from ingestd.history where id = $1", held))
     assert [event for event in daemon.events("Notice") if "1 jobs could not be handed back" in event["event"]]

@@ -15,7 +15,7 @@ import pytest
 from tests.daemon import readings
 from tests.daemon.harness import Daemon, Site
 from tests.faults import ledger
-from tests.support import eventually
+from tests.support import CROWDED, eventually
 
 DRAIN_S, FORCED_S = 3.0, 5.0
 # Closing everything comes after the jobs; a machine that is busy with other tests is slower.
@@ -67,8 +67,8 @@ async def test_with_all_hands_full_it_ends_in_time_and_everything_is_done_once(s
             # Nobody may write to the table: the load is under way for as long as it takes.
             await holder.execute("lock table public.readings in share mode")
             await readings.put_readings(site, "some.csv", ROWS)
-            await eventually(lambda: conn.fetchval(LOAD_WAITS), timeout_s=60, saying="the load is under way")
-            await eventually(lambda: conn.fetchval(STARTED, JOBS + 1), timeout_s=60, saying="all jobs have begun")
+            await eventually(lambda: conn.fetchval(LOAD_WAITS), saying="the load is under way")
+            await eventually(lambda: conn.fetchval(STARTED, JOBS + 1), saying="all jobs have begun")
             daemon.signal(signal.SIGTERM)
             began = time.monotonic()
             await eventually(lambda: daemon.events("NodeDraining"))
@@ -79,9 +79,9 @@ async def test_with_all_hands_full_it_ends_in_time_and_everything_is_done_once(s
             else:
                 daemon.signal(signal.SIGTERM)
                 assert await daemon.ended() == 75
-                assert time.monotonic() - began < FORCED_S
+                assert time.monotonic() - began < FORCED_S * CROWDED
                 finished = 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             assert len(await asyncio.gather(*streams, return_exceptions=True)) == FOLLOWERS
     left = await conn.fetchrow(OPEN)
     assert left is not None
@@ -92,7 +92,7 @@ async def test_with_all_hands_full_it_ends_in_time_and_everything_is_done_once(s
     later.touch()
     again = await site.start()
     await readings.all_loaded(site, "some.csv")
-    await eventually(lambda: conn.fetchval("select count(*) = $1 from ingestd.history where id = any ($2)", JOBS, ids), timeout_s=60)
+    await eventually(lambda: conn.fetchval("select count(*) = $1 from ingestd.history where id = any ($2)", JOBS, ids))
     await ledger.assert_exactly_once_of(conn, ids)
     assert await conn.fetchval("select count(*) from public.readings") == ROWS
     spent = [dict(row) for row in await conn.fetch(SPENT)]

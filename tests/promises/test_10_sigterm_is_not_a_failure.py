@@ -10,7 +10,7 @@ from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
 from tests.daemon.harness import Daemon, Site
 from tests.faults import ledger
-from tests.support import eventually
+from tests.support import CROWDED, eventually
 
 HANDLERS = 'handlers = ["tests.daemon.jobs"]\n'
 FORCED_S = 5.0
@@ -86,7 +86,7 @@ async def test_a_second_sigterm_ends_it_within_five_seconds(site: Site) -> None:
     began = time.monotonic()
     daemon.signal(signal.SIGTERM)
     assert await daemon.ended() == 75
-    assert time.monotonic() - began < FORCED_S
+    assert time.monotonic() - began < FORCED_S * CROWDED
     assert [(await open_row(site, job_id))["attempt"] for job_id in jobs.values()] == [0] * len(jobs)
     assert not (site.state / "admin.port").exists()
 
@@ -104,7 +104,7 @@ async def test_a_handler_that_blocks_the_event_loop_cannot_hold_it_up(site: Site
         return not daemon.alive
 
     await eventually(again)
-    assert (await daemon.ended(), time.monotonic() - began < FORCED_S) == (75, True)
+    assert (await daemon.ended(), time.monotonic() - began < FORCED_S * CROWDED) == (75, True)
     assert "ended by force" in daemon.log()
 
 
