@@ -49,7 +49,9 @@ def add_to(app: typer.Typer) -> None:
         ctx: typer.Context,
         status: bool = typer.Option(False, "--status", help="Only show which migrations are applied."),
         sql: bool = typer.Option(False, "--sql", help="Only print the SQL that would be run."),
-        grant: str = typer.Option("", "--grant", metavar="ROLE", help="Let a role enqueue jobs and hear what came of them, and nothing else."),
+        grant: str = typer.Option(
+            "", "--grant", metavar="ROLE", help="Let a role enqueue jobs and hear what came of them, and nothing else."
+        ),
     ) -> None:
         """Bring the database's schema to this version."""
         shell: Shell = ctx.obj
