@@ -15,6 +15,7 @@ from ingestd.jobs.model import NewJob
 from ingestd.jobs.store import claim as claim_store
 from ingestd.jobs.store import jobs as jobs_store
 from ingestd.jobs.store import single
+from ingestd.jobs.store.rescue import rescue
 from ingestd.postgres.pool import Database
 from ingestd.work.context import Context
 from tests.support import eventually
@@ -205,6 +206,21 @@ async def test_a_queue_that_is_missing_is_told_as_anywhere(db: Database, conn: a
         await eventually(lambda: not bench.worker.claimer.unanswered())
         await bench.worker._client.enqueue("child", {"n": 1}, allow_unknown=True)
         await eventually(lambda: len(family.born_claimed) == 1)
+
+
+async def test_a_job_whose_node_died_before_it_started_is_rescued_unspent_and_unsuspected(db: Database, conn: asyncpg.Connection) -> None:
+    family = Family()
+    async with working(db, family.parent, family.child) as bench:
+        await settled(bench)
+        reserved = bench.worker.reservations.reserve(NewJob("child"))
+        assert reserved is not None
+        _, taken = await single.insert_taken(conn, NewJob("child"), '{"n": 1}', reserved.who, reserved.queue_id, reserved.queue)
+        assert taken is not None
+        bench.worker.claimer.drain()  # it is only looked at
+        rescued = await rescue(conn, bench.node.id, "it has died", set())
+        assert rescued.claimable == [taken.id]
+        assert await conn.fetchrow("select claim, attempt, crashes from ingestd.job") == (None, 0, 0)
+        reserved.lose()
 
 
 async def _open_jobs(db: Database, count: int) -> bool:
