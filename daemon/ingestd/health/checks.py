@@ -105,7 +105,9 @@ class HealthRunner:
                 writable, ours = await ping(conn)
         except (*OUTAGE, asyncpg.PostgresError) as error:
             text = f"unreachable: {reason(error)}"
-            return Check("database", "critical", text[:300], hint="start Postgres, or check [database] url")
+            full = isinstance(error.__cause__ or error, asyncpg.TooManyConnectionsError)
+            hint = FULL if full else "start Postgres, or check [database] url"
+            return Check("database", "critical", text[:300], hint=hint)
         if not ours:
             return Check("database", "critical", "it holds no tables of ingestd", hint=EMPTY)
         if not writable:
@@ -140,6 +142,7 @@ class HealthRunner:
         return replace(check, since=check.since or since)
 
 
+FULL = "all its connections are taken: raise max_connections of Postgres, or lower [database] pool_max"
 EMPTY = "it was made anew, or is another one: restore a backup, or start the daemon again to begin with an empty one"
 READ_ONLY = "a standby, or told to be read-only; [database] url may name several servers, and the one that takes writes is found"
 SLOW = "Postgres is busy: look for long transactions in pg_stat_activity"

@@ -16,6 +16,7 @@ from ingestd.imports.arrivals import IMPORT, LOAD, QUEUE, ByHand, Cause, Intake,
 from ingestd.imports.settings import ImportSettings
 from ingestd.imports.store import arrivals as store
 from ingestd.jobs.enqueue import enqueue
+from ingestd.jobs.filters import OPEN_STATES
 from ingestd.jobs.model import NewJob, State
 from ingestd.jobs.store import history
 from ingestd.settings import did_you_mean
@@ -92,7 +93,7 @@ async def retry_load(conn: asyncpg.Connection, actor: Actor, load_id: int) -> in
             raise Conflict(f"load {load_id} is {row['status']}: only a failed load can be retried", current_state=row["status"])
         job_id: int = row["job_id"]
         # Its job may have been brought back by itself, or be gone from history by retention.
-        if not await history.revive(conn, job_id) and await history.find_state(conn, job_id) not in ("waiting", "running"):
+        if not await history.revive(conn, job_id) and await history.find_state(conn, job_id) not in OPEN_STATES:
             job_id = await _new_job(conn, row)
         await store.reset_load(conn, load_id, job_id)
         await record_audit(conn, actor, "retry", "load", load_id, {"job": job_id})

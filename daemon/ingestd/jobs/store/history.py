@@ -13,6 +13,7 @@ from typing import Any
 import asyncpg
 
 from ingestd.jobs.model import PARKED_DEPENDENCY, PARKED_KEY, State
+from ingestd.jobs.store.where import STATE
 
 _COLUMNS = """id, kind, queue_id, rank, attempt, max_attempts, crashes, run_at, due_at, created_at, store, key, key_strict,
     unique_key, unique_until, args, attempts, timeout, hard_timeout, backoff, tags, notes, metadata, correlation_id, parent_id,
@@ -140,10 +141,10 @@ with gone as (
 )
 select id from gone"""
 
-FIND = """
+FIND = f"""
 select h.id, h.state from ingestd.history h where h.id = $1
 union all
-select id, case when claim is not null then 'running' else 'waiting' end from ingestd.job where id = $1
+select j.id, {STATE} from ingestd.job j where j.id = $1
 limit 1"""
 RELEASE_KEY = "delete from ingestd.key_hold where job_id = $1 returning key"
 HOLDS = "select key, job_id, since from ingestd.key_hold order by since"
@@ -213,7 +214,7 @@ async def delete_finished(conn: asyncpg.Connection, ids: Sequence[int], ended_by
 
 
 async def find_state(conn: asyncpg.Connection, job_id: int) -> str | None:
-    """`waiting`, `running`, a final state, or None if there is no such job."""
+    """The state of a job, or None if there is no such job."""
     row = await conn.fetchrow(FIND, job_id)
     return None if row is None else row["state"]
 
