@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -97,6 +98,67 @@ async def test_only_lines_on_which_both_sides_wait_are_cut(dsn: str, monkeypatch
             await at_rest.execute("select 1")
             # Nor does the server keep it, with its locks.
             await eventually(lambda: at_rest.fetchval(f"{LEFT} having count(*) = 0", column=0), saying="its session is ended")
+        await db.close()
+
+
+async def test_what_was_answered_since_it_was_overdue_is_not_cut_off(dsn: str, conn: asyncpg.Connection) -> None:
+    async with Proxy(dsn) as proxy:
+        db = Database(proxy.dsn)
+        await db.open()
+        async with db.handlers() as lent, lent.transaction():
+            await lent.execute("select 1")
+            idle = "select state_change < clock_timestamp() - make_interval(secs => $2) from pg_stat_activity where pid = $1"
+            await eventually(lambda: conn.fetchval(idle, lent.get_server_pid(), silence.SERVER_WAITS_S))
+            assert await silence.cut_silent({lent: 20.0}, conn) == 0
+            await lent.execute("select 1")
+        await db.close()
+
+
+async def test_a_handler_that_is_slow_to_put_rows_somewhere_is_not_cut_off(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silence, "ASK_AFTER_S", 0.3)
+    monkeypatch.setattr(silence, "SERVER_WAITS_S", 0.1)
+    writing, enough = asyncio.Event(), asyncio.Event()
+
+    async def put(_: bytes) -> None:
+        writing.set()
+        await enough.wait()
+
+    async with Proxy(dsn) as proxy:
+        db = Database(proxy.dsn)
+        await db.open()
+        look = await connect(dsn)
+        async with db.handlers() as conn:
+            copies = asyncio.create_task(conn.copy_from_query("select 1", output=put))
+            await writing.wait()
+            idle = "select state = 'idle' and state_change < clock_timestamp() - interval '1 s' from pg_stat_activity where pid = $1"
+            await eventually(lambda: look.fetchval(idle, conn.get_server_pid()))
+            assert await db.cut_silent() == 0
+            enough.set()
+            assert await copies == "COPY 1"
+        await look.close()
+        await db.close()
+
+
+async def test_a_handler_that_is_slow_to_make_its_rows_is_not_cut_off(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silence, "ASK_AFTER_S", 0.3)
+    monkeypatch.setattr(silence, "SERVER_WAITS_S", 0.1)
+    enough = asyncio.Event()
+
+    async def rows() -> AsyncIterator[tuple[int]]:
+        yield (1,)
+        await enough.wait()
+        yield (2,)
+
+    async with Proxy(dsn) as proxy:
+        db = Database(proxy.dsn)
+        await db.open()
+        async with db.handlers() as conn:
+            await conn.execute("create temporary table slow (n int)")
+            copies = asyncio.create_task(conn.copy_records_to_table("slow", records=rows()))
+            await eventually(lambda: silence.quiet_s(conn) > 1.0)
+            assert await db.cut_silent() == 0
+            enough.set()
+            assert await copies == "COPY 2"
         await db.close()
 
 

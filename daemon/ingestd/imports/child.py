@@ -28,6 +28,8 @@ from ingestd.postgres.silence import cut_silent, unanswered
 ALIVE_EVERY_S = 5.0
 LINES_EVERY_S = 5.0
 LONGEST_LINE = 4 << 20
+# A load makes its rows far faster: no byte for so long, and it is the line that says nothing.
+ROWS_WITHIN_S = 60.0
 
 
 def main() -> None:
@@ -101,7 +103,7 @@ async def _cut_silent(lines: Sequence[asyncpg.Connection], connect_: load.Connec
                 ask = await connect_()
                 try:
                     async with asyncio.timeout(LINES_EVERY_S):
-                        await cut_silent(overdue, ask)
+                        await cut_silent(overdue, ask, ROWS_WITHIN_S)
                 finally:
                     ask.terminate()
 

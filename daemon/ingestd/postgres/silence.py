@@ -6,6 +6,7 @@ take. But the server knows whether it is at work for a session: where both sides
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import struct
@@ -19,8 +20,6 @@ import asyncpg
 ASK_AFTER_S = 10.0
 # The server itself must have waited for so long: an answer may be on its way.
 SERVER_WAITS_S = 5.0
-# A client that brings rows may itself take a while to make the next ones.
-ROWS_WITHIN_S = 60.0
 # tcp_info: eight bytes, then numbers of four; the tenth is when something was last sent, the twelfth when something was last heard.
 TCP_INFO_BYTES = 56
 LAST_SENT, LAST_HEARD = 44, 52
@@ -76,7 +75,7 @@ class _Asking:
     bind_execute = _counted("bind_execute")
     bind_execute_many = _counted("bind_execute_many")
     copy_in = _counted("copy_in")
-    copy_out = _counted("copy_out")
+    # Not copy_out: there the server may have said all it has to say, and the client takes its time to put it somewhere.
 
 
 class Attentive(asyncpg.Connection):  # type: ignore[misc]
@@ -115,20 +114,25 @@ def unanswered(conns: Iterable[Any]) -> dict[Any, float]:
     return {conn: quiet for conn in conns if (quiet := quiet_s(conn)) > ASK_AFTER_S}
 
 
-async def cut_silent(overdue: dict[Any, float], ask: asyncpg.Connection) -> int:
+async def cut_silent(overdue: dict[Any, float], ask: asyncpg.Connection, rows_within_s: float = math.inf) -> int:
     """Break the connections that wait for a server which waits for them; whoever uses them is told that Postgres went away.
 
     Args:
         overdue: see `unanswered`.
         ask: another connection to the same database, past any pooler.
+        rows_within_s: how long a client that brings rows may take to make the next ones, in seconds; a handler may for ever.
 
     Returns:
         How many there were.
     """
+    # A loop that was blocked has its answers waiting in the kernel: they were read while `ask` was made.
+    overdue = unanswered(overdue)
+    if not overdue:
+        return 0
     asked: dict[int, tuple[Any, str, bool]] = {}
     for conn, quiet in overdue.items():
         with suppress(asyncpg.InterfaceError):  # it has just been returned
-            long_enough = not _brings_rows(conn) or quiet > ROWS_WITHIN_S
+            long_enough = not _brings_rows(conn) or quiet > rows_within_s
             asked[conn.get_server_pid()] = conn, conn.get_settings().application_name, long_enough
     names, enough = [name for _, name, _ in asked.values()], [enough for *_, enough in asked.values()]
     rows = await ask.fetch(CUT, list(asked), names, enough, SERVER_WAITS_S)
