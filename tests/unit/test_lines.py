@@ -7,7 +7,6 @@ import contextvars
 import io
 import json
 import logging as stdlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -21,6 +20,8 @@ from ingestd.cause import JOB, NODE, REQUEST, correlation, correlation_from
 from ingestd.events import Notice, SlotFired
 from ingestd.lines import LONGEST_TEXT, JsonOutput, RelayOutput, TerminalOutput, relayed
 from ingestd.redaction import MASK, Redactor, secrets_in
+
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 
 @dataclass
@@ -39,16 +40,6 @@ class Mute:
 class Closed(io.StringIO):
     def write(self, text: str) -> int:
         raise BrokenPipeError(text)
-
-
-@pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """Give back the logging that the test run had."""
-    root = stdlib.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
 
 
 @pytest.fixture

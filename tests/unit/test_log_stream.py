@@ -19,15 +19,7 @@ from ingestd import logging
 from ingestd.lines import JsonOutput, StreamOutput, TerminalOutput
 from ingestd.log_stream import LogStream
 
-
-@pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """Give back the logging that the test run had."""
-    root = stdlib.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ import pytest
 from ingestd.errors import InvalidInput
 from ingestd.jobs.client import current_client
 from ingestd.jobs.enqueue import enqueue
-from ingestd.jobs.model import NewJob
+from ingestd.jobs.model import Job, NewJob
 from ingestd.jobs.store import claim as claim_store
 from ingestd.jobs.store import jobs as jobs_store
 from ingestd.jobs.store import single
 from ingestd.jobs.store.rescue import rescue
 from ingestd.postgres.pool import Database
 from ingestd.work.context import Context
+from ingestd.work.reserve import Reserved
 from tests.support import eventually
 from tests.work.conftest import Workbench, handler, working
 
@@ -41,6 +42,15 @@ class Family:
     async def _look(self, ctx: Context, n: int) -> None:
         async with ctx.db.services() as conn:
             self.born_claimed.append(bool(await conn.fetchval(BORN, ctx.job.id)))
+
+
+async def born_claimed(bench: Workbench, conn: asyncpg.Connection) -> tuple[Reserved, Job]:
+    """A child that the node's own insert has taken, whose answer has not been looked at yet."""
+    reserved = bench.worker.reservations.reserve(NewJob("child"))
+    assert reserved is not None
+    _, taken = await single.insert_taken(conn, NewJob("child"), '{"n": 1}', reserved.who, reserved.queue_id, reserved.queue)
+    assert taken is not None
+    return reserved, taken
 
 
 async def settled(bench: Workbench) -> None:
@@ -104,10 +114,7 @@ async def test_a_job_whose_birth_was_not_answered_is_given_back_and_runs_once(db
     family = Family()
     async with working(db, family.parent, family.child) as bench:
         await settled(bench)
-        reserved = bench.worker.reservations.reserve(NewJob("child"))
-        assert reserved is not None
-        _, taken = await single.insert_taken(conn, NewJob("child"), '{"n": 1}', reserved.who, reserved.queue_id, reserved.queue)
-        assert taken is not None
+        reserved, _ = await born_claimed(bench, conn)
         # The answer is lost: nobody here knows what came of it.
         reserved.lose()
         await eventually(lambda: family.born_claimed == [False])
@@ -212,10 +219,7 @@ async def test_a_job_whose_node_died_before_it_started_is_rescued_unspent_and_un
     family = Family()
     async with working(db, family.parent, family.child) as bench:
         await settled(bench)
-        reserved = bench.worker.reservations.reserve(NewJob("child"))
-        assert reserved is not None
-        _, taken = await single.insert_taken(conn, NewJob("child"), '{"n": 1}', reserved.who, reserved.queue_id, reserved.queue)
-        assert taken is not None
+        reserved, taken = await born_claimed(bench, conn)
         bench.worker.claimer.drain()  # it is only looked at
         rescued = await rescue(conn, bench.node.id, "it has died", set())
         assert rescued.claimable == [taken.id]

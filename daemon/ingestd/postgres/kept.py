@@ -9,6 +9,8 @@ from types import TracebackType
 
 import asyncpg
 
+from ingestd.postgres.pool import is_closed
+
 # Unused for so long it goes back to its pool, which closes what is idle: whoever enqueues once an hour holds no session meanwhile.
 IDLE_S = 60.0
 
@@ -38,7 +40,7 @@ class Kept:
     async def __aenter__(self) -> asyncpg.Connection:
         """The connection; another one if that has ended meanwhile."""
         self._used, self._unwanted = True, False
-        if self._conn is None or _has_ended(self._conn):
+        if self._conn is None or is_closed(self._conn):
             try:
                 await self._give_back()
                 lent = self._lend()
@@ -74,7 +76,7 @@ class Kept:
             self._look_again = None
         lent, self._lent, self._conn = self._lent, None, None
         if lent is not None:
-            await lent.__aexit__(None, None, None)
+            await _end(lent)
 
     def _look_after(self, seconds: float) -> None:
         if self._look_again is None:
@@ -93,10 +95,3 @@ class Kept:
 
 async def _end(lent: AbstractAsyncContextManager[asyncpg.Connection]) -> None:
     await lent.__aexit__(None, None, None)
-
-
-def _has_ended(conn: asyncpg.Connection) -> bool:
-    try:
-        return bool(conn.is_closed())
-    except asyncpg.InterfaceError:
-        return True  # the pool has taken it away

@@ -301,14 +301,15 @@ def notice_silence(conn: asyncpg.Connection) -> None:
 async def has_ended(conn: asyncpg.Connection) -> bool:
     """Whether a connection that just failed is closed, or is about to be."""
     deadline = time.monotonic() + GOODBYE_S
-    while not _is_closed(conn):
+    while not is_closed(conn):
         if time.monotonic() > deadline:
             return False
         await asyncio.sleep(0.005)
     return True
 
 
-def _is_closed(conn: asyncpg.Connection) -> bool:
+def is_closed(conn: asyncpg.Connection) -> bool:
+    """Whether a connection has ended, also one that a pool has taken away since it was lent."""
     try:
         return bool(conn.is_closed())
     except asyncpg.InterfaceError:
@@ -317,7 +318,7 @@ def _is_closed(conn: asyncpg.Connection) -> bool:
 
 def takes_no_writes(conn: asyncpg.Connection) -> bool:
     """Whether the server of a session is a standby, or was told to take no writes, as far as it has told us."""
-    if _is_closed(conn):
+    if is_closed(conn):
         return False
     told = conn.get_settings()
     return "on" in (getattr(told, "in_hot_standby", "off"), getattr(told, "default_transaction_read_only", "off"))
