@@ -138,7 +138,7 @@ async def test_a_child_that_is_killed_fails_its_own_attempt_alone(db: Database) 
 
 def _progress(bench: Workbench, job_id: int) -> str:
     running = bench.worker.running_jobs().get(job_id)
-    return (running.progress or {}).get("text", "") if running else ""
+    return (running.ctx.shown or {}).get("text", "") if running else ""
 
 
 async def test_a_kill_from_outside_is_retried_by_the_rules(db: Database) -> None:

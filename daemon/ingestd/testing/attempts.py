@@ -97,7 +97,7 @@ class Attempts:
         spec = _here(spec, raised)
         ctx = Context(job, self._db, self.node, self._bus)
         with use_client(Client(self._db)):
-            ending = await runner.run(ctx, spec, [], self._places)
+            ending = await runner.run(ctx, spec, self._places)
         if ending is PLAIN:
             # A worker writes these by the batch and without a word; here it is one like any other.
             ending = runner.Ending(Result(job.id, job.claim, State.SUCCEEDED, started_at=ctx.started_at, duration_ms=ctx.elapsed_ms()))

@@ -59,11 +59,13 @@ class Context:
         db: this node's pools.
         node: this node's UUID.
         bus: where events are told.
-        report: publishes progress; called with (fraction or None, text).
+        report: told of progress as well; called with (fraction or None, text).
     """
 
     result: Any = None
     cancelled: bool = False
+    interrupted: str = ""  # why it was told to end from outside, one of `Interrupted`
+    shown: dict[str, Any] | None = None  # how far it says that it is
     cut_off: int = 0
     resources: Mapping[str, Any] = NOTHING
     acked: ack_store.Result | None = None
@@ -78,7 +80,7 @@ class Context:
     _opened = False
     _stepping: frozenset[object] = frozenset()  # tasks inside of a step
     _discarded: tuple[str, dict[str, Any]] | None = None
-    _shown: tuple[float | None, str] = (None, "")
+    _report: Callable[[float | None, str], None] | None = None
 
     def __init__(
         self,
@@ -86,16 +88,17 @@ class Context:
         db: Database,
         node: UUID,
         bus: Bus,
-        report: Callable[[float | None, str], None] = lambda _fraction, _text: None,
+        report: Callable[[float | None, str], None] | None = None,
     ) -> None:
         self.job = job
         self.db = db
         self.node = node
         self.bus = bus
-        self.on_progress = report
+        if report is not None:
+            self._report = report
         self.started = time.time()
         # What has passed since is measured by the clock that nobody sets.
-        self.began = time.monotonic()
+        self.began = self.shown_at = time.monotonic()
 
     @property
     def log(self) -> Any:
@@ -203,7 +206,8 @@ class Context:
             self.backend = None
             self._stepping -= {me}
         # A step is progress, whatever is shown of it.
-        self.on_progress(*self._shown)
+        shown = self.shown or {"fraction": None, "text": ""}
+        self.show(shown["fraction"], shown["text"])
 
     def _refuse_nested(self) -> object:
         me = asyncio.current_task()
@@ -293,8 +297,14 @@ class Context:
         """
         if not isinstance(fraction, int | float | None) or not isinstance(text, str):
             raise TypeError(f"ctx.progress() takes a fraction from 0 to 1, or None, and a text, not {fraction!r} and {text!r}")
-        self._shown = (None if fraction is None else min(max(fraction, 0.0), 1.0), text[:200])
-        self.on_progress(*self._shown)
+        self.show(None if fraction is None else min(max(fraction, 0.0), 1.0), text[:200])
+
+    def show(self, fraction: float | None, text: str) -> None:
+        """Keep how far the job is for the next report."""
+        self.shown = {"fraction": fraction, "text": text}
+        self.shown_at = time.monotonic()
+        if self._report is not None:
+            self._report(fraction, text)
 
     @overload
     async def enqueue(self, what: NewJob, /, *more: NewJob, conn: asyncpg.Connection | None = None) -> list[int]: ...

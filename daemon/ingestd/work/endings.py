@@ -94,9 +94,9 @@ def after_return(ctx: Context, spec: HandlerSpec, value: Any) -> Ending:
     raise AssertionError(f"unknown outcome {outcome!r}")
 
 
-def after_interruption(ctx: Context, spec: HandlerSpec, interrupted: list[str]) -> Ending:
+def after_interruption(ctx: Context, spec: HandlerSpec) -> Ending:
     """Somebody told the job to end, and it did; whatever it made of that, it was not its own failure."""
-    why = interrupted[0] if interrupted else Interrupted.DRAIN
+    why = ctx.interrupted or Interrupted.DRAIN
     if ctx.acked is not None:
         return Ending(None, str(ctx.acked.state))
     if why == Interrupted.LOST:

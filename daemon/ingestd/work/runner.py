@@ -36,11 +36,11 @@ class Places:
         await self.resources.close()
 
 
-async def run(ctx: Context, spec: HandlerSpec, interrupted: list[str], places: Places) -> Ending:
+async def run(ctx: Context, spec: HandlerSpec, places: Places) -> Ending:
     """Run one attempt to its end; never raises.
 
     Args:
-        interrupted: filled by whoever tells the attempt to end, with one of `Interrupted`, before it does.
+        ctx: whoever tells the attempt to end sets its `interrupted` before.
         places: for handlers that are more than a coroutine.
     """
     job = ctx.job
@@ -54,8 +54,8 @@ async def run(ctx: Context, spec: HandlerSpec, interrupted: list[str], places: P
     except ArgumentsDoNotFit as error:
         return endings.unfit(ctx, str(error))
     except asyncio.CancelledError as error:
-        if interrupted:
-            return endings.after_interruption(ctx, spec, interrupted)
+        if ctx.interrupted:
+            return endings.after_interruption(ctx, spec)
         # Nobody told it to end: something that it waited for was cancelled, or it cancelled its own task.
         return endings.after_error(ctx, spec, error)
     except BaseException as error:
@@ -63,8 +63,8 @@ async def run(ctx: Context, spec: HandlerSpec, interrupted: list[str], places: P
         if isinstance(error, GeneratorExit) and not _on_a_loop():
             # Not the handler's own: Python clears up a coroutine that was left behind, and nothing may be awaited any more.
             raise
-        if interrupted:
-            return endings.after_interruption(ctx, spec, interrupted)
+        if ctx.interrupted:
+            return endings.after_interruption(ctx, spec)
         return endings.after_error(ctx, spec, error)
 
 

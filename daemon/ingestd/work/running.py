@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from ingestd.jobs.model import Job
 from ingestd.work.context import Context
@@ -21,8 +20,6 @@ class Running:
         task: the slot that runs it.
         lane: the queue whose slot that is.
         began: when this attempt began, `time.monotonic()`.
-        progress_at: when it last reported progress, or began, `time.monotonic()`.
-        interrupted: why it was cancelled from outside, if it was.
         told_at: when it was told to end, `time.monotonic()`; 0: it was not.
         missing: looks in a row at which the database did not know our claim.
         adrift: it did not end although it was told to; its slot has been replaced, its claim is kept.
@@ -34,18 +31,10 @@ class Running:
     task: asyncio.Task[None]
     lane: Lane
     began: float
-    progress_at: float
-    interrupted: list[str] = field(default_factory=list)
-    progress: dict[str, Any] | None = None
     told_at: float = 0.0
     missing: int = 0
     adrift: bool = False
     abandoned: bool = False
-
-    def show(self, fraction: float | None, text: str) -> None:
-        """Keep the job's progress for the next report."""
-        self.progress = {"fraction": fraction, "text": text}
-        self.progress_at = time.monotonic()
 
     @property
     def told_to_end_at(self) -> float:

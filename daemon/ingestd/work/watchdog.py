@@ -148,12 +148,12 @@ class Watchdog:
         return RoomFacts(checks=self.checks)
 
     def _look_at(self, each: Running, now: float) -> None:
-        if each.interrupted or each.ctx.acked is not None:
+        if each.ctx.interrupted or each.ctx.acked is not None:
             return
         spec = self._registry.get(each.job.kind)
         verdict = judge(
             now - each.began,
-            now - each.progress_at,
+            now - each.ctx.shown_at,
             deadline_s=_seconds(each.job.timeout or (spec.timeout if spec else None)),
             stuck_after_s=self._patience_s(spec),
             usual_s=self._usual.get(each.job.kind),

@@ -123,7 +123,7 @@ class Worker:
             False if it does not run here, or was told before.
         """
         running = self._running.get(job_id)
-        if running is None or running.interrupted:
+        if running is None or running.ctx.interrupted:
             return False
         self._interrupt(running, why)
         return True
@@ -233,10 +233,11 @@ class Worker:
         spec = self._registry.get(job.kind)
         assert spec is not None, "only known kinds are claimed"
         began = time.monotonic()
-        running = Running(job, Context(job, self._db, self._node.id, self._bus), task, lane, began, began)
-        running.ctx.on_progress = running.show
+        # Nothing here refers back to what holds it: a ring would outlive its job until the collector finds it, thousands at a time.
+        ctx = Context(job, self._db, self._node.id, self._bus)
+        running = Running(job, ctx, task, lane, began)
         if self._cut_off:
-            running.ctx.cut_off = self._cut_off.get(job.id, 0)
+            ctx.cut_off = self._cut_off.get(job.id, 0)
         self._running[job.id] = running
         on_behalf_of(job)
         self.notes.cells[cell] = job.id
@@ -244,7 +245,7 @@ class Worker:
         if self._tell_starts:
             self._bus.emit(JobStarted(job.id, job.kind, job.attempt, job.correlation_id))
         try:
-            ending = await runner.run(running.ctx, spec, running.interrupted, self._places)
+            ending = await runner.run(ctx, spec, self._places)
         except Exception as error:  # noqa: BLE001 - it never raises; were it wrong, each such job would take a slot of its queue with it
             ending = runner.unforeseen(job, error)
             self._bus.emit(Notice(f"job {job.id} ({job.kind}): {ending.reason}"))
@@ -258,10 +259,10 @@ class Worker:
             self.notes.cells[cell] = 0
             if self._idle is not None:
                 self._tell_idle()
-        if running.interrupted:
+        if ctx.interrupted:
             self._was_interrupted()
         if ending is PLAIN and not running.abandoned:
-            self.acker.done(job, running.ctx.started, running.ctx.elapsed_ms())
+            self.acker.done(job, ctx.started, ctx.elapsed_ms())
         else:
             self._end(running, ending)
         if ending.cut_off or self._cut_off:
@@ -296,8 +297,8 @@ class Worker:
             self.acker.tell_stale(running.job)
 
     def _interrupt(self, running: Running, why: str) -> None:
-        if not running.interrupted and self._running.get(running.job.id) is running:
-            running.interrupted.append(why)
+        if not running.ctx.interrupted and self._running.get(running.job.id) is running:
+            running.ctx.interrupted = why
             running.told_at = time.monotonic()
             running.ctx.cancelled = True
             if running.ctx.elsewhere is not None:
@@ -325,10 +326,10 @@ class Worker:
 
     def _tell_adrift(self, running: Running, seconds: float) -> None:
         job, stack = running.job, running.stack()
-        why = running.interrupted[0] if running.interrupted else "timeout"
+        why = running.ctx.interrupted or "timeout"
         where = stack.strip().splitlines()[-1].strip() if stack.strip() else "an unknown place"
-        running.progress = {
-            "fraction": (running.progress or {}).get("fraction"),
+        running.ctx.shown = {
+            "fraction": (running.ctx.shown or {}).get("fraction"),
             "text": f"goes on although it was told to end ({why}), at {where}"[:200],
         }
         message = f"job {job.id} ({job.kind}) goes on {seconds:.0f} s after it was told to end ({why}); it keeps its claim"
@@ -351,7 +352,7 @@ class Worker:
         if not running and self._reported:
             await self._reconcile()
             return REPORT_EVERY_S
-        progress = {str(job_id): entry.progress for job_id, entry in running.items() if entry.progress}
+        progress = {str(job_id): entry.ctx.shown for job_id, entry in running.items() if entry.ctx.shown}
         progress["backends"] = {str(job_id): entry.ctx.backend for job_id, entry in running.items() if entry.ctx.backend}
         async with self._db.services() as conn:
             await node_store.write_progress(conn, self._node.id, list(running), progress)

@@ -278,7 +278,7 @@ class _Attempt:
             while True:
                 message = await child.process.receive()
                 if "progress" in message:
-                    ctx.on_progress(*message["progress"])
+                    ctx.show(*message["progress"])
                 elif "log" in message:
                     relayed(message["log"])
                 elif "acked" in message:
