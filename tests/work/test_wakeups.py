@@ -178,7 +178,8 @@ async def test_jobs_that_come_at_random_moments_start_long_before_the_next_poll(
     rng = random.Random(3)
     own = await connect(dsn)
     async with working(db, handler("note", note), slots={"default": 2}) as bench, listening(db, bench):
-        bench.worker.claimer._sweep_at = time.monotonic() + 3600  # no sweep comes to help
+        await eventually(lambda: bench.worker.claimer.lanes, saying="the first sweep, which finds the queues,")
+        bench.worker.claimer._sweep_at = time.monotonic() + 3600  # no other one comes to help
         for n in range(60):
             # Bursts and pauses, so that the node is caught at every point between busy and asleep.
             await asyncio.sleep(rng.choice([0, 0, 0.002, 0.01, 0.03, 0.2]))

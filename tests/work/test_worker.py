@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from datetime import timedelta
 from typing import Any
 
@@ -66,6 +67,28 @@ async def test_two_thousand_jobs_each_run_exactly_once(db: Database) -> None:
     async with db.services() as conn:
         assert await conn.fetchval("select count(*) from ingestd.job") == 0
         assert await conn.fetchval("select sum(n) from ingestd.job_stat where kind = 'note'") == 2000
+
+
+async def test_a_job_that_has_ended_is_forgotten_without_the_collector(db: Database) -> None:
+    async def work(ctx: Context) -> None:
+        pass
+
+    async def with_extras(ctx: Context) -> int:
+        ctx.progress(0.5, "half")
+        return 1
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with working(db, handler("work", work), handler("extras", with_extras)) as bench:
+            async with db.services() as conn:
+                await enqueue(conn, [NewJob(kind) for kind in ("work", "extras") for _ in range(100)])
+            bench.worker.wake()
+            await eventually(lambda: len(bench.events) >= 100 and not bench.worker.running and not bench.worker.acker.unwritten)
+            # Each slot still holds its last one in a variable.
+            assert sum(isinstance(each, Context) for each in gc.get_objects()) < 50
+    finally:
+        gc.enable()
 
 
 async def test_retry_runs_again_after_the_delay_it_asked_for(db: Database) -> None:

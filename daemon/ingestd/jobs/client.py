@@ -156,7 +156,7 @@ class Client:
             return await self.enqueue_jobs(alike(kind, args, unique_keys, options), allow_unknown=allow_unknown, conn=conn)
         like = new_job(kind, None, options)
         _refuse_shared_key(like)
-        async with self.connection(conn) as used, used.transaction():
+        async with self.connection(conn) as used:
             if not allow_unknown:
                 like = replaced(like, (await self._published(used, kind, args)).name)
             if await self.only_granted(used, theirs=conn is not None):
@@ -181,7 +181,7 @@ class Client:
 
     async def _published(self, conn: asyncpg.Connection, kind: str, args: Sequence[Mapping[str, Any]]) -> PublishedKind:
         known = self._kinds.get(kind)
-        if known is not None and not known.stale and not any(map(known.problems, args)):
+        if known is not None and not known.stale and known.fit(args):
             return known
         # Not known, or remembered for a while: a node may have published other arguments since.
         known = self._kinds[kind] = await require_kind(conn, kind)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from ingestd.errors import InvalidInput
-from ingestd.jobs.checks import checked, is_plain, json_args
+from ingestd.jobs.checks import checked, is_plain, json_list
 from ingestd.jobs.model import Job, NewJob
 from ingestd.jobs.store import granted, single
 from ingestd.jobs.store import jobs as store
@@ -121,13 +121,12 @@ async def enqueue_alike(conn: asyncpg.Connection, template: NewJob, args: Sequen
     checked(template)
     if template.key is not None or template.unique_key is not None:
         return await enqueue(conn, [replace(template, args=one) for one in args])
-    texts = [json_args(one) for one in args]
+    lists = [text for start in range(0, len(args), BATCH) for text in _lists(args[start : start + BATCH])]
     await _require_queues(conn, [template])
-    ids: list[int] = []
-    async with conn.transaction():
-        for batch in _batches(texts):
-            ids += await store.insert_alike(conn, template, batch)
-        if len(ids) < len(texts):
+    # One statement is all or nothing by itself; inside of a caller's transaction it must not end that.
+    async with conn.transaction() if len(lists) > 1 or conn.is_in_transaction() else nullcontext():
+        ids = [job_id for text in lists for job_id in await store.insert_alike(conn, template, text)]
+        if len(ids) < len(args):
             await _tell_queue(conn, [template])
     return ids
 
@@ -178,6 +177,17 @@ async def _insert_rows(conn: asyncpg.Connection, jobs: Sequence[NewJob], texts: 
         return await store.insert_rows(conn, jobs, texts)
     except asyncpg.InvalidParameterValueError as error:
         raise InvalidInput(str(error)) from None
+
+
+def _lists(args: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Arguments as JSON arrays, each small enough for one statement."""
+    text = json_list(args)
+    if len(text) <= BATCH_BYTES or len(args) == 1:
+        yield text
+        return
+    half = len(args) // 2
+    yield from _lists(args[:half])
+    yield from _lists(args[half:])
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:

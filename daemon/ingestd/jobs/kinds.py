@@ -47,6 +47,10 @@ class PublishedKind:
         """What is wrong with arguments; empty where they fit."""
         return [] if self._plainly_fit(args) else problems(self.arguments or {}, args)
 
+    def fit(self, args: Iterable[Mapping[str, Any]]) -> bool:
+        """Whether all of these arguments fit."""
+        return not self.arguments or all(map(self._plainly_fit, args)) or not any(map(self.problems, args))
+
     def check(self, args: Iterable[Mapping[str, Any]]) -> None:
         """Refuse arguments that do not fit.
 

@@ -24,7 +24,7 @@ from ingestd.service import Poller
 
 GATHER_S = 0.005
 # So many need not wait for others.
-ENOUGH = 300
+ENOUGH = 500
 BATCH = 1000
 FULL = 5000
 IDLE_S = 60.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from ingestd.work.limits import Turn
 PREFETCH_S = 0.05
 PREFETCH_MOST = 2000
 LEARNING = 0.05
+# Jobs that never wait for anything would run one after the other, and the event loop come to nothing else: no claim, no ack.
+TURN_S = 0.002
 # Before every rank there is.
 FIRST = -1000
 
@@ -41,6 +44,8 @@ class Lane:
         job_s: learned seconds a job.
         consumers: tasks that run its jobs.
         low: with fewer ready than this, it is time to claim again.
+        clock: when its last job ended, `time.monotonic()`.
+        turn_ends: when its slots let the event loop see to everything else, by the same clock.
     """
 
     id: int
@@ -62,7 +67,11 @@ class Lane:
     limits: tuple[object, ...] = ()
     turn: Turn | None = None
     cursor: Cursor = field(default_factory=Cursor)
+    clock: float = 0.0
+    turn_ends: float = 0.0
     _idle: deque[asyncio.Future[None]] = field(default_factory=deque)
+    _turn_over: bool = False
+    _spreading: bool = False
 
     @property
     def prefetch(self) -> int:
@@ -106,10 +115,18 @@ class Lane:
                 self.ready = dict(sorted(self.ready.items()))
             line.append(job)
             self.held += 1
-        self._wake(self.held)
+        if not self._turn_over:
+            self.turn_ends = time.monotonic() + TURN_S
+            self._spread()
 
     def take(self) -> Job | None:
-        """The next job to start, or None."""
+        """The next job to start; None if there is none, or it is everybody else's turn on the event loop."""
+        if self._turn_over:
+            return None
+        if self.clock >= self.turn_ends and self.held:
+            self._turn_over = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
+            return None
         for line in self.ready.values():
             if line:
                 self.held -= 1
@@ -129,19 +146,41 @@ class Lane:
 
     async def wait(self) -> None:
         """Wait until a job may be there."""
-        if self.held:
+        if self.held and not self._turn_over:
             return
         waiter = asyncio.get_running_loop().create_future()
         self._idle.append(waiter)
         await waiter
 
-    def learn(self, seconds: float) -> None:
-        """Remember how long a job took; short spells count more than one slow outlier."""
+    def ended(self, seconds: float, now: float) -> None:
+        """Remember how long a job took; short spells count more than one slow outlier.
+
+        Args:
+            now: `time.monotonic()`.
+        """
+        self.clock = now
         self.job_s += LEARNING * (min(seconds, 10 * self.job_s + 0.001) - self.job_s)
 
     def dismiss(self) -> None:
         """Wake every waiting slot, so that it sees it is no longer needed."""
         self._wake(len(self._idle))
+
+    def _next_turn(self) -> None:
+        self._turn_over = False
+        self.turn_ends = time.monotonic() + TURN_S
+        self._spread()
+
+    def _spread(self, count: int = 1) -> None:
+        """Wake more and more slots while those before them wait for something: one alone may get through jobs that never wait."""
+        self._wake(min(count, self.held))
+        if self.held > count and self._idle and not self._spreading:
+            self._spreading = True
+            asyncio.get_running_loop().call_soon(self._spread_on, 2 * count)
+
+    def _spread_on(self, count: int) -> None:
+        self._spreading = False
+        if not self._turn_over:
+            self._spread(count)
 
     def _wake(self, count: int) -> None:
         while count > 0 and self._idle:

@@ -254,7 +254,8 @@ class Worker:
                 self._adrift -= 1
             else:
                 lane.running -= 1
-                lane.learn(time.monotonic() - began)
+                now = time.monotonic()
+                lane.ended(now - began, now)
             del self._running[job.id]
             self.notes.cells[cell] = 0
             if self._idle is not None:

@@ -39,22 +39,22 @@ with new as (
     having exists (select from ingestd.node_idle i where made.queue_id = any (i.queues))
 )
 select (select array_agg(id) from made) as ids, (select count(*) from told) as told"""
-# Many jobs that differ only in their arguments: one array instead of eighteen.
+# Many jobs that differ only in their arguments: one JSON array, in whose order they get their ids, and what they share looked up once.
 INSERT_ALIKE = """
-with made as (
+with shared as materialized (
+    select q.id as queue_id, coalesce($4::smallint, -k.priority, 0)::smallint as rank, coalesce($6::smallint, k.max_attempts, 4) as tries,
+           coalesce($5, now() + $12::interval, now()) as due
+    from (select) one left join ingestd.kind k on k.name = $1 join ingestd.queue q on q.name = coalesce($3, k.queue, 'default')
+), made as (
     insert into ingestd.job (kind, queue_id, rank, max_attempts, run_at, due_at, args, tags, notes, metadata, correlation_id, triggered_by,
                              parent_id, timeout, hard_timeout, backoff)
-    select $1, q.id, coalesce($4::smallint, -k.priority, 0), coalesce($6::smallint, k.max_attempts, 4),
-           coalesce($5, now() + $12::interval, now()), coalesce($5, now() + $12::interval, now()), a.args::jsonb, $7::text[], $8::text,
+    select $1, s.queue_id, s.rank, s.tries, s.due, s.due, a.args, $7::text[], $8::text,
            $9::text::jsonb, $10::text, $11, $13::bigint, $14::interval, $15::interval, $16::text::jsonb
-    from unnest($2::text[]) with ordinality a(args, position)
-    left join ingestd.kind k on k.name = $1 join ingestd.queue q on q.name = coalesce($3, k.queue, 'default')
-    order by a.position
-    returning id, queue_id, rank, run_at
+    from shared s, jsonb_array_elements($2::text::jsonb) a(args)
+    returning id
 ), told as (
-    select pg_notify('ingestd_job', format('%s %s %s', queue_id, rank, extract(epoch from min(run_at))))
-    from made where run_at <= now() group by queue_id, rank
-    having exists (select from ingestd.node_idle i where made.queue_id = any (i.queues))
+    select pg_notify('ingestd_job', format('%s %s %s', queue_id, rank, extract(epoch from due)))
+    from shared where due <= now() and exists (select from ingestd.node_idle i where shared.queue_id = any (i.queues))
 )
 select array(select id from made) as ids, (select count(*) from told) as told"""
 # Whatever the two above leave out: unique keys, delays, a job's own timeouts and backoff.
@@ -123,8 +123,15 @@ async def insert_jobs(conn: asyncpg.Connection, jobs: Sequence[NewJob], args: Se
     return list(row["ids"] or ())
 
 
-async def insert_alike(conn: asyncpg.Connection, template: NewJob, args: Sequence[str]) -> list[int]:
-    """Insert one job like `template` for each set of arguments, given as JSON; returns the ids in order."""
+async def insert_alike(conn: asyncpg.Connection, template: NewJob, args: str) -> list[int]:
+    """Insert one job like `template` for each set of arguments.
+
+    Args:
+        args: a JSON array of objects, not empty.
+
+    Returns:
+        The ids in order; none where the queue does not exist.
+    """
     row = await conn.fetchrow(
         INSERT_ALIKE,
         template.kind,
@@ -144,7 +151,8 @@ async def insert_alike(conn: asyncpg.Connection, template: NewJob, args: Sequenc
         template.hard_timeout,
         None if template.backoff is None else dump_json(dict(template.backoff)),
     )
-    return list(row["ids"])
+    ids: list[int] = row["ids"]
+    return ids
 
 
 async def insert_rows(conn: asyncpg.Connection, jobs: Sequence[NewJob], args: Sequence[str]) -> list[tuple[int, bool, bool]]:
