@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import timedelta
 from decimal import Decimal
+from operator import attrgetter
 from pathlib import PurePath
 from typing import Any
 
@@ -28,6 +29,7 @@ EARLIEST_YEAR, LATEST_YEAR = 2, 9998
 BIGGEST_ID = 2**63 - 1
 BIGGEST_NUMBER = 10**308
 _LONGEST = (("kind", 200), ("queue", 63), ("unique_key", 500), ("key", 500), ("notes", 10_000), ("correlation_id", 200))
+_TEXTS = attrgetter(*(name for name, _ in _LONGEST))
 _MAY_BE_EMPTY = ("notes",)
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_NAIVE_UTC
 
@@ -40,8 +42,7 @@ def checked(job: NewJob) -> str:
     Raises:
         InvalidInput: it cannot be one; says what to change, with a JSON pointer.
     """
-    for name, longest in _LONGEST:
-        text = getattr(job, name)
+    for (name, longest), text in zip(_LONGEST, _TEXTS(job), strict=True):
         if text is not None:
             _check_text(text, f"/{name}", longest, name)
     if job.run_at is not None:
@@ -106,7 +107,7 @@ def json_text(value: Any, name: str, most: int) -> str:
     Raises:
         InvalidInput: it is anything else, or holds what cannot be stored; says where.
     """
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):
         raise InvalidInput(f"{name} of a job must be a JSON object", pointer=f"/{name}")
     try:
         raw = orjson.dumps(value if type(value) is dict else dict(value), _plain_value, _OPTIONS)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -19,6 +20,13 @@ from ingestd.jobs.store.claim import Claimant
 
 BATCH = 1000
 BATCH_BYTES = 8 << 20
+
+_BARE = attrgetter("key", "store", "parked", "workflow_run", "step")
+_NOTHING = (None, None, 0, None, None)
+_SHARED = attrgetter(
+    "kind", "queue", "priority", "run_at", "max_attempts", "tags", "notes", "metadata", "correlation_id", "parent_id", "triggered_by",
+    "key", "store", "parked", "workflow_run", "step",
+)  # fmt: skip
 
 
 class Enqueued(NamedTuple):
@@ -66,7 +74,9 @@ async def enqueue_plain(conn: asyncpg.Connection, jobs: Sequence[NewJob], args: 
     try:
         if len(jobs) == 1:
             return [await single.insert_one(conn, jobs[0], args[0])]
-        return await store.insert_jobs(conn, jobs, args)
+        # What many callers enqueue at once is mostly the same, but for its arguments. No ids: there is no such queue.
+        ids = await store.insert_alike(conn, jobs[0], f"[{','.join(args)}]") if _are_alike(jobs) else []
+        return ids or await store.insert_jobs(conn, jobs, args)
     except asyncpg.NotNullViolationError:
         await _tell_queue(conn, jobs)
         raise
@@ -129,6 +139,13 @@ async def enqueue_alike(conn: asyncpg.Connection, template: NewJob, args: Sequen
         if len(ids) < len(args):
             await _tell_queue(conn, [template])
     return ids
+
+
+def _are_alike(jobs: Sequence[NewJob]) -> bool:
+    """Whether plain jobs differ only in their arguments, and use nothing that the statement for those leaves out."""
+    first = _SHARED(jobs[0])
+    # Equal metadata may be different JSON: 1 and true are equal.
+    return _BARE(jobs[0]) == _NOTHING and jobs[0].metadata is None and all(_SHARED(job) == first for job in jobs)
 
 
 async def _require_queues(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> None:

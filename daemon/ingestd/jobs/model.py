@@ -106,9 +106,9 @@ class Job:
     slot: Slot | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NewJob:
-    """A job to be enqueued.
+    """A job to be enqueued; nobody changes it, and it is not frozen only because it is made so often.
 
     Args:
         kind: which handler runs it.
