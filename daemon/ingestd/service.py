@@ -100,8 +100,12 @@ class Poller:
             self._wake.clear()
             delay = await self._one_pass()
             self._state.expected_s = max(self._state.expected_s, delay)
+            if delay <= 0 or self._wake.is_set():
+                # There is more to do: everybody else has one turn, no timer is made.
+                await asyncio.sleep(0)
+                continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(delay, 0)):
+                async with asyncio.timeout(delay):
                     await self._wake.wait()
 
     async def _one_pass(self) -> float:

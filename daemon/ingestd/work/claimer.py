@@ -33,7 +33,8 @@ from ingestd.work.node import NodeIdentity
 
 IDLE_S = 1.0
 SHORTEST_S = 0.002
-LIMIT = 1000
+# Larger ones are no faster, and what is urgent waits until the one under way has been answered.
+LIMIT = 600
 
 
 class Claimer:
@@ -193,6 +194,8 @@ class Claimer:
                 busy |= await self._claim(conn, lane, wanted)
             elif wanted and lane.turn is not None and lane.turn.due(time.monotonic(), lane.running):
                 busy |= await self._claim_within_limit(conn, lane, lane.turn, wanted)
+        if busy:
+            return 0.0
         # The slots begin before this loop sees to what comes next.
         await asyncio.sleep(0)
         if await self._idle.tell(conn, self.lanes.values()):
@@ -200,7 +203,7 @@ class Claimer:
             self._look_again = list(LOOK_AGAIN_S)
             self._sweep_at = 0.0
             return 0.0
-        return 0.0 if busy else await self._until_next(conn, something_waits)
+        return await self._until_next(conn, something_waits)
 
     async def _claim(self, conn: asyncpg.Connection, lane: Lane, wanted: int) -> bool:
         jobs = await self._fill(lambda who: store.claim(conn, who, lane.id, lane.name, wanted, lane.cursor.bounds()))

@@ -18,7 +18,7 @@ PREFETCH_S = 0.05
 PREFETCH_MOST = 2000
 LEARNING = 0.05
 # Jobs that never wait for anything would run one after the other, and the event loop come to nothing else: no claim, no ack.
-TURN_S = 0.002
+TURN_S = 0.0005
 # Before every rank there is.
 FIRST = -1000
 
