@@ -146,14 +146,14 @@ async def test_what_waits_is_not_overtaken_by_what_is_sent_right_after_it(db: Da
     async with working(db, handler("note", note), slots={"default": 1}) as bench:
         await settled(bench)
         client = bench.worker._client
-        insert, later = jobs_store.insert_jobs, list[asyncio.Task[Any]]()
+        insert, later = jobs_store.insert_alike, list[asyncio.Task[Any]]()
 
-        async def insert_jobs(*args: Any) -> list[int]:
+        async def insert_alike(*args: Any) -> list[int]:
             later.append(asyncio.create_task(client.enqueue("note", {"n": 3}, allow_unknown=True)))
             await asyncio.sleep(0)
             return await insert(*args)
 
-        monkeypatch.setattr(jobs_store, "insert_jobs", insert_jobs)
+        monkeypatch.setattr(jobs_store, "insert_alike", insert_alike)
         # These two go together, and the third while they are under way.
         await asyncio.gather(*[client.enqueue("note", {"n": n}, allow_unknown=True) for n in (1, 2)])
         await eventually(lambda: len(came) == 3)
