@@ -105,7 +105,7 @@ def _within(top: tuple[str, str], bottom: tuple[str, str]) -> Callable[[Results]
 
 def _to_best(top: tuple[str, str], redis: bool) -> Callable[[Results], float | None]:
     def measure(results: Results) -> float | None:
-        peers = [system.name for system in SYSTEMS if system.name != OURS and system.on_redis is redis]
+        peers = [system.name for system in SYSTEMS if system.name != OURS and system.queue and system.on_redis is redis]
         known = [value for name in peers if (value := results.median(name, "W3", "p50")) is not None]
         return _ratio(results.median(OURS, *top), min(known)) if known else None
 

@@ -29,6 +29,7 @@ class System:
         table: its jobs, for filling it with a million of them; empty: not on Postgres.
         open_rows: a condition on that table that is true of jobs not yet finished and acknowledged.
         extra: more environment of its worker.
+        queue: False: the least that Postgres can do, to compare with; no peer that anything is measured against.
     """
 
     name: str
@@ -41,6 +42,7 @@ class System:
     table: str = ""
     open_rows: str = "true"
     extra: Mapping[str, str] = field(default_factory=dict)
+    queue: bool = True
 
     @property
     def on_redis(self) -> bool:
@@ -129,4 +131,16 @@ SYSTEMS = (
     ),
     System("taskiq + redis", "taskiq", "peer_taskiq.py", jobs=10_000, concurrency=100, workloads=ON_REDIS, keeps="no"),
     System("celery + redis", "celery", "peer_celery.py", jobs=5_000, concurrency=2, workloads=ON_REDIS, keeps="no"),
+    System(
+        "bare table",
+        "",
+        "peer_bare.py",
+        jobs=1,
+        concurrency=1,
+        workloads=frozenset({"W3"}),
+        keeps="no",
+        table="bare_job",
+        open_rows="claim is null",
+        queue=False,
+    ),
 )
