@@ -65,16 +65,69 @@ async def test_whoever_waits_is_told_when_the_sender_is_ended_from_outside(db: D
     coalescer = Coalescer(db, keep=True)
     async with conn.transaction():
         await conn.execute("lock table ingestd.job")
-        under_way = asyncio.create_task(coalescer.enqueue(NewJob("k")))
+        alone = asyncio.create_task(coalescer.enqueue(NewJob("k")))
         await eventually(lambda: _blocked(db))
-        waiting = asyncio.create_task(coalescer.enqueue(NewJob("k")))
+        waiting = [asyncio.create_task(coalescer.enqueue(NewJob("k"))) for _ in range(2)]
         await asyncio.sleep(0)
+        alone.cancel()
+        await asyncio.wait([alone])
+        await eventually(lambda: _blocked(db))
         next(task for task in asyncio.all_tasks() if task.get_name() == "enqueue").cancel()
         async with asyncio.timeout(5):
-            answers = await asyncio.gather(under_way, waiting, return_exceptions=True)
+            answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert alone.cancelled()
     assert [type(answer) for answer in answers] == [ConnectionLost, ConnectionLost]
     assert await coalescer.enqueue(NewJob("k"))
     await coalescer.close()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_whoever_came_behind_a_caller_that_gives_up_is_enqueued_all_the_same(
+    db: Database, conn: asyncpg.Connection, keep: bool
+) -> None:
+    coalescer = Coalescer(db, keep=keep)
+    async with conn.transaction():
+        await conn.execute("lock table ingestd.job")
+        alone = asyncio.create_task(coalescer.enqueue(NewJob("alone")))
+        await eventually(lambda: _blocked(db))
+        behind = [asyncio.create_task(coalescer.enqueue(NewJob("k", {"n": n}))) for n in range(3)]
+        await asyncio.sleep(0)
+        alone.cancel()
+        closing = asyncio.create_task(coalescer.close())
+        await asyncio.wait([alone])
+    async with asyncio.timeout(20):
+        ids = await asyncio.gather(*behind)
+        await closing
+    assert [tuple(row) for row in await conn.fetch("select id from ingestd.job where kind = 'k' order by id")] == [(each,) for each in ids]
+    await eventually(lambda: not db._lent["enqueues"])
+
+
+async def test_a_job_at_fault_costs_no_connection(db: Database) -> None:
+    coalescer = Coalescer(db, keep=True)
+    await coalescer.enqueue(NewJob("k"))
+    (kept,) = db._lent["enqueues"]
+    with pytest.raises(InvalidInput, match="no_such_queue"):
+        await coalescer.enqueue(NewJob("k", queue="no_such_queue"))
+    await coalescer.enqueue(NewJob("k"))
+    assert db._lent["enqueues"] == {kept}
+    await coalescer.close()
+
+
+async def test_jobs_that_come_together_keep_all_that_is_said_about_each(db: Database, conn: asyncpg.Connection) -> None:
+    coalescer = Coalescer(db)
+    said = [
+        NewJob("k", {"n": n}, priority=n % 3, tags=("t",) * (n % 2), metadata={"is": n % 2 == 1} if n > 15 else None) for n in range(20)
+    ]
+    alike = [NewJob("same", {"n": n}, priority=7, tags=("t",), notes="n", correlation_id="c", max_attempts=2) for n in range(20)]
+    for jobs in (said, alike):
+        ids = await asyncio.gather(*map(coalescer.enqueue, jobs))
+        rows = {row["id"]: row for row in await conn.fetch("select * from ingestd.job where id = any ($1::bigint[])", ids)}
+        for job_id, job in zip(ids, jobs, strict=True):
+            row = rows[job_id]
+            assert (row["kind"], row["args"], -row["rank"], tuple(row["tags"]), row["metadata"]) == (
+                job.kind, job.args, job.priority or 0, job.tags, job.metadata,
+            )  # fmt: skip
+            assert (row["notes"], row["correlation_id"], row["max_attempts"]) == (job.notes, job.correlation_id, job.max_attempts or 4)
 
 
 async def test_closing_waits_for_no_server_that_does_not_answer(db: Database, conn: asyncpg.Connection) -> None:

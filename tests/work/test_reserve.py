@@ -149,15 +149,15 @@ async def test_what_waits_is_not_overtaken_by_what_is_sent_right_after_it(db: Da
         insert, later = jobs_store.insert_alike, list[asyncio.Task[Any]]()
 
         async def insert_alike(*args: Any) -> list[int]:
-            later.append(asyncio.create_task(client.enqueue("note", {"n": 3}, allow_unknown=True)))
+            later.append(asyncio.create_task(client.enqueue("note", {"n": 4}, allow_unknown=True)))
             await asyncio.sleep(0)
             return await insert(*args)
 
         monkeypatch.setattr(jobs_store, "insert_alike", insert_alike)
-        # These two go together, and the third while they are under way.
-        await asyncio.gather(*[client.enqueue("note", {"n": n}, allow_unknown=True) for n in (1, 2)])
-        await eventually(lambda: len(came) == 3)
-    assert came == [1, 2, 3]
+        # The first goes alone, the next two together, and the last while they are under way.
+        await asyncio.gather(*[client.enqueue("note", {"n": n}, allow_unknown=True) for n in (1, 2, 3)])
+        await eventually(lambda: len(came) == 4)
+    assert came == [1, 2, 3, 4]
 
 
 async def test_no_slot_is_kept_twice_while_a_claim_is_under_way(

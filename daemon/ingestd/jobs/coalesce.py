@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import asyncpg
@@ -22,6 +23,8 @@ from ingestd.postgres.pool import OUTAGE, ConnectionLost, Database, reason
 
 MOST = 500
 CLOSE_S = 5.0
+# What a connection does not survive.
+FATAL = (*OUTAGE, asyncpg.ReadOnlySQLTransactionError)
 
 Waiting = tuple[NewJob, str, asyncio.Future[int]]
 
@@ -77,6 +80,9 @@ class Coalescer:
         self._waiting: list[Waiting] = []
         self._under_way: list[Waiting] = []
         self._sender: asyncio.Task[None] | None = None
+        # Whether a caller sends its own job, for it came while nothing was under way.
+        self._alone = False
+        self._over: asyncio.Future[None] | None = None
 
     async def enqueue(self, job: NewJob) -> int:
         """Enqueue one plain job; returns its id once it is committed.
@@ -85,18 +91,51 @@ class Coalescer:
             InvalidInput: an option makes no sense or its queue does not exist; other callers' jobs are not affected.
         """
         args = checked(job)
+        if not self._alone and (self._sender is None or self._sender.done()):
+            return await self._send_alone(job, args)
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append((job, args, answer))
-        if self._sender is None or self._sender.done():
-            self._sender = asyncio.create_task(self._send(), name="enqueue")
         return await answer
 
     async def close(self, timeout_s: float = CLOSE_S) -> None:
         """Wait for what is under way, though not longer than this, and keep no connection any more."""
         self._keep = False
-        if self._sender is not None and not self._sender.done():
-            await asyncio.wait([self._sender], timeout=timeout_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                if self._alone:
+                    self._over = self._over or asyncio.get_running_loop().create_future()
+                    await asyncio.shield(self._over)
+                if self._sender is not None and not self._sender.done():
+                    await asyncio.wait([self._sender])
         await self._conn.close()
+
+    async def _send_alone(self, job: NewJob, args: str) -> int:
+        """Send it by its caller's own hand: a task and an answer for it would take a tenth of its time."""
+        self._alone, refused = True, None
+        try:
+            async with self._conn as conn:
+                try:
+                    return await self._insert_one(conn, job, args)
+                except FATAL:
+                    raise
+                except Exception as error:  # noqa: BLE001 - the job's own fault, which the connection survives
+                    refused = error
+                finally:
+                    if not self._keep and not self._waiting:
+                        await self._conn.close()
+        except FATAL as error:
+            told = _told(error)
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            self._alone = False
+            if self._waiting:
+                self._sender = asyncio.create_task(self._send(), name="enqueue")
+            if self._over is not None:
+                self._over.set_result(None)
+                self._over = None
+        raise refused
 
     async def _send(self) -> None:
         try:
@@ -127,8 +166,8 @@ class Coalescer:
     async def _send_batch(self, conn: asyncpg.Connection, batch: Sequence[Waiting]) -> None:
         """Insert a batch and answer its callers; raises what the connection does not survive."""
         try:
-            await (self._insert_one(conn, batch[0]) if len(batch) == 1 else self._insert(conn, batch))
-        except (*OUTAGE, asyncpg.ReadOnlySQLTransactionError):
+            await self._insert(conn, batch)
+        except FATAL:
             raise
         except Exception as error:  # noqa: BLE001 - handed to the caller whose job it was
             if len(batch) == 1:
@@ -138,38 +177,39 @@ class Coalescer:
             for one in batch:
                 await self._send_batch(conn, [one])
 
-    async def _insert_one(self, conn: asyncpg.Connection, waiting: Waiting) -> None:
-        job, args, _ = waiting
-        reserved = self._reserver.reserve(job) if self._reserver is not None else None
-        if reserved is None:
-            await self._insert(conn, [waiting])
-            return
-        try:
-            job_id, taken = await enqueue_taken(conn, job, args, reserved.who, reserved.queue_id, reserved.queue)
-        except BaseException:
-            reserved.lose()
-            raise
-        reserved.fill(taken)
-        self._answer([waiting], [job_id], waits=taken is None)
-
     async def _insert(self, conn: asyncpg.Connection, batch: Sequence[Waiting]) -> None:
-        ids = await enqueue_plain(conn, [job for job, _, _ in batch], [args for _, args, _ in batch])
-        self._answer(batch, ids, waits=True)
-
-    def _answer(self, batch: Sequence[Waiting], ids: Sequence[int], *, waits: bool) -> None:
-        if waits:
-            # Not by its caller, who hears of it only later: what is sent next would be reserved a slot, and overtake.
-            self._on_waiting([job for job, _, _ in batch])
+        if len(batch) == 1:
+            job, args, _ = batch[0]
+            ids = [await self._insert_one(conn, job, args)]
+        else:
+            jobs = [job for job, _, _ in batch]
+            ids = await enqueue_plain(conn, jobs, [args for _, args, _ in batch])
+            self._on_waiting(jobs)
         for (_, _, answer), job_id in zip(batch, ids, strict=True):
             if not answer.done():
                 answer.set_result(job_id)
 
-    def _refuse(self, batch: Sequence[Waiting], error: Exception) -> None:
-        if isinstance(error, OUTAGE) and not isinstance(error, DatabaseUnreachable):
-            error = ConnectionLost(f"Postgres went away: {reason(error)}")
+    async def _insert_one(self, conn: asyncpg.Connection, job: NewJob, args: str) -> int:
+        reserved = self._reserver.reserve(job) if self._reserver is not None else None
+        if reserved is None:
+            (job_id,) = await enqueue_plain(conn, [job], [args])
+            taken = None
+        else:
+            try:
+                job_id, taken = await enqueue_taken(conn, job, args, reserved.who, reserved.queue_id, reserved.queue)
+            except BaseException:
+                reserved.lose()
+                raise
+            reserved.fill(taken)
+        if taken is None:
+            # Not by its caller, who hears of it only later: what is sent next would be reserved a slot, and overtake.
+            self._on_waiting([job])
+        return job_id
+
+    def _refuse(self, batch: Sequence[Waiting], error: BaseException) -> None:
         for _, _, answer in batch:
             if not answer.done():
-                answer.set_exception(error)
+                answer.set_exception(_told(error))
 
     def _next(self) -> list[Waiting]:
         size = 0
@@ -181,3 +221,9 @@ class Coalescer:
             count = MOST
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         return batch
+
+
+def _told(error: BaseException) -> BaseException:
+    if isinstance(error, OUTAGE) and not isinstance(error, DatabaseUnreachable):
+        return ConnectionLost(f"Postgres went away: {reason(error)}")
+    return error
