@@ -113,8 +113,7 @@ def json_text(value: Any, name: str, most: int) -> str:
         raw = orjson.dumps(value if type(value) is dict else dict(value), _plain_value, _OPTIONS)
     except (TypeError, RecursionError):
         _refuse_faults(value, name)
-        # an integer beyond 64 bits, which only the slower encoder knows
-        raw = json.dumps(value, default=_any_value, ensure_ascii=False).encode()
+        raw = _with_large_numbers(value, name)
     if len(raw) > most:
         size = f"{most >> 20} MiB" if most >= 1 << 20 else f"{most >> 10} KiB"
         raise InvalidInput(
@@ -136,8 +135,22 @@ def _plain_value(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
+def _with_large_numbers(value: Any, name: str) -> bytes:
+    """As JSON, by the slower encoder: it alone knows integers beyond 64 bits."""
+    try:
+        return json.dumps(value, default=_any_value, ensure_ascii=False).encode()
+    except TypeError as error:
+        # such as a date as a name beside them
+        raise InvalidInput(f"{name} of a job cannot be written as JSON: {error}", pointer=f"/{name}") from None
+
+
 def _any_value(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else orjson.loads(orjson.dumps(value, _plain_value, _OPTIONS))
+    if isinstance(value, Mapping):
+        return dict(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        # Names that begin with an underscore are left out by the faster encoder too.
+        return {field.name: getattr(value, field.name) for field in fields(value) if not field.name.startswith("_")}
+    return orjson.loads(orjson.dumps(value, _plain_value, _OPTIONS))
 
 
 def _refuse_faults(value: Any, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
@@ -152,11 +152,13 @@ class Client:
         Returns:
             One handle a job, in order.
         """
+        args = list(args)  # of whatever they are given as: they are counted, looked through and cut into pieces
         if unique_keys is not None or (conn is not None and not is_asyncpg(conn)):
             return await self.enqueue_jobs(alike(kind, args, unique_keys, options), allow_unknown=allow_unknown, conn=conn)
         like = new_job(kind, None, options)
         _refuse_shared_key(like)
-        async with self.connection(conn) as used:
+        # A refusal must not end a caller's transaction; without one, each statement is all or nothing by itself.
+        async with self.connection(conn) as used, used.transaction() if used.is_in_transaction() else nullcontext():
             if not allow_unknown:
                 like = replaced(like, (await self._published(used, kind, args)).name)
             if await self.only_granted(used, theirs=conn is not None):

@@ -91,6 +91,7 @@ class BoundJob:
             TypeError: some arguments do not fit the function.
             InvalidInput: its queue does not exist, or an argument cannot be stored.
         """
+        args = list(args)  # of whatever they are given as: they are looked through more than once
         for one in args:
             self._check(one)
         return await current_client().enqueue_many(
@@ -98,7 +99,7 @@ class BoundJob:
         )
 
     def _check(self, args: Mapping[str, Any]) -> None:
-        if self._spec.unfit(args) is not None:
+        if not isinstance(args, dict) or self._spec.unfit(args) is not None:
             # Reading a signature takes ten times as long as all else: only its words are wanted, for they are those of a call.
             inspect.signature(self._function).bind(None, **args)
 

@@ -133,8 +133,7 @@ async def enqueue_alike(conn: asyncpg.Connection, template: NewJob, args: Sequen
         return await enqueue(conn, [replace(template, args=one) for one in args])
     lists = [text for start in range(0, len(args), BATCH) for text in _lists(args[start : start + BATCH])]
     await _require_queues(conn, [template])
-    # One statement is all or nothing by itself; inside of a caller's transaction it must not end that.
-    async with conn.transaction() if len(lists) > 1 or conn.is_in_transaction() else nullcontext():
+    async with conn.transaction() if len(lists) > 1 else nullcontext():
         ids = [job_id for text in lists for job_id in await store.insert_alike(conn, template, text)]
         if len(ids) < len(args):
             await _tell_queue(conn, [template])

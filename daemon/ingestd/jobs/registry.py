@@ -87,7 +87,7 @@ class HandlerSpec:
         if needed <= args.keys() and (args.keys() <= known if known is not None else context not in args):
             return None
         missing = ", ".join(sorted(needed - args.keys()))
-        stray = ", ".join(sorted(args.keys() - known if known is not None else args.keys() & {context}))
+        stray = ", ".join(sorted(map(str, args.keys() - known if known is not None else args.keys() & {context})))
         told = [f"missing {missing}"] * bool(missing) + [f"unexpected {stray}"] * bool(stray)
         return f"the queued arguments do not fit the handler: {'; '.join(told)}"
 
