@@ -10,6 +10,7 @@ import pytest
 
 from ingestd.errors import InvalidInput
 from ingestd.jobs.client import current_client
+from ingestd.jobs.coalesce import Coalescer
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import Job, NewJob
 from ingestd.jobs.store import claim as claim_store
@@ -120,6 +121,47 @@ async def test_a_job_whose_birth_was_not_answered_is_given_back_and_runs_once(db
         await eventually(lambda: family.born_claimed == [False])
         await eventually(lambda: _open_jobs(db, 0))
     assert await conn.fetchval("select array_agg(attempt) from ingestd.history") == [1]
+
+
+async def test_a_job_whose_caller_gives_up_is_given_back_when_its_statement_is_over_and_no_sooner(
+    db: Database, conn: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is given back while the server is about to commit it would lie claimed afterwards, known to nobody."""
+    family, lent, lose = Family(), list[int](), Reserved.lose
+
+    def note(reserved: Reserved) -> None:
+        lent.append(len(db._lent["enqueues"]))
+        lose(reserved)
+
+    monkeypatch.setattr(Reserved, "lose", note)
+    async with working(db, family.parent, family.child) as bench:
+        await settled(bench)
+        async with conn.transaction():
+            # Held until the caller gives up, and nothing else: nodes only read and change rows.
+            await conn.execute("lock table ingestd.job in share mode")
+            caller = asyncio.create_task(bench.worker._client.enqueue("child", {"n": 1}, allow_unknown=True))
+            await eventually(lambda: conn.fetchval("select exists (select from pg_locks where not granted)"))
+            assert db._lent["enqueues"]
+            caller.cancel()
+            await asyncio.wait([caller])
+        assert (caller.cancelled(), lent) == (True, [0])
+        await eventually(lambda: not bench.worker.claimer.unanswered())
+        await bench.worker._client.enqueue("child", {"n": 1}, allow_unknown=True)
+        await eventually(lambda: len(family.born_claimed) == 1)
+        await eventually(lambda: _open_jobs(db, 0))
+
+
+async def test_a_job_whose_caller_gave_up_is_told_of_where_it_waits_in_spite_of_that(db: Database, conn: asyncpg.Connection) -> None:
+    told: list[NewJob] = []
+    coalescer = Coalescer(db, keep=True, on_waiting=told.extend)
+    async with conn.transaction():
+        await conn.execute("lock table ingestd.job")
+        caller = asyncio.create_task(coalescer.enqueue(NewJob("k")))
+        await eventually(lambda: conn.fetchval("select exists (select from pg_locks where not granted)"))
+        caller.cancel()
+        await asyncio.wait([caller])
+    assert [job.kind for job in told] == ["k"]
+    await coalescer.close()
 
 
 async def test_a_job_that_is_born_while_the_node_drains_is_given_back_unspent(db: Database, conn: asyncpg.Connection) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 import asyncpg
@@ -83,6 +84,7 @@ class Coalescer:
         # Whether a caller sends its own job, for it came while nothing was under way.
         self._alone = False
         self._over: asyncio.Future[None] | None = None
+        self._broken_off: Callable[[], None] | None = None
 
     async def enqueue(self, job: NewJob) -> int:
         """Enqueue one plain job; returns its id once it is committed.
@@ -130,6 +132,7 @@ class Coalescer:
             raise told from error
         finally:
             self._alone = False
+            self._settle()
             if self._waiting:
                 self._sender = asyncio.create_task(self._send(), name="enqueue")
             if self._over is not None:
@@ -142,6 +145,7 @@ class Coalescer:
             while self._waiting:
                 await self._send_waiting()
         finally:
+            self._settle()
             # Ended from outside, as at the end of a loop: else its callers would wait for an answer that never comes.
             self._refuse(self._under_way + self._waiting, ConnectionLost("the enqueue was broken off"))
             self._under_way, self._waiting = [], []
@@ -191,20 +195,32 @@ class Coalescer:
 
     async def _insert_one(self, conn: asyncpg.Connection, job: NewJob, args: str) -> int:
         reserved = self._reserver.reserve(job) if self._reserver is not None else None
-        if reserved is None:
-            (job_id,) = await enqueue_plain(conn, [job], [args])
-            taken = None
-        else:
-            try:
+        taken = None
+        try:
+            if reserved is None:
+                (job_id,) = await enqueue_plain(conn, [job], [args])
+            else:
                 job_id, taken = await enqueue_taken(conn, job, args, reserved.who, reserved.queue_id, reserved.queue)
-            except BaseException:
+        except asyncio.CancelledError:
+            # The server may carry it out all the same: what is given back before the connection is would be claimed after that.
+            self._broken_off = reserved.lose if reserved is not None else partial(self._on_waiting, [job])
+            raise
+        except BaseException:
+            if reserved is not None:
                 reserved.lose()
-                raise
+            raise
+        if reserved is not None:
             reserved.fill(taken)
         if taken is None:
             # Not by its caller, who hears of it only later: what is sent next would be reserved a slot, and overtake.
             self._on_waiting([job])
         return job_id
+
+    def _settle(self) -> None:
+        """Tell of a statement that was broken off, now that it is over."""
+        tell, self._broken_off = self._broken_off, None
+        if tell is not None:
+            tell()
 
     def _refuse(self, batch: Sequence[Waiting], error: BaseException) -> None:
         for _, _, answer in batch:
