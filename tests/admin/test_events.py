@@ -12,11 +12,12 @@ import aiohttp
 import asyncpg
 import pytest
 
-from ingestd.admin import live
+from ingestd.admin import happenings, live
 from ingestd.admin.api import events as api
 from ingestd.admin.feed import MOST_AT_ONCE, Feed
 from ingestd.admin.store import FORGET_EVENTS
-from ingestd.events import Bus, JobFinished, JobsSucceeded, NodeDraining, NodeStopped, Notice
+from ingestd.events import Bus, JobFinished, JobsSucceeded, LoadFinished, NodeDraining, NodeStopped, Notice
+from ingestd.jobs.filters import FINAL_STATES
 from ingestd.postgres.pool import Database
 from tests.admin.conftest import TOKEN, Open, Site
 from tests.support import eventually
@@ -24,6 +25,8 @@ from tests.tokens import bearer, make_token
 
 PATH = "/api/v1/events"
 STREAM = {"Accept": "text/event-stream"}
+# A stream that is not refused has no end.
+SOON = aiohttp.ClientTimeout(10)
 
 
 class Follower:
@@ -249,6 +252,43 @@ async def test_who_takes_json_gets_the_latest(site: Site, feed: Feed, bus: Bus) 
     more = await site.get(f"{PATH}?limit=2&type=job.*&cursor={page['next_cursor']}", headers=json_only)
     assert [item["data"]["job_id"] for item in more["items"]] == ["2", "1"]
     assert (await site.get(f"{PATH}?type=node.*", headers=json_only))["items"] == []
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
+async def test_a_name_that_no_event_has_is_refused(site: Site, accept: str) -> None:
+    """It would be waited for in vain; the nearest name is told, or all of them."""
+    for wrong, words in {
+        "job.faild": '"type" cannot be "job.faild", did you mean "job.failed"?',
+        "load.*,zebra": "configuration.applied, ",
+        "jobb.*": "cannot be",
+    }.items():
+        problem = await site.get(PATH, 400, params={"type": wrong}, headers={"Accept": accept}, timeout=SOON)
+        assert words in problem["detail"]
+
+
+def told_of() -> list[str | None]:
+    """The names of whatever can be told of, and of what is known to end jobs and loads."""
+    ends = [LoadFinished(1, "readings", "a.csv", status) for status in ("succeeded", "partial", "failed", "skipped")]
+    plain = [name for name in happenings._NAMES.values() if isinstance(name, str)]
+    return [*plain, *(happenings.name_of(end) for end in ends), *(happenings.name_of(finished(1, state)) for state in FINAL_STATES)]
+
+
+async def test_every_name_that_an_event_has_can_be_asked_for(site: Site, feed: Feed, bus: Bus, conn: asyncpg.Connection) -> None:
+    bus.emit(JobsSucceeded("load", (4, 8)))
+    for number in range(MOST_AT_ONCE + 1):
+        bus.emit(finished(number))
+    await feed.poll()
+    written = [row["name"] for row in await conn.fetch("select distinct name from ingestd.event")]
+    assert {"jobs.succeeded", "events.dropped"} <= {*written}
+    for name in {*told_of(), *written, "job.*", "jo*", "*"}:
+        await site.get(PATH, params={"type": str(name)}, headers={"Accept": "application/json"})
+
+
+@pytest.mark.parametrize("query", ["limit=2", "cursor=x"])
+async def test_a_stream_takes_no_words_of_pages(site: Site, query: str) -> None:
+    problem = await site.get(f"{PATH}?{query}", 400, headers=STREAM, timeout=SOON)
+    assert problem["detail"] == f'"{query.partition("=")[0]}" belongs to a page of events, and this is a stream'
+    assert "application/json" in problem["hint"]
 
 
 @pytest.mark.parametrize("wrong", ["x", "-1", "1" * 20, "\u0661"])

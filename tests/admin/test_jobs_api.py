@@ -119,6 +119,7 @@ async def test_a_bulk_is_previewed_and_done_at_once_or_as_a_job(site: Site, conn
         ({"action": "stop", "filter": {"kind": "x"}}, "is not an action"),
         ({"action": "cancel", "filter": {"knd": "x"}}, 'unknown member \\"knd\\"'),
         ({"action": "cancel", "filter": {"state": "faild"}}, 'did you mean \\"failed\\"'),
+        ({"action": "cancel", "filter": {"triggered_by": "scheduler"}}, 'did you mean \\"schedule\\"'),
         ({"action": "cancel", "filter": {"id": ["x"]}}, "is not an id"),
         ({"action": "edit", "filter": {"kind": "x"}, "changes": {"prio": 1}}, "prio"),
         ({"action": "snooze", "filter": {"kind": "x"}}, "until when"),

@@ -6,14 +6,19 @@ import asyncio
 import io
 import json
 import uuid
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
+from ingestd.access.roles import Via
 from ingestd.admin import routes
-from ingestd.admin.problems import problem_of
+from ingestd.admin.api import bulk, enqueue, jobs, schedules, tokens, workflows
+from ingestd.admin.problems import InvalidBody, problem_of
+from ingestd.admin.shapes import parse
 from ingestd.errors import Conflict, InvalidInput, NotFound
 from ingestd.events import Notice
+from ingestd.jobs.filters import TRIGGERS
 from tests.admin.conftest import Open, Site
 
 JSON = {"Content-Type": "application/json"}
@@ -103,6 +108,37 @@ async def test_a_typo_in_the_query_is_refused_with_a_suggestion(site: Site) -> N
     assert problem["detail"] == 'unknown query parameter "stat", did you mean "state"?'
     problem = await site.get("/api/v1/jobs?state=faild", 400)
     assert problem["detail"] == '"state" cannot be "faild", did you mean "failed"?'
+    for path in ("/api/v1/jobs", "/api/v1/jobs/dead"):
+        assert (await site.get(f"{path}?triggered_by=clip", 400))["detail"] == '"triggered_by" cannot be "clip", did you mean "cli"?'
+    assert "; one of: schedule, api, cli, " in (await site.get("/api/v1/jobs?triggered_by=zebra", 400))["detail"]
+
+
+@pytest.mark.parametrize("word", [*TRIGGERS, ""])
+async def test_whatever_triggers_can_be_asked_for(site: Site, word: str) -> None:
+    """An empty word is none: forms send all of their fields."""
+    assert (await site.get(f"/api/v1/jobs?triggered_by={word}"))["items"] == []
+    entrances = {*get_args(Via)} - {"system"}  # which nobody comes through
+    assert entrances <= {*TRIGGERS}
+
+
+def flags() -> list[tuple[str, type[BaseModel], str]]:
+    """Every member of a body that is true or false."""
+    return [
+        (f"{route.method} {route.path} {name}", route.body, field.alias or name)
+        for module in (bulk, enqueue, jobs, schedules, tokens, workflows)
+        for route in module.routes()
+        if route.body is not None
+        for name, field in route.body.model_fields.items()
+        if field.annotation in (bool, bool | None)
+    ]
+
+
+@pytest.mark.parametrize(("body", "member"), [pytest.param(body, member, id=where) for where, body, member in flags()])
+@pytest.mark.parametrize("wrong", ["no", "true", 0, 1])
+def test_no_body_takes_a_text_or_number_for_true_or_false(body: type[BaseModel], member: str, wrong: object) -> None:
+    with pytest.raises(InvalidBody) as caught:
+        parse(body, {member: wrong})
+    assert any(pointer == f"/{member}" and "boolean" in text for pointer, text in caught.value.problems)
 
 
 async def test_a_wrong_body_names_every_member_that_is_wrong(site: Site) -> None:

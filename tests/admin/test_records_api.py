@@ -64,6 +64,7 @@ async def test_pages_and_filters_go_through_a_history_once(site: Site, conn: asy
     assert (await site.get(f"{base}?triggered_by=page"))["items"] == []
     by = (await site.get(base))["items"][0]["triggered_by"]
     assert len((await site.get(f"{base}?triggered_by={by}"))["items"]) == 3
+    assert 'did you mean "folder"?' in (await site.get(f"{base}?triggered_by=foldr", 400))["detail"]
 
 
 @pytest.mark.parametrize(("what", "name"), [*THINGS[:1], ("import", "empty"), ("workflow", "never"), ("kind", "load")])

@@ -301,6 +301,27 @@ async def test_no_schedule_is_too_strange_to_be_refused(making: Site, conn: asyn
     assert await conn.fetchval("select count(*) from ingestd.schedule where owner = 'api' and rule <> 'every 1h'") == 0
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [("enabled", wrong, "must be true or false") for wrong in ("no", "false", "off", 0, 1, 0.0)]
+    + [("max_catch_up", True, "must be a whole number")],
+)
+async def test_true_and_false_are_guessed_from_nothing_else(
+    making: Site, conn: asyncpg.Connection, key: str, value: Any, words: str
+) -> None:
+    """Only the environment, where all is text, writes them as words."""
+    refused = await making.post("/api/v1/schedules", 422, json=HOURLY | {key: value})
+    assert refused["detail"] == f'"{key}" in [schedules.mine]: {words}'
+    await declare_mine(conn)
+    async with making.request("PATCH", "/api/v1/schedules/mine", json={key: value}) as response:
+        problem = await response.json(content_type="application/problem+json")
+        assert (response.status, problem["errors"][0]["pointer"]) == (422, f"/{key}")
+    assert (await making.get("/api/v1/schedules/mine"))["enabled"] is True
+    for right in (False, None):
+        async with making.request("PATCH", "/api/v1/schedules/mine", json={"enabled": right}) as response:
+            assert (response.status, (await response.json())["enabled"]) == (200, right is None)
+
+
 async def declare_mine(conn: asyncpg.Connection) -> None:
     """A schedule of nobody's file, made directly."""
     await definitions(Settings).create(

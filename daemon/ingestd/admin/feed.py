@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from ingestd.admin.happenings import data_of, name_of
+from ingestd.admin.happenings import DROPPED, SUCCEEDED, data_of, name_of
 from ingestd.admin.store import forget_events, write_events
 from ingestd.events import Bus, Event, JobsSucceeded
 from ingestd.postgres.pool import Database
@@ -92,9 +92,9 @@ class Feed:
         now = datetime.now(UTC)
         for kind, count in self._succeeded.items():
             mean = round(self._milliseconds[kind] / count, 1) if count else 0.0
-            rows.append((now, "jobs.succeeded", {"kind": kind, "count": count, "mean_ms": mean}))
+            rows.append((now, SUCCEEDED, {"kind": kind, "count": count, "mean_ms": mean}))
         if self._dropped:
-            rows.append((now, "events.dropped", {"count": self._dropped}))
+            rows.append((now, DROPPED, {"count": self._dropped}))
         self._succeeded.clear()
         self._milliseconds.clear()
         self._dropped = 0

@@ -10,6 +10,7 @@ from typing import Any
 from ingestd import events
 from ingestd.admin.shapes import masked
 from ingestd.events import Event
+from ingestd.jobs.filters import FINAL_STATES
 from ingestd.logging import without_secrets
 
 LONGEST_TEXT = 500
@@ -45,6 +46,16 @@ _NAMES: Mapping[type[Event], str | Callable[[Any], str]] = {
     events.HorizonHeld: "horizon.held",
     events.IndexRebuilt: "index.rebuilt",
 }
+# What the feed makes of many.
+SUCCEEDED = "jobs.succeeded"
+DROPPED = "events.dropped"
+NAMES = (
+    *(name for name in _NAMES.values() if isinstance(name, str)),
+    *(f"job.{state}" for state in FINAL_STATES),
+    *(f"load.{status}" for status in ("succeeded", "partial", "failed", "skipped")),
+    SUCCEEDED,
+    DROPPED,
+)
 
 
 def name_of(event: Event) -> str | None:

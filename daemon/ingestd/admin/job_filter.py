@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from ingestd.admin.shapes import read_moment
 from ingestd.errors import InvalidInput, UsageError
-from ingestd.jobs.filters import MOST_IDS, JobFilter, read_states
+from ingestd.jobs.filters import MOST_IDS, JobFilter, check_trigger, read_states
 
 _TEXTS = ("kind", "queue", "tag", "triggered_by", "correlation_id", "workflow", "error_class", "error_group")
 _MOMENTS = {"from": "since", "to": "until", "finished_from": "finished_since", "finished_to": "finished_until"}
@@ -28,6 +28,7 @@ def read_filter(given: Mapping[str, str], prefix: str = "/") -> JobFilter:
     """
     values: dict[str, Any] = {"states": read_states(given.get("state"), f"{prefix}state")}
     values |= {name: given[name] for name in _TEXTS if given.get(name)}
+    check_trigger(given.get("triggered_by"), f"{prefix}triggered_by")
     for name, field in _MOMENTS.items():
         try:
             values[field] = read_moment(given, name) if given.get(name) else None

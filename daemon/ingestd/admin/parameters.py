@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ingestd.jobs.filters import TRIGGERS
+
 MAX_LIMIT = 500
 MAX_DAYS = 366
 MAX_COUNT = 1000
@@ -46,7 +48,7 @@ QUERY: Mapping[str, Parameter] = {
     "kind": Parameter("Only jobs of this kind."),
     "queue": Parameter("Only jobs of this queue."),
     "tag": Parameter("Only jobs with this tag."),
-    "triggered_by": Parameter("Only what came through this door: schedule, api, cli, page, sql, workflow, retry, catch_up or folder."),
+    "triggered_by": Parameter(f"Only what came through this door: {', '.join(TRIGGERS[:-1])} or {TRIGGERS[-1]}."),
     "correlation_id": Parameter("Only what one request caused."),
     "workflow": Parameter("Only what belongs to this workflow."),
     "error_class": Parameter("Only jobs whose last error is of this class."),
@@ -68,7 +70,9 @@ QUERY: Mapping[str, Parameter] = {
     "timezone": Parameter("Where days begin, such as Europe/Skopje.", {"type": "string", "examples": ["Europe/Skopje"]}),
     "object_type": Parameter("Only what was done to objects of this type, such as job."),
     "object_id": Parameter("Only what was done to the object with this id or name."),
-    "type": Parameter("Only events with these names, with commas between them; `load.*` means all that begin so."),
+    "type": Parameter(
+        "Only events with these names, with commas between them; `load.*` means all that begin so. A name that no event has is refused."
+    ),
     "after": Parameter("Only events behind this one.", PATH["id"].schema),
     "count": number("So many.", 1, MAX_COUNT),
     "all": Parameter("Whether those that ended are told too.", {"type": "string", "enum": ["true", "false"]}),

@@ -11,7 +11,7 @@ import typer
 
 from ingestd.cli.options import parse_moment
 from ingestd.errors import InvalidInput
-from ingestd.jobs.filters import GROUPS, STATES, JobFilter, read_states
+from ingestd.jobs.filters import GROUPS, STATES, TRIGGERS, JobFilter, check_trigger, read_states
 from ingestd.settings import parse_duration
 
 _AGO = "an ISO time, or a duration such as 2h for so long ago"
@@ -26,7 +26,7 @@ _OPTIONS: dict[str, tuple[str, str, str]] = {
     "--parent": ("parent_id", "JOB_ID", "Only children of this job."),
     "--error-class": ("error_class", "NAME", "Only where the last error was of this class."),
     "--error-group": ("error_group", "GROUP", "Only this group of `jobs dead`."),
-    "--triggered-by": ("triggered_by", "WORD", "Only what came this way: schedule, api, cli …"),
+    "--triggered-by": ("triggered_by", "WORD", f"Only what came this way: {' '.join(TRIGGERS)}."),
     "--correlation-id": ("correlation_id", "ID", "Only what one request caused."),
     "--from": ("since", "TIME", f"Created at or after: {_AGO}."),
     "--to": ("until", "TIME", f"Created before: {_AGO}."),
@@ -70,6 +70,7 @@ def _filter(given: dict[str, Any]) -> JobFilter:
     values = {field: value for field, value in given.items() if value}
     if "states" in values:
         values["states"] = read_states(values["states"], "--state")
+    check_trigger(values.get("triggered_by"), "--triggered-by")
     for field in _MOMENTS:
         if field in values:
             values[field] = _moment_ago(_FIELDS[field], values[field])

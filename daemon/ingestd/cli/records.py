@@ -13,6 +13,7 @@ from ingestd.cli.console import details, error_line, milliseconds, table, traceb
 from ingestd.cli.shell import Shell
 from ingestd.cli.sources.records import reach
 from ingestd.errors import InvalidInput, UsageError
+from ingestd.jobs.filters import TRIGGERS, check_trigger
 from ingestd.jobs.records import DAYS, MOST_DAYS, STATES
 
 _RUNS: Mapping[Kept, str] = {"schedule": "slots", "import": "loads", "workflow": "runs", "kind": "jobs"}
@@ -31,7 +32,7 @@ def add_records(group: typer.Typer, what: Kept) -> None:
         ctx: typer.Context,
         name: str = of,
         state: str = typer.Option("", "--state", metavar="STATE", help=f"{' '.join(STATES)}; several with commas."),
-        triggered_by: str = typer.Option("", "--triggered-by", metavar="WORD", help="schedule, api, cli, page, folder, …"),
+        triggered_by: str = typer.Option("", "--triggered-by", metavar="WORD", help=f"{' '.join(TRIGGERS)}."),
         limit: int = typer.Option(20, "--limit", metavar="N", min=1, max=1000, help="How many, 1 to 1000."),
         before: str = typer.Option("", "--before", metavar="ID", help="Only those before this one, for the next page."),
     ) -> None:
@@ -60,6 +61,7 @@ def add_records(group: typer.Typer, what: Kept) -> None:
 
 
 async def _history(shell: Shell, what: Kept, name: str, state: str, triggered_by: str | None, limit: int, before: str) -> None:
+    check_trigger(triggered_by, "--triggered-by")
     try:
         states = records.read_states(state or None)
         async with reach(shell) as source:

@@ -17,6 +17,8 @@ FINAL_STATES = (*(str(state) for state in State if state in FINAL), PARTIAL)
 STATES = (*OPEN_STATES, *FINAL_STATES)
 # Words for several states at once.
 GROUPS = {"waiting": tuple(name for name in OPEN_STATES if name != State.RUNNING), "open": OPEN_STATES, "final": FINAL_STATES[:-1]}
+# All that is ever written as `triggered_by`, of jobs, loads, slots and runs: where it came from.
+TRIGGERS = ("schedule", "api", "cli", "page", "sql", "workflow", "retry", "catch_up", "folder", "change")
 MOST_IDS = 10_000
 _MOMENTS = ("since", "until", "finished_since", "finished_until")
 
@@ -110,8 +112,24 @@ def read_states(given: str | Sequence[str] | None, pointer: str) -> tuple[str, .
     found: list[str] = []
     for word in filter(None, words):
         if word not in STATES and word not in GROUPS:
-            known = (*STATES, *GROUPS)
-            near = did_you_mean(word, known) or f"; one of: {', '.join(known)}"
-            raise InvalidInput(f'"{pointer.strip("/")}" cannot be "{word[:100]}"{near}', pointer=pointer)
+            raise _no_such_word(word, (*STATES, *GROUPS), pointer)
         found += GROUPS.get(word, (word,))
     return tuple(dict.fromkeys(found))
+
+
+def check_trigger(given: str | None, pointer: str) -> None:
+    """Refuse what nothing is ever triggered by; none or an empty one means any.
+
+    Args:
+        pointer: what the value is called where it was given.
+
+    Raises:
+        InvalidInput: it is no such word.
+    """
+    if given and given not in TRIGGERS:
+        raise _no_such_word(given, TRIGGERS, pointer)
+
+
+def _no_such_word(word: str, known: Sequence[str], pointer: str) -> InvalidInput:
+    near = did_you_mean(word, known) or f"; one of: {', '.join(known)}"
+    return InvalidInput(f'"{pointer.strip("/")}" cannot be "{word[:100]}"{near}', pointer=pointer)

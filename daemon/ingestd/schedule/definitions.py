@@ -28,6 +28,7 @@ CompileTarget = Callable[[asyncpg.Connection, ScheduleTarget], Awaitable[Compile
 CheckNames = Callable[[asyncpg.Connection, str, ScheduleSettings], Awaitable[Sequence[str]]]
 Tell = Callable[[Sequence[RecordedSlot]], None]
 _ORIGIN = "definition"
+_OF_ITS_OWN: Mapping[Any, str] = {bool: "true or false", int: "a whole number"}
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _KEY_OF_PROBLEM = re.compile(r'^(?:unknown key )?"(\w+)" in \[')
 
@@ -159,6 +160,7 @@ def read_definition(name: str, keys: Mapping[str, Any]) -> ScheduleSettings:
     if len(keys) > MOST_KEYS:
         raise InvalidInput(f"a schedule has at most {MOST_KEYS} keys, this one has {len(keys)}")
     _check_text([name, keys])
+    _check_types(name, keys)
     layers = Layers()
     layers.merge({"schedules": {name: keys}}, _ORIGIN)
     try:
@@ -211,6 +213,19 @@ def _check_text(value: Any, depth: int = 0) -> None:
     elif isinstance(value, list):
         for item in value:
             _check_text(item, depth + 1)
+
+
+def _check_types(name: str, keys: Mapping[str, Any]) -> None:
+    """Refuse what is true or false where it must not be, and what is not where it must."""
+    # A configuration is also read from the environment, where all is text: there "no" is false. JSON has a false of its own.
+    types = {key: field.annotation for key, field in ScheduleSettings.model_fields.items()}
+    problems = [
+        f'"{key}" in [schedules.{name}]: must be {_OF_ITS_OWN[type_]}'
+        for key, value in keys.items()
+        if (type_ := types.get(key)) in _OF_ITS_OWN and (type_ is bool) != isinstance(value, bool)
+    ]
+    if problems:
+        raise _refusal(problems)
 
 
 def _how_to_change(row: asyncpg.Record) -> str:

@@ -12,12 +12,14 @@ from aiohttp import web
 
 from ingestd.admin.answers.base import Page
 from ingestd.admin.answers.data import Event
+from ingestd.admin.happenings import NAMES
 from ingestd.admin.live import Happening
 from ingestd.admin.middleware import CORRELATION, HEADERS
 from ingestd.admin.routes import MAX_ID, Call, Route, answer
 from ingestd.admin.shapes import with_text_ids
 from ingestd.admin.store import latest_events
 from ingestd.errors import UsageError
+from ingestd.settings import did_you_mean
 
 STREAM = "text/event-stream"
 RETRY_MS = 2000
@@ -25,6 +27,7 @@ SILENCE_S = 15.0
 # One that takes nothing for so long is gone, or as good as.
 STALL_S = 10.0
 MAX_TYPES = 20
+_OF_PAGES = ("limit", "cursor")
 
 
 async def index(call: Call) -> web.StreamResponse:
@@ -44,6 +47,7 @@ async def _latest(call: Call) -> web.Response:
 
 
 async def _stream(call: Call) -> web.StreamResponse:
+    _refuse_words_of_pages(call)
     names, after = _names(call), _after(call)
     live = call.state.live
     live.check_room()
@@ -74,6 +78,14 @@ async def _stream(call: Call) -> web.StreamResponse:
                 break
             spoke = time.monotonic() if text else spoke
     return response
+
+
+def _refuse_words_of_pages(call: Call) -> None:
+    for word in _OF_PAGES:
+        if word in call.query:
+            raise UsageError(
+                f'"{word}" belongs to a page of events, and this is a stream', hint="ask with Accept: application/json for a page"
+            )
 
 
 async def _send(call: Call, response: web.StreamResponse, text: bytes) -> bool:
@@ -107,6 +119,10 @@ def _names(call: Call) -> list[str]:
     names = [name.strip() for name in call.query.get("type", "").split(",") if name.strip()]
     if len(names) > MAX_TYPES:
         raise UsageError(f'"type" takes at most {MAX_TYPES} names')
+    for name in names:
+        if not any(_wanted(known, [name]) for known in NAMES):
+            near = did_you_mean(name, NAMES) or f"; one of: {', '.join(NAMES)}"
+            raise UsageError(f'"type" cannot be "{name[:100]}"{near}')
     return names
 
 

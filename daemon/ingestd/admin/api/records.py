@@ -14,7 +14,8 @@ from ingestd.admin.answers.plans import Last, RunRecord, Statistics, Status
 from ingestd.admin.parameters import MOMENT, Parameter
 from ingestd.admin.records import KEPT, Kept, Subject
 from ingestd.admin.routes import Call, Handler, Route, answer
-from ingestd.admin.shapes import masked
+from ingestd.admin.shapes import masked, read_word
+from ingestd.jobs.filters import TRIGGERS
 from ingestd.jobs.records import DAYS, MOST_DAYS, Run, RunFilter
 
 HISTORY_FILTERS = ("state", "triggered_by", "before", "limit", "cursor")
@@ -39,7 +40,7 @@ def _handlers(what: Kept) -> dict[str, Handler]:
         limit, cursors, of, before = call.limit(), await call.cursors(), _subject(call, what), call.query.get("before")
         # a slot is named by its due time, everything else by its number
         newest = cursors.read_id() or (None if before is None else records.position_of(of, before))
-        which = RunFilter(records.read_states(call.query.get("state")), call.query.get("triggered_by"), newest)
+        which = RunFilter(records.read_states(call.query.get("state")), read_word(call.query, "triggered_by", TRIGGERS), newest)
         async with call.reading() as conn:
             found = await records.history(conn, of, which, limit + 1)
         return answer(cursors.page([_row(run) for run in found], limit, lambda row: shape(row["shown"])))
