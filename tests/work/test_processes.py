@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from typing import Any
@@ -251,3 +252,19 @@ async def test_a_handler_that_no_process_can_import_is_refused_at_the_start(db: 
 
 def test_the_lifespan_of_a_module_is_found_by_its_handlers() -> None:
     assert lifespan_of(elsewhere.__name__) is elsewhere.resources
+
+
+async def test_a_job_that_ended_in_a_process_is_forgotten_without_the_collector(db: Database) -> None:
+    def contexts() -> int:
+        return sum(isinstance(each, Context) for each in gc.get_objects())
+
+    gc.collect()
+    before = contexts()
+    gc.disable()
+    try:
+        async with working(db, elsewhere.where.spec, slots={"default": 1}):
+            for job_id in [await put(db, "where") for _ in range(6)]:
+                await final(db, job_id)
+            assert contexts() < before + 3
+    finally:
+        gc.enable()

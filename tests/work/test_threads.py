@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from datetime import timedelta
 
@@ -39,3 +40,28 @@ async def test_a_thread_that_outlives_its_timeout_keeps_its_job_until_it_ends(db
             go_on.set()
             state = await eventually(lambda: conn.fetchval("select state from ingestd.history where id = $1", slow_id))
         assert (runs, state) == ([1], "succeeded")
+
+
+async def test_a_job_that_ended_or_failed_in_a_thread_is_forgotten_without_the_collector(db: Database) -> None:
+    ran: list[int] = []
+
+    def works(ctx: Context) -> None:
+        ran.append(ctx.job.id)
+
+    def fails(ctx: Context) -> None:
+        ran.append(ctx.job.id)
+        raise ValueError("no luck")
+
+    gc.collect()
+    gc.disable()
+    try:
+        specs = [handler("works", works, executor="thread"), handler("fails", fails, executor="thread", max_attempts=1)]
+        async with working(db, *specs) as bench:
+            async with db.services() as conn:
+                await enqueue(conn, [NewJob(kind) for kind in ("works", "fails") for _ in range(100)])
+            bench.worker.wake()
+            await eventually(lambda: len(ran) == 200 and not bench.worker.running and not bench.worker.acker.unwritten)
+            # Each slot still holds its last one in a variable.
+            assert sum(isinstance(each, Context) for each in gc.get_objects()) < 50
+    finally:
+        gc.enable()

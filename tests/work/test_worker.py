@@ -91,6 +91,24 @@ async def test_a_job_that_has_ended_is_forgotten_without_the_collector(db: Datab
         gc.enable()
 
 
+async def test_a_handler_that_cancels_its_own_task_as_it_ends_takes_neither_its_slot_nor_the_next_job_with_it(db: Database) -> None:
+    async def selfish(ctx: Context) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    async def waits(ctx: Context) -> None:
+        await asyncio.sleep(0)
+
+    async with working(db, handler("selfish", selfish), handler("waits", waits, max_attempts=1), slots={"default": 1}) as bench:
+        ids = await put(db, *[NewJob(kind) for kind in ("selfish", "waits", "selfish")])
+        for job_id in ids:
+            await state_is(db, job_id, "succeeded")
+        await eventually(lambda: not bench.worker.running)
+        (last,) = await put(db, NewJob("waits"))
+        await state_is(db, last, "succeeded")
+
+
 async def test_retry_runs_again_after_the_delay_it_asked_for(db: Database) -> None:
     async def flaky(ctx: Context) -> Retry | None:
         return Retry(after="50ms", reason="not yet") if ctx.job.attempt < 3 else None

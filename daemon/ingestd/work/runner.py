@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ingestd.jobs.registry import HandlerSpec
@@ -14,7 +15,7 @@ from ingestd.work.executors import coroutine
 from ingestd.work.executors.protocol import Executor, Limits, read_models
 from ingestd.work.resources import ResourceKeeper
 
-__all__ = ["Ending", "Interrupted", "Places", "describe", "give_back", "run", "unforeseen"]
+__all__ = ["Ending", "Interrupted", "Places", "describe", "forget_cancellation", "give_back", "run", "unforeseen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,18 @@ async def run(ctx: Context, spec: HandlerSpec, places: Places) -> Ending:
         return endings.after_error(ctx, spec, error)
 
 
+async def forget_cancellation(task: asyncio.Task[None]) -> None:
+    """Take back a cancellation that was meant for a job that has ended, or made by its handler: it would hit the next job, or the slot.
+
+    Args:
+        task: the present one.
+    """
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    while task.cancelling():
+        task.uncancel()
+
+
 def _on_a_loop() -> bool:
     try:
         asyncio.get_running_loop()
@@ -89,5 +102,9 @@ async def _run_with_extras(ctx: Context, spec: HandlerSpec, places: Places) -> E
     if spec.executor == "async":
         value = await coroutine.run(ctx, spec, limits)
     else:
-        value = await places.executors[spec.executor].run(ctx, spec, limits)
+        try:
+            value = await places.executors[spec.executor].run(ctx, spec, limits)
+        finally:
+            # It refers to the context in turn: together they would outlive the job until the collector finds them.
+            ctx.elsewhere = None
     return endings.after_return(ctx, spec, value)

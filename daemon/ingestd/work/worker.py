@@ -70,7 +70,6 @@ class Worker:
         self._node = node
         self._running: dict[int, Running] = {}
         self._slots: set[asyncio.Task[None]] = set()
-        self._interrupted: set[asyncio.Task[None]] = set()
         self._adrift = 0
         self._idle: asyncio.Future[None] | None = None
         self._places = runner.Places(
@@ -214,16 +213,10 @@ class Worker:
         with use_client(self._client):
             while lane.consumers <= lane.slots:
                 job = lane.take()
-                try:
-                    if job is None:
-                        await lane.wait()
-                    else:
-                        if await self._run(lane, job, task, cell):
-                            break
-                except asyncio.CancelledError:
-                    # A cancellation meant for a job that had just ended must not take the slot with it; any other one must.
-                    if not self._was_interrupted():
-                        raise
+                if job is None:
+                    await lane.wait()
+                elif await self._run(lane, job, task, cell):
+                    break
             else:
                 lane.consumers -= 1
         self.notes.give_back(cell)
@@ -260,8 +253,6 @@ class Worker:
             self.notes.cells[cell] = 0
             if self._idle is not None:
                 self._tell_idle()
-        if ctx.interrupted:
-            self._was_interrupted()
         if ending is PLAIN and not running.abandoned:
             self.acker.done(job, ctx.started, ctx.elapsed_ms())
         else:
@@ -272,6 +263,8 @@ class Worker:
             self.claimer.suspect_ended(job.id)
         if lane.held < lane.low and not lane.empty:
             self.claimer.poller.wake()
+        if task.cancelling():
+            await runner.forget_cancellation(task)
         return running.adrift
 
     def _count_cut_off(self, job_id: int, ending: runner.Ending) -> None:
@@ -305,7 +298,6 @@ class Worker:
             if running.ctx.elsewhere is not None:
                 running.ctx.elsewhere.stop()
             else:
-                self._interrupted.add(running.task)
                 running.task.cancel()
 
     def _replace_slots_of_the_deaf(self) -> None:
@@ -335,15 +327,6 @@ class Worker:
         }
         message = f"job {job.id} ({job.kind}) goes on {seconds:.0f} s after it was told to end ({why}); it keeps its claim"
         self._bus.emit(Notice(message, details={"job_id": job.id, "kind": job.kind, "why": why, "stack": stack}))
-
-    def _was_interrupted(self) -> bool:
-        """Whether the present slot's cancellation was meant for its job; forgets it."""
-        task = asyncio.current_task()
-        if task is None or task not in self._interrupted:
-            return False
-        self._interrupted.discard(task)
-        task.uncancel()
-        return True
 
     async def _report(self) -> float:
         """Publish progress, hear of cancellations, and compare what is held with what the database says."""

@@ -53,6 +53,10 @@ class ThreadExecutor:
             if late and limit is not None:
                 raise timed_out(limit) from error
             raise
+        finally:
+            if attempt.done.done():
+                # It holds what the handler raised, whose traceback leads back to the attempt.
+                del attempt.done
 
     async def close(self) -> None:
         """Let idle threads end; one that still works dies with the process."""
@@ -98,6 +102,8 @@ class _Attempt:
         usage: dict[str, float] = {"cpu_ms": round((time.thread_time() - began) * 1000)}
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._settle, value, failure, usage)
+        # Its traceback leads back to here.
+        del failure
 
     def _settle(self, value: Any, failure: BaseException | None, usage: dict[str, float]) -> None:
         self._ctx.usage = usage
@@ -122,3 +128,5 @@ class _Thread:
     def _serve(self) -> None:
         while work := self._work.get():
             work()
+            # Not kept, with its job and all that this holds, until there is another one.
+            del work
