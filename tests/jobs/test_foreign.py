@@ -101,7 +101,7 @@ async def test_a_role_that_may_only_enqueue_is_enough_for_the_callers_connection
         ({"kind": "snyc"}, "did you mean"),
         ({"args": {"n": "five"}}, '"n" must be a whole number'),
         ({"args": {"n": 1, "m": 2}}, 'unexpected "m"'),
-        ({"queue": "fast"}, 'queue "fast"'),
+        ({"queue": "fast"}, r'queue "fast"; declare it as \[queues.fast\] in the configuration$'),
         ({"delay": "-1s"}, "negative"),
     ],
 )

@@ -14,7 +14,7 @@ from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
 from ingestd.postgres import listen, silence
 from ingestd.postgres.listen import Listener
-from ingestd.postgres.pool import ConnectionLost, Database, connect
+from ingestd.postgres.pool import ConnectionLost, Database, connect, reason
 from ingestd.work.context import Context
 from tests.faults.proxy import Proxy
 from tests.support import eventually
@@ -186,3 +186,9 @@ async def test_a_listener_whose_line_falls_silent_at_its_first_word_listens_anew
         await eventually(lambda: "word" in heard)
         await conn.close()
         await listener.close()
+
+
+def test_a_connection_that_ended_within_a_statement_is_told_in_words_for_people_and_not_by_the_drivers_states() -> None:
+    assert reason(asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")) == (
+        "the connection ended in the middle of a statement"
+    )

@@ -75,6 +75,8 @@ def _plain_rows(conn: Any) -> dict[str, Any]:
 
 
 def _worded(error: Exception) -> Exception:
-    if getattr(error, "sqlstate", None) == REFUSED or getattr(error.__cause__, "sqlstate", None) == REFUSED:
-        return InvalidInput(str(error).splitlines()[0])
+    for told in (error, error.__cause__):
+        if getattr(told, "sqlstate", None) == REFUSED:
+            hint = getattr(getattr(told, "diag", None), "message_hint", None) or ""
+            return InvalidInput(str(error).splitlines()[0] + (f"; {hint}" if hint.startswith("declare") else ""))
     return error

@@ -385,9 +385,10 @@ async def is_pooled(conn: asyncpg.Connection) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """An error of the network or the server in its own words, if it has any."""
+    """An error of the network or the server in its own words, if it has any; not in the driver's, which are about its own states."""
     silent = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-    return getattr(error, "strerror", None) or str(error) or silent
+    ended = "the connection ended in the middle of a statement" if isinstance(error, asyncpg.InternalClientError) else None
+    return ended or getattr(error, "strerror", None) or str(error) or silent
 
 
 def describe(dsn: str) -> str:
