@@ -69,6 +69,28 @@ async def test_two_thousand_jobs_each_run_exactly_once(db: Database) -> None:
         assert await conn.fetchval("select sum(n) from ingestd.job_stat where kind = 'note'") == 2000
 
 
+async def test_a_job_that_was_taken_away_and_comes_back_to_the_same_node_costs_no_slot(db: Database) -> None:
+    began: list[int] = []
+    go = asyncio.Event()
+
+    async def wait(ctx: Context) -> None:
+        began.append(ctx.job.id)
+        await go.wait()
+
+    async with working(db, handler("wait", wait), slots={"default": 2}) as bench, db.services() as conn:
+        await enqueue(conn, [NewJob("wait")])
+        await eventually(lambda: len(began) == 1)
+        await conn.execute("update ingestd.job set claim = null, node = null, claimed_at = null")
+        await eventually(lambda: len(began) == 2)
+        go.set()
+        await eventually(lambda: not bench.worker.running)
+        go.clear()
+        await enqueue(conn, [NewJob("wait"), NewJob("wait")])
+        bench.worker.wake()
+        await eventually(lambda: bench.worker.running == 2, saying="both slots work")
+        go.set()
+
+
 async def test_a_job_that_has_ended_is_forgotten_without_the_collector(db: Database) -> None:
     async def work(ctx: Context) -> None:
         pass

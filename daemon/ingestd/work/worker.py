@@ -178,7 +178,7 @@ class Worker:
 
     async def _wait_idle(self, timeout_s: float, force: asyncio.Event) -> None:
         """Wait until nothing runs but what does not end anyway."""
-        if len(self._running) == self._adrift:
+        if self._only_adrift():
             return
         # A future instead of an event: that would be set and cleared for every job.
         self._idle = asyncio.get_running_loop().create_future()
@@ -189,8 +189,11 @@ class Worker:
         self._idle = None
 
     def _tell_idle(self) -> None:
-        if self._idle is not None and not self._idle.done() and len(self._running) == self._adrift:
+        if self._idle is not None and not self._idle.done() and self._only_adrift():
             self._idle.set_result(None)
+
+    def _only_adrift(self) -> bool:
+        return all(running.adrift for running in self._running.values())
 
     def _fit_slots(self, lane: Lane) -> None:
         """Give a queue as many tasks as it has slots; those that are too many end by themselves."""
@@ -249,7 +252,9 @@ class Worker:
                 lane.running -= 1
                 now = time.monotonic()
                 lane.ended(now - began, now)
-            del self._running[job.id]
+            if self._running.get(job.id) is running:
+                # Else it was taken from us, and claimed here once more: that one is still to be watched over.
+                del self._running[job.id]
             self.notes.cells[cell] = 0
             if self._idle is not None:
                 self._tell_idle()
