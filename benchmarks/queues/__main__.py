@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shlex
 import sys
 import tempfile
 import time
@@ -111,7 +112,7 @@ async def main(arguments: list[str]) -> int:
     if warning := busy():
         say(f"warning: {warning}")
     setup.install_redis()
-    command = " ".join(["python -m benchmarks.queues", *arguments])
+    command = f"python -m benchmarks.queues {shlex.join(arguments)}"
     results = Results(command, machine(), {}, asked.scale, asked.rounds)
     async with postgres() as server:
         with redis() as redis_url:
