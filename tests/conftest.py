@@ -9,6 +9,7 @@ Three environment variables change what the tests run on:
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+import structlog
 
 from ingestd.postgres.pool import Database, PoolSizes, connect
 from ingestd.testing import sandbox
@@ -112,3 +114,13 @@ async def conn(dsn: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await connect(dsn)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Give back the logging that the test run had."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()

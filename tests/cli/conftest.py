@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from tests.cli.kit import Cli
 
 
 @pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """Give back the logging that the test run had."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
+def logs_as_before(own_logging: None) -> None:
+    """Every command sets logging up anew."""
 
 
 @pytest.fixture

@@ -6,12 +6,10 @@ import dataclasses
 import io
 import json
 import logging as stdlib
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, get_type_hints
 
 import pytest
-import structlog
 
 from ingestd import events, logging
 from ingestd.events import Bus, Event, JobFinished, LoadFinished, Notice
@@ -27,15 +25,7 @@ EXAMPLES: dict[Any, Any] = {
     datetime: datetime.now(UTC),
 }
 
-
-@pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    """Give back the logging that the test run had."""
-    root = stdlib.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 
 def example(kind: type[Event]) -> Event:

@@ -137,6 +137,7 @@ async def enqueue_alike(conn: asyncpg.Connection, template: NewJob, args: Sequen
         ids = [job_id for text in lists for job_id in await store.insert_alike(conn, template, text)]
         if len(ids) < len(args):
             await _tell_queue(conn, [template])
+            raise InvalidInput("its queue was declared only just now; nothing was enqueued", hint="enqueue them again")
     return ids
 
 
