@@ -173,6 +173,17 @@ async def test_no_width_makes_the_page_scroll_sideways(site: Site, chromium: Any
     await context.close()
 
 
+async def test_a_chart_drawn_for_a_wider_window_does_not_push_the_page(site: Site, tab: Tab) -> None:
+    """A browser lays a narrowed page out before it tells the chart of it; here it never tells."""
+    await tab.page.add_init_script("addEventListener('resize', (event) => event.stopImmediatePropagation(), true)")
+    await tab.page.set_viewport_size({"width": 1280, "height": 800})
+    await tab.page.goto(site.url)
+    await tab.page.wait_for_selector("#plot canvas")
+    await tab.page.set_viewport_size({"width": 360, "height": 800})
+    assert await tab.page.evaluate("document.querySelector('#plot canvas').clientWidth") > 360
+    assert await tab.page.evaluate(SCROLLS) <= 360
+
+
 async def test_the_page_reads_without_javascript(site: Site, chromium: Any, conn: asyncpg.Connection) -> None:
     """Numbers instead of the drawing, and a button that works."""
     (job,) = await enqueue(conn, [NewJob("sync_prices")])
