@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 from ingestd.events import Bus, LoopFailed
 from ingestd.logging import without_secrets
@@ -36,34 +35,12 @@ class LoopState:
     expected_s: float = 0.0
 
 
-class Service(Protocol):
-    """Something the supervisor runs until it is stopped; a `Poller` is one."""
-
-    name: str
-
-    @property
-    def state(self) -> LoopState:
-        """What is known about it from outside."""
-        ...
-
-    def wake(self) -> None:
-        """Do the next pass now."""
-        ...
-
-    def stop(self) -> None:
-        """End after the pass under way."""
-        ...
-
-    async def run(self) -> None:
-        """Run until `stop` is called."""
-        ...
-
-
 class Poller:
     """Runs `poll` again and again until stopped.
 
     `poll` does one pass and returns the seconds until the next; `wake()` cuts the wait short. An error is counted, reported
-    and retried with backoff and jitter: a loop never dies in silence.
+    and retried with backoff and jitter: a loop never dies in silence. No `wake()` cuts a backoff short, or a loop that wakes
+    itself, or that many wake, would do without a pause what fails.
 
     Args:
         name: names the task, the log lines and the loop's fact.
@@ -77,6 +54,7 @@ class Poller:
         self._poll = poll
         self._bus = bus
         self._wake = asyncio.Event()
+        self._mended = asyncio.Event()
         self._stopping = False
 
     @property
@@ -85,28 +63,35 @@ class Poller:
         return self._state
 
     def wake(self) -> None:
-        """Start the next pass now, or right after the one under way."""
+        """Start the next pass now, or right after the one under way; after a failure, once its backoff is over."""
+        self._wake.set()
+
+    def try_again(self) -> None:
+        """Start the next pass now, after a failure too: what it failed of may have been mended."""
+        self._mended.set()
         self._wake.set()
 
     def stop(self) -> None:
         """End after the pass under way; idempotent."""
         self._stopping = True
-        self._wake.set()
+        self.try_again()
 
     async def run(self) -> None:
         """Poll until `stop` is called."""
         while not self._stopping:
             # Cleared before the pass: a wake-up that comes during it starts another one.
             self._wake.clear()
+            self._mended.clear()
             delay = await self._one_pass()
             self._state.expected_s = max(self._state.expected_s, delay)
-            if delay <= 0 or self._wake.is_set():
+            cut = self._mended if self._state.failures else self._wake
+            if delay <= 0 or cut.is_set():
                 # There is more to do: everybody else has one turn, no timer is made.
                 await asyncio.sleep(0)
                 continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(delay):
-                    await self._wake.wait()
+                    await cut.wait()
 
     async def _one_pass(self) -> float:
         try:

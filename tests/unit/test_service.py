@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from ingestd import service
 from ingestd.events import Bus, Event, LoopFailed
 from ingestd.service import BACKOFF_CAP_S, BACKOFF_FIRST_S, Poller, backoff_s
 from tests.support import eventually
@@ -46,6 +47,19 @@ class Running:
         await asyncio.wait_for(self.task, 5)
 
 
+@pytest.fixture
+def long_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failure, whatever comes comes not because its time has come."""
+    monkeypatch.setattr(service, "BACKOFF_FIRST_S", FOREVER)
+    monkeypatch.setattr(service, "BACKOFF_CAP_S", FOREVER)
+
+
+async def turns_of_the_event_loop() -> None:
+    """Let the loop do what it would do now; it needs two or three turns."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
 async def test_a_pass_is_made_at_once_and_the_next_when_it_is_due() -> None:
     async with Running(Turns()) as running:
         await eventually(lambda: running.turns.count == 1)
@@ -72,6 +86,49 @@ async def test_a_wake_up_during_a_pass_starts_another_one() -> None:
 
     async with Running(WakesItself()) as running:
         await eventually(lambda: running.turns.count == 2)
+
+
+async def test_a_loop_that_wakes_itself_and_fails_waits_until_it_is_told_that_things_are_mended(long_backoff: None) -> None:
+    running: Running
+
+    class WakesItself(Turns):
+        async def poll(self) -> float:
+            running.poller.wake()
+            return await super().poll()
+
+    async with Running(WakesItself(failing=1)) as running:
+        await eventually(lambda: running.turns.count == 1)
+        await turns_of_the_event_loop()
+        assert running.turns.count == 1
+        running.poller.try_again()
+        await eventually(lambda: running.turns.count > 1)
+
+
+async def test_waking_from_outside_cuts_no_backoff_short(long_backoff: None) -> None:
+    async with Running(Turns(failing=1)) as running:
+        await eventually(lambda: running.turns.count == 1)
+        running.poller.wake()
+        await turns_of_the_event_loop()
+        assert running.turns.count == 1
+
+
+async def test_what_is_mended_during_a_failing_pass_is_tried_at_once(long_backoff: None) -> None:
+    running: Running
+
+    class MendedMeanwhile(Turns):
+        async def poll(self) -> float:
+            if self.count == 0:
+                running.poller.try_again()
+            return await super().poll()
+
+    async with Running(MendedMeanwhile(failing=1)) as running:
+        await eventually(lambda: running.turns.count == 2)
+
+
+async def test_stopping_ends_a_backoff_at_once(long_backoff: None) -> None:
+    async with Running(Turns(failing=1)) as running:
+        await eventually(lambda: running.poller.state.failures == 1)
+    assert running.turns.count == 1
 
 
 async def test_stopping_ends_the_wait_and_lets_the_pass_under_way_finish() -> None:

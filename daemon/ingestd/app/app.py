@@ -353,8 +353,11 @@ class App:
     async def _renew_connections(self) -> None:
         if self.rooms is not None:
             self.rooms.listener.renew()
-        await self.db.renew()
-        self._supervisor.wake_all()
+        try:
+            await self.db.renew()
+        finally:
+            # Those that failed while it was away wait for this word.
+            self._supervisor.wake_all()
 
     def ready(self) -> tuple[bool, str]:
         """Whether the node takes work, and if not, why."""

@@ -48,7 +48,7 @@ class PingState:
     last_success: float | None = None
 
 
-class Ping:
+class Ping(Poller):
     """Calls the URL of `[heartbeat]`, if there is one.
 
     Args:
@@ -58,15 +58,12 @@ class Ping:
         scheduler: the state of this node's scheduler; None: it has no such duty.
     """
 
-    name = "ping"
-
     def __init__(self, db: Database, bus: Bus, settings: Callable[[], HeartbeatSettings], scheduler: LoopState | None = None) -> None:
+        super().__init__("ping", self.poll, bus)
         self.known = PingState()
         self._db = db
-        self._bus = bus
         self._settings = settings
         self._scheduler = scheduler
-        self._poller = Poller(self.name, self.poll, bus)
         self._made_at = time.monotonic()
         self._called_at: float | None = None
         self._called: HeartbeatSettings | None = None
@@ -75,23 +72,6 @@ class Ping:
     def on(self) -> bool:
         """Whether there is a URL to call."""
         return bool(self._settings().url.get_secret_value())
-
-    @property
-    def state(self) -> LoopState:
-        """What is known about the loop from outside."""
-        return self._poller.state
-
-    def wake(self) -> None:
-        """Look whether the configuration has changed; a call is not made before its time."""
-        self._poller.wake()
-
-    def stop(self) -> None:
-        """End after the call under way; idempotent."""
-        self._poller.stop()
-
-    async def run(self) -> None:
-        """Call until `stop` is called."""
-        await self._poller.run()
 
     async def poll(self) -> float:
         """One call, unless it is too early for one or a silence is what is true."""

@@ -21,7 +21,7 @@ from ingestd.schedule.store import downtime
 from ingestd.schedule.store import firing as store
 from ingestd.schedule.store.firing import RecordedSlot
 from ingestd.schedule.waiting import look_again
-from ingestd.service import LoopState, Poller
+from ingestd.service import Poller
 
 EVERY_S = 15.0
 # Another node holds what is due: it is about to be fired, unless that node just died.
@@ -36,7 +36,7 @@ BEAT = timedelta(seconds=5)
 _TIMER = "next_slot"
 
 
-class Scheduler:
+class Scheduler(Poller):
     """Fires the slots of all schedules; runs on any number of nodes at once.
 
     Args:
@@ -45,35 +45,19 @@ class Scheduler:
         successes: asked about what schedules depend on.
     """
 
-    name = "slots"
-
     def __init__(self, db: Database, bus: Bus, successes: Successes | None = None) -> None:
+        super().__init__("slots", self.poll, bus)
         self._db = db
-        self._bus = bus
         self._successes = successes
         self._firer = Firer(successes)
         self._blind = False
-        self._poller = Poller(self.name, self.poll, bus)
         self._timer = AsyncIOScheduler(timezone=UTC)
-
-    @property
-    def state(self) -> LoopState:
-        """What is known about the loop from outside."""
-        return self._poller.state
-
-    def wake(self) -> None:
-        """Look now: a configuration was applied, or a schedule resumed."""
-        self._poller.wake()
-
-    def stop(self) -> None:
-        """End after the pass under way; idempotent."""
-        self._poller.stop()
 
     async def run(self) -> None:
         """Fire slots until `stop` is called."""
         self._timer.start()
         try:
-            await self._poller.run()
+            await super().run()
         finally:
             self._timer.shutdown(wait=False)
 
@@ -132,7 +116,7 @@ class Scheduler:
         )
 
     async def _ring(self) -> None:
-        self._poller.wake()
+        self.wake()
 
 
 async def _tell(conn: asyncpg.Connection, bus: Bus, recorded: Sequence[RecordedSlot], problems: Sequence[tuple[str, str]] = ()) -> None:

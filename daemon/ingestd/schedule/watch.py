@@ -15,7 +15,7 @@ from ingestd.postgres.pool import OUTAGE, Database
 from ingestd.schedule.deadlines import Finding, WatchedSlot, judge
 from ingestd.schedule.store import watch as store
 from ingestd.schedule.store.watch import Glance
-from ingestd.service import LoopState, Poller
+from ingestd.service import Poller
 from ingestd.settings import format_duration
 
 EVERY_S = 5.0
@@ -32,7 +32,7 @@ SURE_AFTER_S = 20.0
 _TROUBLES_KEPT = 100
 
 
-class SlotWatch:
+class SlotWatch(Poller):
     """Looks at slots whose job is open, on any number of nodes at once.
 
     Args:
@@ -40,40 +40,20 @@ class SlotWatch:
         bus: where broken deadlines are told.
     """
 
-    name = "slot_watch"
-
     def __init__(self, db: Database, bus: Bus) -> None:
+        super().__init__("slot_watch", self.poll, bus)
         self.stopped_since: datetime | None = None
         self._db = db
-        self._bus = bus
-        self._poller = Poller(self.name, self.poll, bus)
         self._suspected_at: float | None = None
         self._floor: datetime | None = None
         self._sweep_at = 0.0
         self._troubles: dict[tuple[str, datetime], tuple[str, float]] = {}
 
     @property
-    def state(self) -> LoopState:
-        """What is known about the loop from outside."""
-        return self._poller.state
-
-    @property
     def troubles(self) -> list[str]:
         """Slots that cannot be judged, and why; each is tried again every few minutes."""
         recent = time.monotonic() - 2 * PUT_OFF.total_seconds()
         return [f"{schedule}: {error}" for (schedule, _), (error, at) in self._troubles.items() if at > recent]
-
-    def wake(self) -> None:
-        """Look now."""
-        self._poller.wake()
-
-    def stop(self) -> None:
-        """End after the pass under way; idempotent."""
-        self._poller.stop()
-
-    async def run(self) -> None:
-        """Watch until `stop` is called."""
-        await self._poller.run()
 
     async def poll(self) -> float:
         """One look at whatever is due for one."""
