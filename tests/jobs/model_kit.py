@@ -220,7 +220,7 @@ class Model:
             self.key_holds.setdefault(job.key, job.id)
 
     def put_back(self, number: int, claim: UUID, hours: int, *, spent: bool, parked: int = 0) -> bool:
-        if not self.holds(number, claim):
+        if not self.holds(number, claim) or self.jobs[number].asked:
             return False
         job = self.jobs[number]
         job.run_at, job.parked = (self.hours + hours, self.tick), parked
@@ -234,6 +234,7 @@ class Model:
     def rescue(self, node: int, started: Collection[int]) -> tuple[set[int], set[int]]:
         """Returns what is claimable again, and what is quarantined."""
         free, poison = set(), set()
+        self._end_asked([job for job in self.open() if job.node == node])
         for job in [job for job in self.open() if job.node == node]:
             job.run_at = self.now
             self._let_go(job)
@@ -246,11 +247,18 @@ class Model:
         return free, poison
 
     def release(self, node: int, claim: UUID, keep: Collection[int]) -> set[int]:
+        self._end_asked([job for job in self.open() if job.claim == claim and job.node == node and job.id not in keep])
         freed = {job.id for job in self.open() if job.claim == claim and job.node == node and job.id not in keep}
         for number in freed:
             self.jobs[number].run_at = max(self.jobs[number].run_at, self.now)
             self._let_go(self.jobs[number])
         return freed
+
+    def _end_asked(self, jobs: list[Job]) -> None:
+        """What was asked to stop does not go back into the queue."""
+        for job in jobs:
+            if job.asked:
+                self.end(job, "cancelled")
 
     # What people do
 

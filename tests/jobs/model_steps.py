@@ -262,6 +262,8 @@ class Programs(RuleBasedStateMachine):
         back = [PutBack(job.id, job.claim, timedelta(hours=after), how == "retry", parked) for job in jobs]
         done = self.run(ack.put_back(self.conn, back))
         assert done == {j.id for j in jobs if self.model.put_back(j.id, j.claim, after, spent=how == "retry", parked=parked)}
+        asked = self.run(ack.asked_to_stop(self.conn, [(job.id, job.claim) for job in jobs]))
+        assert asked == {job.id for job in jobs if self.model.holds(job.id, job.claim) and self.model.jobs[job.id].asked}
 
     def release_a_claim_whose_answer_was_lost(self, keep: bool) -> None:
         self.model.next()

@@ -11,8 +11,8 @@ from ingestd.access.roles import Actor
 from ingestd.errors import Conflict, InvalidInput, NotFound
 from ingestd.jobs import actions
 from ingestd.jobs.model import NewJob, State
-from ingestd.jobs.store import history, reads
-from tests.jobs.kit import end, new, put_back, take
+from ingestd.jobs.store import ack, claim, history, reads, rescue
+from tests.jobs.kit import NODE, end, new, take
 
 ANN = Actor("ann", "operator", "page", "c-1")
 
@@ -96,13 +96,21 @@ async def test_a_running_job_is_asked_to_stop(conn: asyncpg.Connection) -> None:
     assert (await shown(conn, number))["state"] == "running"
 
 
-async def test_a_job_that_was_asked_to_stop_and_came_back_does_not_stop_the_next_time(conn: asyncpg.Connection) -> None:
-    """A drain may hand it back before it has heard: then it waits, and waiting jobs are cancelled at once."""
+@pytest.mark.parametrize("how", ["its node lets go of it", "its node does not know of it", "its node dies"])
+async def test_a_job_that_was_asked_to_stop_does_not_go_back_into_the_queue(conn: asyncpg.Connection, how: str) -> None:
+    """There it would begin once more, whoever had been told that it is being cancelled."""
     number = await new(conn)
     (job,) = await take(conn)
     await actions.cancel_job(conn, ANN, number)
-    await put_back(conn, job, delay=timedelta(), spent=False)
-    assert await actions.cancel_job(conn, ANN, number) == "cancelled"
+    if how == "its node lets go of it":
+        back = [ack.PutBack(number, job.claim, timedelta(), spent=True)]
+        assert (await ack.put_back(conn, back), await ack.asked_to_stop(conn, [(number, job.claim)])) == (set(), {number})
+        return
+    if how == "its node dies":
+        assert (await rescue.rescue(conn, NODE, "it died", started=[number])).claimable == []
+    else:
+        assert await claim.release_claim(conn, NODE, job.claim) == []
+    assert (await shown(conn, number))["state"] == "cancelled"
 
 
 @pytest.mark.parametrize("act", [actions.retry_job, actions.cancel_job])

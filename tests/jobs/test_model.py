@@ -34,6 +34,7 @@ MUTANTS = {
     "a stale ack is accepted": (ack, "ACK", FENCE, ""),
     "a stale plain ack is accepted": (ack, "ACK_PLAIN", FENCE, ""),
     "a stale put-back is accepted": (ack, "PUT_BACK", FENCE, ""),
+    "what was asked to stop goes back into the queue": (ack, "PUT_BACK", " and j.cancel_asked_at is null", ""),
     "a sweep takes what is blocked": (claim, "SWEEP", "parked = 0", "true"),
     "a sweep takes suspects along": (claim, "SWEEP", "crashes = 0", "true"),
     "a claim behind the cursor takes from limited queues": (

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from ingestd.access.roles import Actor
 from ingestd.errors import StaleClaim
 from ingestd.events import JobRetrying, JobsSucceeded, StaleAck
+from ingestd.jobs.actions import cancel_job
 from ingestd.jobs.backoff import Backoff
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import AwaitChildren, Discard, NewJob, Retry, Snooze
@@ -347,9 +349,6 @@ async def test_drain_lets_running_jobs_finish(db: Database) -> None:
 
 @pytest.mark.parametrize("running", [True, False])
 async def test_cancel_ends_a_waiting_and_a_running_job(db: Database, running: bool) -> None:
-    from ingestd.access.roles import Actor
-    from ingestd.jobs.actions import cancel_job
-
     started = asyncio.Event()
 
     async def endless(ctx: Context) -> None:

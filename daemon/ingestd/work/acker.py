@@ -191,6 +191,8 @@ class Acker:
         async with self._db.core() as conn:
             written = await _apart(conn, results, store.ack, _without_payload)
             written |= await _apart(conn, returns, store.put_back, _failed_instead)
+            if len(written) < len(batch):
+                written |= await _stop_asked(conn, [pending for pending in batch if pending.job.id not in written])
             missing = [pending for pending in batch if pending.job.id not in written]
             if missing:
                 # Perhaps the write before this one committed and only its answer was lost.
@@ -230,6 +232,18 @@ async def _apart(
         return written
 
 
+async def _stop_asked(conn: asyncpg.Connection, unwritten: Sequence[Pending]) -> set[int]:
+    """End those that were to go back into the queue and that somebody has asked to cancel meanwhile: there they would begin again."""
+    returns = [pending for pending in unwritten if isinstance(pending.write, store.PutBack)]
+    asked = await store.asked_to_stop(conn, [(pending.job.id, pending.job.claim) for pending in returns]) if returns else set[int]()
+    ends: list[store.Result] = []
+    for pending in returns:
+        if pending.job.id in asked and isinstance(pending.write, store.PutBack):
+            pending.write = _cancelled_instead(pending.write)
+            ends.append(pending.write)
+    return await store.ack(conn, ends) if ends else set()
+
+
 def _frees_others(job: Job) -> bool:
     return bool(job.workflow_run or job.key or job.parent_id)
 
@@ -246,6 +260,15 @@ def _shown(result: store.Result) -> str:
 def _without_payload(result: store.Result, error: Exception) -> store.Result:
     reason = f"{result.reason or ''} (its result could not be stored: {error})".strip()
     return replace(result, result=None, error=None, counts=None, attempt=None, reason=reason)
+
+
+def _cancelled_instead(write: store.PutBack) -> store.Result:
+    begun = write.attempt or {}
+    reason, entry = ("cancelled while running", begun | {"outcome": "cancelled"}) if begun else ("cancelled", None)
+    return store.Result(
+        write.job_id, write.claim, State.CANCELLED, reason=reason, error=begun.get("error"), started_at=begun.get("started_at"),
+        duration_ms=begun.get("duration_ms", 0), attempt=entry,
+    )  # fmt: skip
 
 
 def _failed_instead(write: store.PutBack, error: Exception) -> store.Result:

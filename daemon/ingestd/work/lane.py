@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -139,6 +139,15 @@ class Lane:
         self.ready.clear()
         self.held = 0
         return jobs
+
+    def withdraw(self, ids: Container[int]) -> list[Job]:
+        """Take these out of what has not started."""
+        gone = [job for job in self.waiting() if job.id in ids]
+        for line in self.ready.values():
+            for job in [job for job in line if job.id in ids]:
+                line.remove(job)
+        self.held -= len(gone)
+        return gone
 
     def waiting(self) -> Iterator[Job]:
         """Everything that has not started."""

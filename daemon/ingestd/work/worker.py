@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 from uuid import UUID
 
@@ -173,8 +174,10 @@ class Worker:
             return max(len(left) - kept, 0)
         return len(left)
 
-    def _give_back_unstarted(self, job: Job) -> None:
-        self.acker.submit(Pending(job, runner.give_back(job), "not started"))
+    def _give_back_unstarted(self, job: Job, why: str = "not started") -> None:
+        self.acker.submit(Pending(job, runner.give_back(job), why))
+        if job.crashes:
+            self.claimer.suspect_ended(job.id)
 
     async def _wait_idle(self, timeout_s: float, force: asyncio.Event) -> None:
         """Wait until nothing runs but what does not end anyway."""
@@ -206,7 +209,7 @@ class Worker:
             lane.dismiss()
         if lane.paused:
             for job in lane.take_all():
-                self.acker.submit(Pending(job, runner.give_back(job), "its queue was paused"))
+                self._give_back_unstarted(job, "its queue was paused")
 
     async def _slot(self, lane: Lane) -> None:
         """One slot: run jobs one after the other. No task is made a job: that alone would cost a quarter of the speed."""
@@ -347,12 +350,20 @@ class Worker:
             await node_store.write_progress(conn, self._node.id, list(running), progress)
             held = {row["id"]: row for row in await claim_store.held(conn, self._node.id)}
         self._reported = not running
-        for job_id, entry in running.items():
-            if job_id in held and held[job_id]["cancel"]:
-                self._interrupt(entry, runner.Interrupted.CANCEL)
+        self._stop_asked({job_id for job_id, row in held.items() if row["cancel"]})
         self._drop_lost(running, held)
         await self._reconcile()
         return REPORT_EVERY_S
+
+    def _stop_asked(self, ids: AbstractSet[int]) -> None:
+        """End what somebody has asked to stop, begun or not."""
+        if not ids:
+            return
+        for entry in [entry for job_id, entry in self._running.items() if job_id in ids]:
+            self._interrupt(entry, runner.Interrupted.CANCEL)
+        for lane in self.claimer.lanes.values():
+            for job in lane.withdraw(ids):
+                self._give_back_unstarted(job)
 
     async def _reconcile(self) -> None:
         """Give back what the database says this node holds and nobody here knows of.

@@ -85,8 +85,12 @@ set claim = null, node = null, claimed_at = null, run_at = now() + r.delay,
     parked = r.parked, checkpoint = coalesce(r.checkpoint, j.checkpoint),
     attempts = case when r.entry is null then j.attempts
                     else jsonb_path_query_array(j.attempts, '$[last - {ATTEMPTS_KEPT - 2} to last]') || r.entry end
-from r where j.id = r.id and j.claim = r.claim
+from r where j.id = r.id and j.claim = r.claim and j.cancel_asked_at is null
 returning j.id"""
+
+ASKED = """
+select j.id from unnest($1::bigint[], $2::uuid[]) r(id, claim)
+join ingestd.job j on j.id = r.id and j.claim = r.claim where j.cancel_asked_at is not null"""
 
 CHECKPOINT = "update ingestd.job set checkpoint = $3 where id = $1 and claim = $2 returning id"
 
@@ -203,7 +207,10 @@ async def _ack(conn: asyncpg.Connection, results: Sequence[Result]) -> set[int]:
 
 
 async def put_back(conn: asyncpg.Connection, jobs: Sequence[PutBack]) -> set[int]:
-    """Return jobs to the queue, each only if its claim still holds; returns the ids that were."""
+    """Return jobs to the queue, each only if its claim still holds; returns the ids that were.
+
+    One that somebody has asked to stop is not: it would begin once more. `asked_to_stop` tells.
+    """
     rows = await conn.fetch(
         PUT_BACK,
         [j.job_id for j in jobs],
@@ -214,6 +221,12 @@ async def put_back(conn: asyncpg.Connection, jobs: Sequence[PutBack]) -> set[int
         [_json(j.checkpoint) for j in jobs],
         [_json(j.attempt) for j in jobs],
     )
+    return {row["id"] for row in rows}
+
+
+async def asked_to_stop(conn: asyncpg.Connection, holds: Sequence[tuple[int, UUID]]) -> set[int]:
+    """Which of these (id, claim) are still held, and somebody has asked to cancel."""
+    rows = await conn.fetch(ASKED, [job_id for job_id, _ in holds], [claim for _, claim in holds])
     return {row["id"] for row in rows}
 
 

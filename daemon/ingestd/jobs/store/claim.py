@@ -11,6 +11,7 @@ import asyncpg
 import orjson
 
 from ingestd.jobs.model import Job, Slot
+from ingestd.jobs.store import history
 
 # What few jobs have comes in one column, null for most: each column costs the client a twentieth of a plain job.
 TAKEN = """
@@ -95,7 +96,7 @@ HELD = "select id, claim, cancel_asked_at is not null as cancel from ingestd.job
 # run_at moves up to now, or the job would lie behind every cursor; due_at keeps the wanted time.
 RELEASE_CLAIM = """
 update ingestd.job set claim = null, node = null, claimed_at = null, attempt = greatest(attempt - 1, 0), run_at = greatest(run_at, now())
-where node = $1 and claim = $2 and not id = any ($3::bigint[]) returning id"""
+where node = $1 and claim = $2 and not id = any ($3::bigint[]) and cancel_asked_at is null returning id"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,5 +193,6 @@ async def held(conn: asyncpg.Connection, node: UUID) -> list[asyncpg.Record]:
 
 
 async def release_claim(conn: asyncpg.Connection, node: UUID, token: UUID, keep: Sequence[int] = ()) -> list[int]:
-    """Give back what was taken under a claim whose answer never arrived."""
+    """Give back what was taken under a claim whose answer never arrived; what was asked to stop since ends."""
+    await history.end_asked(conn, node, "cancelled before it began", claim=token, keep=keep)
     return [row["id"] for row in await conn.fetch(RELEASE_CLAIM, node, token, list(keep))]

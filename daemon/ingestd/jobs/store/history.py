@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
@@ -146,6 +147,10 @@ select h.id, h.state from ingestd.history h where h.id = $1
 union all
 select j.id, {STATE} from ingestd.job j where j.id = $1
 limit 1"""
+# What a node that is gone held, or one knows nothing of: nobody else can do what was asked of it.
+ASKED = """
+select id from ingestd.job
+where node = $1 and cancel_asked_at is not null and ($2::uuid is null or claim = $2) and not id = any ($3::bigint[]) order by id"""
 RELEASE_KEY = "delete from ingestd.key_hold where job_id = $1 returning key"
 HOLDS = "select key, job_id, since from ingestd.key_hold order by since"
 
@@ -173,6 +178,17 @@ async def end_all(conn: asyncpg.Connection, ids: Sequence[int], state: State, re
 async def ask_cancel(conn: asyncpg.Connection, ids: Sequence[int]) -> list[int]:
     """Ask the nodes that run them to cancel them."""
     return _ids(await conn.fetch(ASK, ids))
+
+
+async def end_asked(conn: asyncpg.Connection, node: UUID, reason: str, *, claim: UUID | None = None, keep: Sequence[int] = ()) -> list[int]:
+    """Cancel what somebody has asked to stop and a node holds, but does not run any more; in the queue it would begin once more.
+
+    Args:
+        claim: only what it holds by this claim.
+        keep: but not these.
+    """
+    asked = _ids(await conn.fetch(ASKED, node, claim, keep))
+    return await end_all(conn, asked, State.CANCELLED, reason, force=True) if asked else []
 
 
 async def revive(conn: asyncpg.Connection, job_id: int, run_at: datetime | None = None) -> bool:

@@ -8,6 +8,8 @@ from uuid import UUID
 
 import asyncpg
 
+from ingestd.jobs.store import history
+
 QUARANTINE_AFTER = 5
 
 # SKIP LOCKED: a row the dead node's backend still locks is left for the next look, when that backend is gone.
@@ -18,7 +20,7 @@ QUARANTINE_AFTER = 5
 # as the report is no older than the node's last beats. Whoever was claimed later may have started.
 RESCUE = """
 with lost as materialized (
-    select id from ingestd.job where node = $1 and claim is not null for update skip locked
+    select id from ingestd.job where node = $1 and claim is not null and cancel_asked_at is null for update skip locked
 ), report as (
     select p.at, p.started from ingestd.node_progress p join ingestd.node n on n.id = p.node
     where p.node = $1 and p.at > n.heartbeat_at - interval '3 seconds'
@@ -73,7 +75,9 @@ class Rescued:
 
 
 async def rescue(conn: asyncpg.Connection, node: UUID, why: str, started: Collection[int] | None = None) -> Rescued:
-    """Make a dead node's jobs claimable again; a job that took its process down too often fails instead.
+    """Make a dead node's jobs claimable again, but for those that were asked to stop, which end as cancelled.
+
+    A job that took its process down too often fails instead.
 
     Args:
         node: the dead one.
@@ -81,6 +85,7 @@ async def rescue(conn: asyncpg.Connection, node: UUID, why: str, started: Collec
         started: the jobs that ran when it died, if that is known exactly; None: judge by its last report.
     """
     async with conn.transaction():
+        await history.end_asked(conn, node, "cancelled: its node died before it had stopped")
         rows = await conn.fetch(RESCUE, node, why, None if started is None else list(started))
         poison = [row["id"] for row in rows if row["crashed"] and row["crashes"] >= QUARANTINE_AFTER]
         if poison:
