@@ -19,7 +19,8 @@ import asyncpg
 import pytest
 import structlog
 
-from ingestd.postgres.pool import Database, PoolSizes, connect
+from ingestd.postgres.pool import Database, PoolSizes
+from ingestd.postgres.session import connect
 from ingestd.testing import sandbox
 
 # What a skip may say where nothing may be left out: the other half of a run as root and as an ordinary user shows it.

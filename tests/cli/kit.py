@@ -18,7 +18,7 @@ import asyncpg
 import pytest
 
 from ingestd.cli.entry import run
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from tests.support import PATIENCE_S
 
 REPOSITORY = Path(__file__).parents[2]

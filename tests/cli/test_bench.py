@@ -16,7 +16,7 @@ import asyncpg
 
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from tests.support import eventually
 
 SMALL = ("--jobs", "300", "--seconds", "0.2", "--callers", "8")

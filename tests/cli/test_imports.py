@@ -123,7 +123,7 @@ async def test_an_import_that_is_ended_in_the_middle_leaves_nothing_half_done(
 ) -> None:
     import asyncio
 
-    from ingestd.postgres.pool import connect
+    from ingestd.postgres.session import connect
 
     big = cli.folder / "big.csv"
     big.write_text("id,at,kwh\n" + "".join(f"{number},2024-01-01,{number}.5\n" for number in range(100_000)))

@@ -27,9 +27,10 @@ import asyncpg
 
 from ingestd.errors import DatabaseUnreachable
 from ingestd.postgres.cluster import ROLE, cluster_name
+from ingestd.postgres.outage import OUTAGE
 from ingestd.postgres.place import PORT, SYSTEM_DIR, Place, find_place
-from ingestd.postgres.pool import OUTAGE, connect
 from ingestd.postgres.processes import find_postmaster, orphans
+from ingestd.postgres.session import connect
 from tests.faults import processes
 from tests.support import PATIENCE_S, eventually
 

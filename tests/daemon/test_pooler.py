@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from ingestd import Client
-from ingestd.postgres.pool import connect, is_pooled
+from ingestd.postgres.session import connect, is_pooled
 from tests.daemon import readings
 from tests.daemon.harness import Site, open_site
 from tests.faults import ledger, processes

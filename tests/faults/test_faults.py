@@ -13,7 +13,9 @@ from contextlib import contextmanager
 import asyncpg
 import pytest
 
-from ingestd.postgres.pool import OUTAGE, Database, connect
+from ingestd.postgres.outage import OUTAGE
+from ingestd.postgres.pool import Database
+from ingestd.postgres.session import connect
 from tests.faults import ledger, processes
 from tests.faults.proxy import Proxy
 from tests.support import eventually

@@ -8,7 +8,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from ingestd.schedule.firing import Firer
 from ingestd.schedule.store import firing as store
 from tests.faults import slots

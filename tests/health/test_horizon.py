@@ -17,7 +17,8 @@ from ingestd.health.horizon import Horizon
 from ingestd.health.store import jobs_of
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
-from ingestd.postgres.pool import Database, connect
+from ingestd.postgres.pool import Database
+from ingestd.postgres.session import connect
 from tests.support import eventually
 from tests.work.conftest import handler, start_worker
 

@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 
 from ingestd.imports.request import LoadOutcome, LoadRequest
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 
 STORE = uuid.UUID(int=7)
 NODE = uuid.UUID(int=8)

@@ -19,7 +19,7 @@ from ingestd.errors import DatabaseUnreachable, StaleClaim
 from ingestd.events import Bus, Event
 from ingestd.imports.loader import LoaderPool
 from ingestd.imports.request import LoaderDied, LoadOutcome, LoadRequest, LoadTrouble
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from tests.imports.loading import LoadBench
 from tests.support import eventually
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 
 FORGET = """
 delete from ingestd.job; delete from ingestd.history; delete from ingestd.unique_hold; delete from ingestd.key_hold;

@@ -168,7 +168,7 @@ async def test_whoever_said_waiting_does_not_stop_what_has_begun_since(conn: asy
 
 async def test_rows_that_somebody_is_writing_are_passed_over_and_tried_once_more(conn: asyncpg.Connection, dsn: str) -> None:
     """A bulk never waits for a row while it holds others: two of them could wait for each other."""
-    from ingestd.postgres.pool import connect
+    from ingestd.postgres.session import connect
 
     ids = await many(conn, 3)
     asked = bulk.plan("cancel", JobFilter(kind="sync"))

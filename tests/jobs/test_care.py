@@ -14,7 +14,8 @@ from ingestd.jobs.care import LOCK, Care, Limits, is_bloated
 from ingestd.jobs.settings import RetentionSettings
 from ingestd.jobs.store import care as store
 from ingestd.postgres import locks
-from ingestd.postgres.pool import Database, connect
+from ingestd.postgres.pool import Database
+from ingestd.postgres.session import connect
 from tests.jobs.kit import end, new
 from tests.support import eventually
 

@@ -13,7 +13,7 @@ import pytest
 from ingestd.jobs.model import State
 from ingestd.jobs.store import ack, claim, limits, nodes
 from ingestd.jobs.store.ack import Result
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from ingestd.work.cursor import Cursor
 from tests.jobs.limit_lab import STORE, declare, register
 from tests.support import eventually

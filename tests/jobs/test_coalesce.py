@@ -11,7 +11,8 @@ from ingestd.errors import InvalidInput
 from ingestd.jobs.client import Client
 from ingestd.jobs.coalesce import Coalescer
 from ingestd.jobs.model import NewJob
-from ingestd.postgres.pool import ConnectionLost, Database
+from ingestd.postgres.outage import ConnectionLost
+from ingestd.postgres.pool import Database
 from tests.support import eventually
 
 

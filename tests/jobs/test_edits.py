@@ -18,7 +18,7 @@ from ingestd.jobs.model import NewJob, State
 from ingestd.jobs.promoter import promote_once
 from ingestd.jobs.store import edits, history, reads
 from ingestd.jobs.workflow import Step, Workflow, order_steps, start
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from tests.jobs.kit import end, new, put_back, take
 from tests.support import eventually
 

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 
 ENQUEUE = "select ingestd.enqueue($1, $2, $3)"
 MANY = "select * from ingestd.enqueue_many($1)"

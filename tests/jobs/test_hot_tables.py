@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from ingestd.jobs.store import statistics
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 
 OPTIONS = "select coalesce(reloptions, '{}') from pg_class where oid = ('ingestd.' || $1::text)::regclass"
 DELTAS = """

@@ -15,7 +15,7 @@ from ingestd.jobs.promoter import promote_once
 from ingestd.jobs.settings import QueueSettings
 from ingestd.jobs.store import ack, promote
 from ingestd.jobs.store.queues import declare_queue
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from tests.jobs import kit
 from tests.support import CROWDED
 

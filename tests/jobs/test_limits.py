@@ -17,7 +17,8 @@ from ingestd.jobs.settings import Rate, parse_rate
 from ingestd.jobs.store import claim as claim_store
 from ingestd.jobs.store import limits
 from ingestd.jobs.store.claim import Claimant
-from ingestd.postgres.pool import OUTAGE, connect
+from ingestd.postgres.outage import OUTAGE
+from ingestd.postgres.session import connect
 from tests.jobs.limit_lab import STORE, Narrow, declare, register
 from tests.support import CROWDED, eventually
 

@@ -9,7 +9,7 @@ import pytest
 
 from ingestd.jobs.model import State
 from ingestd.jobs.store import partitions
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from tests.jobs.kit import end, new
 
 BOUNDS = "select pg_get_expr(relpartbound, oid) from pg_class where relname ~ '^history_(ok|bad)_' and relispartition and relkind = 'r'"

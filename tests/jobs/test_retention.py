@@ -20,7 +20,7 @@ from ingestd.jobs.settings import RetentionSettings
 from ingestd.jobs.store import retention
 from ingestd.jobs.store.partitions import OK, make_partitions
 from ingestd.postgres import partitions
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from tests.jobs.kit import end, new
 from tests.support import eventually
 from tests.work.conftest import start_worker

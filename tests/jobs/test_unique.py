@@ -14,7 +14,7 @@ from ingestd import Client
 from ingestd.jobs.enqueue import enqueue, enqueue_told
 from ingestd.jobs.model import NewJob, State
 from ingestd.jobs.store.jobs import forget_holds
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from tests.jobs.kit import end, take
 from tests.support import eventually
 

@@ -18,7 +18,7 @@ from ingestd.jobs.store import ack, claim, reads
 from ingestd.jobs.store.ack import Result
 from ingestd.jobs.store.claim import Claimant
 from ingestd.jobs.workflow import Step, Workflow, order_steps, start
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 
 NODE = uuid.uuid4()
 FINAL = {"succeeded", "failed", "cancelled", "skipped"}

@@ -17,7 +17,7 @@ from ingestd.jobs.store import ack, claim, history
 from ingestd.jobs.store.ack import Result
 from ingestd.jobs.store.claim import Claimant
 from ingestd.jobs.workflow import Step, Workflow, order_steps, start
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from tests.jobs.test_actions import ANN
 from tests.jobs.test_workflow_runs import begin, states, step
 from tests.support import CROWDED, LONG

@@ -13,7 +13,7 @@ from ingestd.jobs.model import NewJob, State
 from ingestd.jobs.promoter import promote_once
 from ingestd.jobs.store import reads, steps
 from ingestd.jobs.workflow import Step, Workflow, order_steps, start
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from tests.jobs.kit import end, take
 from tests.jobs.test_actions import ANN
 

@@ -14,7 +14,9 @@ from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
 from ingestd.postgres import listen, silence
 from ingestd.postgres.listen import Listener
-from ingestd.postgres.pool import ConnectionLost, Database, connect, reason
+from ingestd.postgres.outage import ConnectionLost, reason
+from ingestd.postgres.pool import Database
+from ingestd.postgres.session import connect
 from ingestd.work.context import Context
 from tests.faults.proxy import Proxy
 from tests.support import eventually

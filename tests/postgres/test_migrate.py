@@ -9,7 +9,7 @@ import pytest
 
 from ingestd.errors import ConfigurationError, InvalidInput
 from ingestd.postgres import migrate as migrations
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 
 
 async def test_migrating_again_changes_nothing(conn: asyncpg.Connection) -> None:

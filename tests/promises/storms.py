@@ -21,7 +21,8 @@ from ingestd.errors import DatabaseUnreachable, Refused
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
 from ingestd.postgres.embedded import EmbeddedPostgres, EmbeddedSettings
-from ingestd.postgres.pool import OUTAGE, connect
+from ingestd.postgres.outage import OUTAGE
+from ingestd.postgres.session import connect
 from ingestd.testing.sandbox import in_memory
 from tests.daemon import readings
 from tests.daemon.harness import Daemon, Site

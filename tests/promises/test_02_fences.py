@@ -20,7 +20,8 @@ from ingestd.jobs.store import ack as ack_store
 from ingestd.jobs.store import claim as claim_store
 from ingestd.jobs.store import rescue as rescue_store
 from ingestd.jobs.store.claim import Claimant
-from ingestd.postgres.pool import Database, connect
+from ingestd.postgres.pool import Database
+from ingestd.postgres.session import connect
 from ingestd.work.context import Context
 from ingestd.work.runner import give_back
 

@@ -19,7 +19,7 @@ import pytest
 
 from ingestd.postgres.account import Account
 from ingestd.postgres.migrate import migrate
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from ingestd.testing import sandbox
 from tests.daemon.harness import Site, open_site
 from tests.faults import clocks, ledger, slots

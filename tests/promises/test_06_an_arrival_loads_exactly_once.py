@@ -6,7 +6,7 @@ import time
 
 import asyncpg
 
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from tests.daemon import readings
 from tests.daemon.harness import Site
 from tests.faults import processes

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from ingestd import Client
-from ingestd.postgres.pool import OUTAGE
+from ingestd.postgres.outage import OUTAGE
 from tests.daemon.harness import Daemon, Site
 from tests.faults import ledger
 from tests.faults.proxy import Proxy

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ingestd.postgres.migrate import migrate
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from tests.daemon import readings
 from tests.daemon.harness import Daemon, Site, open_site
 from tests.daemon.service_manager import ServiceManager, service_manager

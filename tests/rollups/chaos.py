@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import asyncpg
 import pytest
 
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from ingestd.rollups import sql
 from ingestd.rollups.refresh import refresh
 from ingestd.rollups.store import dirty

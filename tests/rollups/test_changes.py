@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from ingestd.rollups.tend import tend
 from tests.rollups import kit
 

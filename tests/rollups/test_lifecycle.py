@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from ingestd.errors import Conflict
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from ingestd.rollups import declare, reads
 from ingestd.rollups.store import dirty
 from ingestd.rollups.tend import detach, reattach, tend

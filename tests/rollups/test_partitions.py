@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from ingestd.rollups.tend import tend
 from tests.rollups import kit
 

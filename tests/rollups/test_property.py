@@ -6,7 +6,7 @@ import asyncpg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from ingestd.rollups.store import dirty
 from ingestd.rollups.tend import tend
 from tests.rollups import kit

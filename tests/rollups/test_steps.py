@@ -10,7 +10,8 @@ from ingestd.app.targets import target_job
 from ingestd.events import Bus
 from ingestd.jobs.model import Job, Snooze
 from ingestd.jobs.workflow import Step
-from ingestd.postgres.pool import Database, connect
+from ingestd.postgres.pool import Database
+from ingestd.postgres.session import connect
 from ingestd.rollups.handlers import run
 from ingestd.rollups.store import dirty
 from ingestd.work.context import Context

@@ -14,7 +14,7 @@ from ingestd.access.roles import Actor
 from ingestd.access.store import latest_audit
 from ingestd.errors import Conflict, InvalidInput, NotFound, TooOften
 from ingestd.jobs.model import Slot
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from ingestd.schedule.actions import MOST_TRIGGERS, pause, resume, skip_next, trigger, unskip
 from ingestd.schedule.firing import Firer
 from ingestd.schedule.preview import next_slots

@@ -12,7 +12,7 @@ import pytest
 
 from ingestd.access.roles import Actor
 from ingestd.errors import ConfigurationError
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from ingestd.schedule.actions import pause
 from ingestd.schedule.declare import CompiledTarget, apply
 from ingestd.schedule.firing import Firer

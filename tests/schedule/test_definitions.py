@@ -12,7 +12,7 @@ import pytest
 
 from ingestd.access.roles import Actor
 from ingestd.errors import ConfigurationError, Conflict, InvalidInput, NotFound
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from ingestd.schedule.declare import CompiledTarget
 from ingestd.schedule.definitions import Definitions, merge_patch, read_definition
 from ingestd.schedule.firing import Firer

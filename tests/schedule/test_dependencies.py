@@ -15,7 +15,9 @@ from ingestd.errors import DatabaseUnreachable
 from ingestd.events import Bus, Event, Notice, SlotFired, SlotMissed
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
-from ingestd.postgres.pool import OUTAGE, Database, connect
+from ingestd.postgres.outage import OUTAGE
+from ingestd.postgres.pool import Database
+from ingestd.postgres.session import connect
 from ingestd.schedule import dependencies
 from ingestd.schedule.dependencies import Dependency, Question, Verdict, judge, questions
 from ingestd.schedule.firing import Firer

@@ -10,7 +10,9 @@ import pytest
 
 from ingestd.errors import DatabaseUnreachable
 from ingestd.events import Bus, Downtime, Event, SlotMissed
-from ingestd.postgres.pool import OUTAGE, Database, connect
+from ingestd.postgres.outage import OUTAGE
+from ingestd.postgres.pool import Database
+from ingestd.postgres.session import connect
 from ingestd.schedule.firing import Firer
 from ingestd.schedule.scheduler import BEAT, GAP, Scheduler, fire_once
 from ingestd.schedule.store import downtime

@@ -10,7 +10,8 @@ import pytest
 
 from ingestd.errors import DatabaseUnreachable
 from ingestd.events import Bus, Event, Notice, SlotFired, SlotMissed
-from ingestd.postgres.pool import OUTAGE, connect
+from ingestd.postgres.outage import OUTAGE
+from ingestd.postgres.session import connect
 from ingestd.schedule.firing import Firer, announce
 from ingestd.schedule.slots import Plan, PlannedSlot
 from ingestd.schedule.store import firing as store

@@ -13,7 +13,8 @@ from ingestd.events import Bus, Notice, SlotOverdue, SlotSlow, SlotsStopped
 from ingestd.jobs import actions as job_actions
 from ingestd.jobs import run_actions
 from ingestd.jobs.model import State
-from ingestd.postgres.pool import Database, connect
+from ingestd.postgres.pool import Database
+from ingestd.postgres.session import connect
 from ingestd.schedule import watch as watch_module
 from ingestd.schedule.deadlines import judge
 from ingestd.schedule.store import watch as store

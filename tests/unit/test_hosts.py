@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ingestd.postgres.hosts import places
-from ingestd.postgres.pool import describe
+from ingestd.postgres.session import describe
 
 
 @pytest.mark.parametrize(

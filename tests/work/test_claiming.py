@@ -13,7 +13,7 @@ from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import Job, NewJob
 from ingestd.jobs.store import claim as store
 from ingestd.jobs.store.claim import Claimant
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from ingestd.work.cursor import Cursor
 
 DEFAULT = 1

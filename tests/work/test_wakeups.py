@@ -16,7 +16,8 @@ from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
 from ingestd.jobs.store import nodes
 from ingestd.postgres.listen import Listener
-from ingestd.postgres.pool import Database, connect
+from ingestd.postgres.pool import Database
+from ingestd.postgres.session import connect
 from tests.jobs.limit_lab import register
 from tests.support import CROWDED, eventually
 from tests.work.conftest import Workbench, handler, working

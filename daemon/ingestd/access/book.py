@@ -19,7 +19,8 @@ from ingestd.access import store, tokens
 from ingestd.access.actions import KEY
 from ingestd.access.roles import Role
 from ingestd.errors import DatabaseUnreachable
-from ingestd.postgres.pool import OUTAGE, Database, reason
+from ingestd.postgres.outage import OUTAGE, reason
+from ingestd.postgres.pool import Database
 
 READ_EVERY_S = 5.0
 READ_EVERY_WITHOUT_LISTENING_S = 0.5

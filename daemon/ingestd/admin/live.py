@@ -18,7 +18,8 @@ import orjson
 from ingestd.admin.store import events_after, events_span
 from ingestd.errors import DatabaseUnreachable, TooOften
 from ingestd.events import Bus
-from ingestd.postgres.pool import OUTAGE, Database
+from ingestd.postgres.outage import OUTAGE
+from ingestd.postgres.pool import Database
 from ingestd.service import Poller
 
 READ_EVERY_S = 0.5

@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 from ingestd.errors import Conflict, DatabaseUnreachable, IngestdError, InvalidInput, JobOpen, TooOften
-from ingestd.postgres.pool import OUTAGE
+from ingestd.postgres.outage import OUTAGE
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2

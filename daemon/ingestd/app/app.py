@@ -47,7 +47,8 @@ from ingestd.jobs.store.partitions import make_partitions
 from ingestd.jobs.store.queues import publish_kinds
 from ingestd.notify import Notifier
 from ingestd.postgres.migrate import migrate
-from ingestd.postgres.pool import Database, connect
+from ingestd.postgres.pool import Database
+from ingestd.postgres.session import connect
 from ingestd.schedule.store.firing import make_partitions as make_slot_partitions
 from ingestd.service import Poller
 from ingestd.settings import did_you_mean

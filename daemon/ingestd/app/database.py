@@ -13,7 +13,8 @@ from ingestd.errors import DatabaseUnreachable
 from ingestd.events import Overdue
 from ingestd.logging import conceal
 from ingestd.postgres.embedded import EmbeddedPostgres, EmbeddedSettings
-from ingestd.postgres.pool import Database, PoolSizes, connect, is_pooled
+from ingestd.postgres.pool import Database, PoolSizes
+from ingestd.postgres.session import connect, is_pooled
 from ingestd.redaction import secrets_in
 
 RETRY_S = 0.5

@@ -13,7 +13,7 @@ from ingestd.errors import DatabaseUnreachable
 from ingestd.imports.arrivals import Cause
 from ingestd.jobs.promoter import promote_once
 from ingestd.jobs.store.claim import anything_to_do
-from ingestd.postgres.pool import OUTAGE
+from ingestd.postgres.outage import OUTAGE
 from ingestd.rollups.upkeep import Upkeep
 from ingestd.schedule.firing import announce
 from ingestd.schedule.scheduler import fire_once

@@ -14,7 +14,7 @@ from ingestd.app.rooms import InForce, Rooms
 from ingestd.app.settings import Settings
 from ingestd.errors import ConfigurationError
 from ingestd.events import ConfigurationApplied, ConfigurationRefused
-from ingestd.postgres.pool import OUTAGE, reason
+from ingestd.postgres.outage import OUTAGE, reason
 from ingestd.redaction import secrets_in
 
 # A file on a network's disk may take for ever; a transaction may wait for somebody's lock.

@@ -18,7 +18,7 @@ from ingestd.lab import store
 from ingestd.lab.bench import Plan, measure
 from ingestd.postgres import locks, scratch
 from ingestd.postgres.migrate import migrate, set_up
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 
 PREFIX = "ingestd_bench"
 LOCK = "bench"

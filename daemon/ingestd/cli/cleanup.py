@@ -14,7 +14,7 @@ from ingestd.cli.session import session
 from ingestd.cli.shell import Shell
 from ingestd.errors import Refused
 from ingestd.facts import Cleared
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 
 LONGEST_DAYS = 36500
 Days = Annotated[

@@ -16,7 +16,7 @@ from ingestd.cli.shell import Shell
 from ingestd.errors import IngestdError, Refused, UsageError
 from ingestd.postgres import migrate as migrations
 from ingestd.postgres.embedded import psql_path
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 
 BY_SIGNAL = 128
 # What libpq knows by name; anything else in a URL is a setting of the session.

@@ -183,7 +183,7 @@ def _known(error: Exception) -> IngestdError | None:
     postgres = sys.modules.get("asyncpg")
     if postgres is None:
         return None
-    from ingestd.postgres.pool import OUTAGE
+    from ingestd.postgres.outage import OUTAGE
 
     if isinstance(error, postgres.InsufficientPrivilegeError):
         return Refused(f"Postgres refuses: {error}", hint="ingestd needs a role that owns the schemas ingestd, ingestd_stg and rollups")

@@ -15,7 +15,7 @@ from ingestd.cause import REQUEST
 from ingestd.cli.shell import Shell, complain
 from ingestd.errors import NotFound
 from ingestd.postgres.migrate import set_up
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 from ingestd.work.store import nodes
 
 SILENT_S = 15.0

@@ -146,7 +146,7 @@ class Shell:
     def answer(self, document: Any, table: Table | str | None = None) -> None:
         """Print the command's answer: JSON if asked for, else the table or text."""
         if self.json:
-            from ingestd.postgres.pool import dump_json
+            from ingestd.postgres.codecs import dump_json
 
             sys.stdout.write(dump_json(document) + "\n")
         elif isinstance(table, str):

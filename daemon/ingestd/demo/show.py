@@ -33,7 +33,7 @@ from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
 from ingestd.jobs.store import reads as job_reads
 from ingestd.logging import LogListener, word
-from ingestd.postgres.pool import OUTAGE
+from ingestd.postgres.outage import OUTAGE
 from ingestd.rollups import reads as rollup_reads
 from ingestd.schedule.store import reads as schedule_reads
 

@@ -17,7 +17,8 @@ import asyncpg
 
 from ingestd.facts import Check, CheckSource, FactBook, Status, worst
 from ingestd.health.store import ping
-from ingestd.postgres.pool import OUTAGE, Database, reason
+from ingestd.postgres.outage import OUTAGE, reason
+from ingestd.postgres.pool import Database
 from ingestd.service import LoopState
 
 SOURCE_TIMEOUT_S = 3.0

@@ -22,7 +22,8 @@ from ingestd.children import Line, become_child, next_message, open_stdin, resid
 from ingestd.errors import DatabaseUnreachable, IngestdError, Refused, StaleClaim
 from ingestd.imports import load
 from ingestd.imports.request import LoadRequest
-from ingestd.postgres.pool import OUTAGE, connect
+from ingestd.postgres.outage import OUTAGE
+from ingestd.postgres.session import connect
 from ingestd.postgres.silence import cut_silent, unanswered
 
 ALIVE_EVERY_S = 5.0

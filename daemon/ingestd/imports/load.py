@@ -30,7 +30,8 @@ from ingestd.imports.sql import STAGING_SCHEMA, Staging, split
 from ingestd.imports.store import loads
 from ingestd.jobs.model import State
 from ingestd.jobs.store.ack import Result, ack
-from ingestd.postgres.pool import OUTAGE, has_ended, one_line, takes_no_writes
+from ingestd.postgres.outage import OUTAGE, one_line
+from ingestd.postgres.session import has_ended, takes_no_writes
 
 Connect = Callable[[], Awaitable[asyncpg.Connection]]
 Report = Callable[[float, str], None]

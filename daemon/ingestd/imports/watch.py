@@ -18,7 +18,7 @@ from ingestd.imports.clearing import clear
 from ingestd.imports.settings import ImportSettings
 from ingestd.imports.sources.folder import Scan, Seen, Settling, in_order, old_enough, scan
 from ingestd.imports.store import arrivals as store
-from ingestd.postgres.pool import OUTAGE
+from ingestd.postgres.outage import OUTAGE
 from ingestd.service import Poller
 
 IDLE_S = 5.0

@@ -20,7 +20,8 @@ from ingestd.jobs.model import NewJob
 from ingestd.jobs.store import care as store
 from ingestd.jobs.store.care import Index
 from ingestd.postgres import locks
-from ingestd.postgres.pool import OUTAGE, Database, one_line
+from ingestd.postgres.outage import OUTAGE, one_line
+from ingestd.postgres.pool import Database
 
 EVERY_S = 60.0
 LOCK = "care"

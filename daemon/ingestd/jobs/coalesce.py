@@ -20,7 +20,8 @@ from ingestd.jobs.enqueue import BATCH_BYTES, enqueue_plain, enqueue_taken
 from ingestd.jobs.model import Job, NewJob
 from ingestd.jobs.store.claim import Claimant
 from ingestd.postgres.kept import Kept
-from ingestd.postgres.pool import OUTAGE, ConnectionLost, Database, reason
+from ingestd.postgres.outage import OUTAGE, ConnectionLost, reason
+from ingestd.postgres.pool import Database
 
 MOST = 500
 CLOSE_S = 5.0

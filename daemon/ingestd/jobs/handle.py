@@ -17,7 +17,7 @@ from ingestd.jobs.model import State
 from ingestd.jobs.store.granted import outcomes
 from ingestd.jobs.store.jobs import ended
 from ingestd.jobs.store.reads import show_job
-from ingestd.postgres.pool import OUTAGE
+from ingestd.postgres.outage import OUTAGE
 from ingestd.settings import parse_duration
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import asyncpg
 
 from ingestd.jobs import progress
 from ingestd.jobs.store import promote, steps
-from ingestd.postgres.pool import OUTAGE, Database
+from ingestd.postgres.outage import OUTAGE
+from ingestd.postgres.pool import Database
 
 EVERY_S = 1.0
 LOST_EVERY_S = 60.0

@@ -26,7 +26,7 @@ from ingestd.errors import IngestdError
 from ingestd.jobs.client import Client
 from ingestd.lab import store
 from ingestd.lab.worker import READY, SLOTS, STATE_DIR, URL
-from ingestd.postgres.pool import connect
+from ingestd.postgres.session import connect
 
 BATCH = 1000
 FLOOR_SESSIONS = 8

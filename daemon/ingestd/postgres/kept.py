@@ -9,7 +9,7 @@ from types import TracebackType
 
 import asyncpg
 
-from ingestd.postgres.pool import is_closed
+from ingestd.postgres.session import is_closed
 
 # Unused for so long it goes back to its pool, which closes what is idle: whoever enqueues once an hour holds no session meanwhile.
 IDLE_S = 60.0

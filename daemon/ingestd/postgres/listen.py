@@ -9,7 +9,8 @@ from typing import Any
 
 import asyncpg
 
-from ingestd.postgres.pool import OUTAGE, Database
+from ingestd.postgres.outage import OUTAGE
+from ingestd.postgres.pool import Database
 
 CHECK_EVERY_S = 5.0
 CHECK_TIMEOUT_S = 5.0

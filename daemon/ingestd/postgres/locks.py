@@ -8,7 +8,7 @@ from datetime import datetime
 
 import asyncpg
 
-from ingestd.postgres.pool import OUTAGE
+from ingestd.postgres.outage import OUTAGE
 
 TAKE = "select pg_try_advisory_lock(hashtextextended('ingestd:' || $1, 0))"
 GIVE_BACK = "select pg_advisory_unlock(hashtextextended('ingestd:' || $1, 0))"

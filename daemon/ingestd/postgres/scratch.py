@@ -9,7 +9,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from ingestd.postgres.pool import OUTAGE, connect
+from ingestd.postgres.outage import OUTAGE
+from ingestd.postgres.session import connect
 
 CREATE = 'create database "{name}"'
 COPY = 'create database "{name}" template "{template}"'

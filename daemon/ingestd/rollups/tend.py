@@ -11,7 +11,7 @@ from functools import partial
 import asyncpg
 
 from ingestd.errors import Conflict
-from ingestd.postgres.pool import OUTAGE
+from ingestd.postgres.outage import OUTAGE
 from ingestd.rollups import sql
 from ingestd.rollups.capture import capture, release_idle
 from ingestd.rollups.live_view import expose, hide, wanted_exposure

@@ -17,7 +17,8 @@ import aiohttp
 
 from ingestd import __version__
 from ingestd.events import Bus, Notice
-from ingestd.postgres.pool import OUTAGE, Database
+from ingestd.postgres.outage import OUTAGE
+from ingestd.postgres.pool import Database
 from ingestd.schedule.ping_settings import HeartbeatSettings
 from ingestd.schedule.store import standing as store
 from ingestd.service import LoopState, Poller

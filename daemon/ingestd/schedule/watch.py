@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 import asyncpg
 
 from ingestd.events import Bus, Notice, SlotOverdue, SlotSlow, SlotsStopped
-from ingestd.postgres.pool import OUTAGE, Database
+from ingestd.postgres.outage import OUTAGE
+from ingestd.postgres.pool import Database
 from ingestd.schedule.deadlines import Finding, WatchedSlot, judge
 from ingestd.schedule.store import watch as store
 from ingestd.schedule.store.watch import Glance

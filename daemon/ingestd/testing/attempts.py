@@ -18,7 +18,8 @@ from ingestd.jobs.model import Job, State
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store import ack as ack_store
 from ingestd.jobs.store.ack import PutBack, Result
-from ingestd.postgres.pool import Database, dump_json
+from ingestd.postgres.codecs import dump_json
+from ingestd.postgres.pool import Database
 from ingestd.work import runner
 from ingestd.work.context import Context
 from ingestd.work.endings import PLAIN

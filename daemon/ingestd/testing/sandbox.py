@@ -17,8 +17,8 @@ import asyncpg
 
 from ingestd.jobs.client import Client
 from ingestd.postgres.migrate import migrate
-from ingestd.postgres.pool import connect
 from ingestd.postgres.scratch import scratch, with_database
+from ingestd.postgres.session import connect
 from ingestd.testing import store
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ import asyncpg
 from ingestd.events import Bus, JobFinished, JobRetrying, JobsSucceeded, StaleAck
 from ingestd.jobs.model import Job, State
 from ingestd.jobs.store import ack as store
-from ingestd.postgres.pool import OUTAGE, Database
+from ingestd.postgres.outage import OUTAGE
+from ingestd.postgres.pool import Database
 from ingestd.service import Poller
 
 GATHER_S = 0.005

@@ -15,7 +15,7 @@ from ingestd.jobs.model import PARKED_CHILDREN, AwaitChildren, Discard, Done, Jo
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store.ack import PutBack, Result
 from ingestd.logging import without_secrets
-from ingestd.postgres.pool import ConnectionLost, NoneFree
+from ingestd.postgres.outage import ConnectionLost, NoneFree
 from ingestd.settings import format_duration, parse_duration
 from ingestd.work.context import Context
 

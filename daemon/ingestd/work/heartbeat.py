@@ -19,7 +19,8 @@ import asyncpg
 from ingestd.events import Bus, DatabaseBack, DatabaseLost, Event, LoopBlocked, LoopFreed
 from ingestd.jobs.store import rescue as rescue_store
 from ingestd.logging import LogListener
-from ingestd.postgres.pool import Database, reason
+from ingestd.postgres.outage import reason
+from ingestd.postgres.pool import Database
 from ingestd.service import backoff_s
 from ingestd.work import store
 from ingestd.work.loopwatch import LoopWatch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ingestd.postgres.pool import dump_json, storable
+from ingestd.postgres.codecs import dump_json, storable
 
 KEPT = 1000
 ITEM_BYTES = 1500

@@ -12,7 +12,7 @@ import asyncpg
 
 from ingestd.jobs.model import Job, State
 from ingestd.jobs.store.partitions import make_partitions
-from ingestd.postgres.pool import dump_json, storable
+from ingestd.postgres.codecs import dump_json, storable
 
 ATTEMPTS_KEPT = 20
 

@@ -8,7 +8,7 @@ import asyncpg
 import orjson
 
 from ingestd.jobs.model import PARKED_KEY, NewJob
-from ingestd.postgres.pool import dump_json
+from ingestd.postgres.codecs import dump_json
 
 # Ordinality keeps the ids in the order of the list.
 INSERT = f"""

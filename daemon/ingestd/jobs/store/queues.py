@@ -12,7 +12,7 @@ import orjson
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.settings import QueueSettings, Rate
 from ingestd.jobs.store import limits, reads
-from ingestd.postgres.pool import dump_json
+from ingestd.postgres.codecs import dump_json
 
 SHOWN = (
     "id", "name", "concurrency", "min_concurrency", "global_concurrency", "key_concurrency", "limited", "paused", "paused_by", "paused_at",

@@ -6,7 +6,7 @@ import asyncpg
 
 from ingestd.jobs.model import PARKED_KEY, Job, NewJob
 from ingestd.jobs.store.claim import TAKEN, Claimant, to_job
-from ingestd.postgres.pool import dump_json
+from ingestd.postgres.codecs import dump_json
 
 # A queue that does not exist is a queue_id that is null, which the table refuses.
 _VALUES = """

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 
 from ingestd.jobs.model import PARKED_CHILDREN, PARKED_DEPENDENCY, PARKED_KEY, Slot
-from ingestd.postgres.pool import dump_json
+from ingestd.postgres.codecs import dump_json
 
 # Held to the end of the transaction: two starts at once, or a start and a retry, see each other.
 LOCK_WORKFLOW = "select pg_advisory_xact_lock(hashtextextended('ingestd:workflow:' || $1::text, 0))"

@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from ingestd.postgres.pool import dump_json
+from ingestd.postgres.codecs import dump_json
 
 LOCK = "select pg_advisory_xact_lock(hashtextextended('ingestd:schedules', 0))"
 # All of them are held from here to the end of the transaction: a node that fires passes them by and finds a new turn later.

@@ -35,7 +35,9 @@ from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store.ack import Result
 from ingestd.lines import RelayOutput
 from ingestd.logging import put_out
-from ingestd.postgres.pool import ConnectionLost, Database, NoneFree, PoolSizes, dump_json
+from ingestd.postgres.codecs import dump_json
+from ingestd.postgres.outage import ConnectionLost, NoneFree
+from ingestd.postgres.pool import Database, PoolSizes
 from ingestd.work.context import Context, JobCancelled
 from ingestd.work.endings import ArgumentsDoNotFit, describe
 from ingestd.work.executors import messages

@@ -11,7 +11,7 @@ from uuid import UUID
 import orjson
 
 from ingestd.jobs.model import AwaitChildren, Discard, Done, Job, Outcome, Retry, Slot, Snooze
-from ingestd.postgres.pool import dump_json
+from ingestd.postgres.codecs import dump_json
 
 LONGEST = 64 << 20
 _MOMENTS = ("run_at", "due_at", "created_at")

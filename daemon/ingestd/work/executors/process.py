@@ -24,7 +24,8 @@ from ingestd.jobs.model import State
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.lines import relayed
 from ingestd.logging import present_level
-from ingestd.postgres.pool import ConnectionLost, Database
+from ingestd.postgres.outage import ConnectionLost
+from ingestd.postgres.pool import Database
 from ingestd.settings import format_duration
 from ingestd.work.context import Context, JobCancelled
 from ingestd.work.endings import ArgumentsDoNotFit, AttemptFailed, timed_out
