@@ -14,6 +14,7 @@ from ingestd.jobs.model import Discard, Done, NewJob, Retry, Snooze
 from ingestd.jobs.store.reads import show_job
 from ingestd.postgres.pool import Database
 from ingestd.work.context import Context
+from ingestd.work.synchronous import SyncContext
 from tests.support import eventually
 from tests.work.conftest import handler, working
 
@@ -63,6 +64,24 @@ class Unspeakable(Exception, metaclass=Nameless):
 
 async def unspeakable(ctx: Context) -> None:
     raise Unspeakable
+
+
+class Fatal(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("the end of the daemon")
+
+
+async def fatal(ctx: Context) -> None:
+    raise Fatal
+
+
+class Stopping(StopIteration):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def stopping(ctx: SyncContext) -> None:
+    raise Stopping
 
 
 async def circle(ctx: Context) -> Done:
@@ -133,8 +152,24 @@ async def test_a_result_with_a_number_that_no_double_holds_can_be_read_again(db:
     assert shown["result"] == {"n": None, "kept": 1e30, "none": None}
 
 
-@pytest.mark.parametrize("run", [mute, unspeakable])
-async def test_an_exception_that_cannot_be_told_spends_its_attempts_and_no_slot(db: Database, run: Callable[..., Awaitable[Any]]) -> None:
+async def test_what_is_kept_of_an_exception_is_capped_its_class_too(db: Database) -> None:
+    async def long_named(ctx: Context) -> None:
+        raise type("N" * 100_000, (Exception,), {})("x" * 100_000)
+
+    async with working(db, handler("odd", long_named, max_attempts=1)):
+        async with db.services() as conn:
+            (odd,) = await enqueue(conn, [NewJob("odd")])
+
+        async def kept() -> Any:
+            async with db.services() as look:
+                return await look.fetchval("select error from ingestd.history where id = $1", odd)
+
+        error = await eventually(kept)
+    assert (error["class"], error["message"]) == ("N" * 200, "x" * 2000)
+
+
+@pytest.mark.parametrize("run", [mute, unspeakable, fatal, stopping])
+async def test_an_exception_that_cannot_be_told_spends_its_attempts_and_no_slot(db: Database, run: Callable[..., Any]) -> None:
     async def nothing(ctx: Context) -> None: ...
 
     async with working(db, handler("odd", run, max_attempts=1), handler("plain", nothing), slots={"default": 2}):

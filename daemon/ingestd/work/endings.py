@@ -21,6 +21,7 @@ from ingestd.work.context import Context
 
 TRACEBACK_CHARS = 8000
 MESSAGE_CHARS = 2000
+CLASS_CHARS = 200
 HAND_BACK_DELAY = timedelta(seconds=1)
 # A job that loses its connection more often than that, here and in a row, does so by itself.
 MOST_CUT_OFF = 5
@@ -160,14 +161,14 @@ def _in_words(described: Mapping[str, Any]) -> str:
 
 def describe(error: BaseException) -> dict[str, Any]:
     """An exception as it is kept: class, message and traceback, each capped and without secrets; never raises, whatever was raised."""
-    name = type(error).__name__
+    name = _class_name(error)
     try:
         message = str(error) or name
-    except Exception as second:  # noqa: BLE001 - its own __str__ may do anything
-        message = f"{name}, which cannot say more: its text raises {type(second).__name__}"
+    except BaseException as second:  # noqa: BLE001 - its own __str__ may do anything, sys.exit() as well, which would end the daemon
+        message = f"{name}, which cannot say more: its text raises {_class_name(second)}"
     try:
         lines = "".join(traceback.format_exception(error))
-    except Exception:  # noqa: BLE001 - so may its notes and its causes
+    except BaseException:  # noqa: BLE001 - so may its notes and its causes
         lines = "".join(traceback.format_tb(error.__traceback__))
     # Before it is cut: half of a secret is not known as one.
     return {
@@ -175,6 +176,12 @@ def describe(error: BaseException) -> dict[str, Any]:
         "message": without_secrets(message)[:MESSAGE_CHARS],
         "traceback": without_secrets(lines)[-TRACEBACK_CHARS:],
     }
+
+
+def _class_name(error: BaseException) -> str:
+    # Not by `__name__`: a metaclass may make that anything.
+    name: str = type.__dict__["__name__"].__get__(type(error))
+    return name[:CLASS_CHARS]
 
 
 def _without_secrets(described: Mapping[str, Any]) -> dict[str, Any]:

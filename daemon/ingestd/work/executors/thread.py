@@ -17,7 +17,7 @@ from typing import Any
 
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.work.context import Context, JobCancelled
-from ingestd.work.endings import timed_out
+from ingestd.work.endings import describe, timed_out
 from ingestd.work.executors.protocol import Limits
 from ingestd.work.stacks import thread_stack
 from ingestd.work.synchronous import SyncContext
@@ -95,7 +95,7 @@ class _Attempt:
             value = self._spec.run(SyncContext(self._ctx, self._loop), **self._ctx.job.args)
         except (StopIteration, GeneratorExit) as error:
             # A future takes no StopIteration; GeneratorExit out of one would close the coroutine that waits, and its slot with it.
-            failure = RuntimeError(f"the handler raised {type(error).__name__}: {error}")
+            failure = RuntimeError(f"the handler raised {type(error).__name__}: {describe(error)['message']}")
         except BaseException as error:  # noqa: BLE001 - told to the runner, SystemExit as well: only the handler wants to end
             failure = error
         self._ident = None
