@@ -24,7 +24,7 @@ def test_a_command_without_its_verb_shows_the_help_and_is_a_usage_error(bare: Cl
     assert ran.err.startswith("Usage: ingestd")
 
 
-@pytest.mark.parametrize("words", [["-h"], ["--help"], *[[command, "--help"] for command in COMMANDS if command != "psql"]])
+@pytest.mark.parametrize("words", [["-h"], ["--help"], *[[command, "--help"] for command in COMMANDS]])
 def test_help_is_an_answer(bare: Cli, words: list[str]) -> None:
     ran = bare(*words)
     assert (ran.code, ran.err) == (0, "")
@@ -58,6 +58,7 @@ def test_the_version_is_printed(bare: Cli) -> None:
     [
         (["jbos"], 'there is no command "jbos", did you mean "jobs"?'),
         (["jobs", "lst"], 'there is no command "lst", did you mean "list"?'),
+        (["run", "--confg", "c.toml"], 'there is no option --confg, did you mean "--config"?'),
         (["jobs", "list", "--limt", "3"], 'there is no option --limt, did you mean "--limit'),
         (["jobs", "list", "--limit", "0"], "--limit: must be at least 1"),
         (["jobs", "list", "--limit", "many"], "--limit: must be a whole number"),
@@ -149,8 +150,12 @@ def test_check_warns_of_what_is_probably_not_meant_and_passes(bare: Cli, monkeyp
         ("x = 1", 'module "broken" declares no @job function'),
         ("from ingestd import job\n@job('Bad Name')\ndef f(ctx): ...", '"Bad Name" is not a name'),
         ("from ingestd import job\n@job('x')\ndef f(): ...", "a handler takes the context first"),
+        ("from ingestd import job\n@job('x')\ndef add(a: int, b: int): ...", "takes the context first: def add(ctx, a, …), at {folder}/"),
         ("from ingestd import job\n@job('x')\ndef f(ctx): ...\n@job('y', aliases=['x'])\ndef g(ctx): ...", 'two handlers for kind "x"'),
-        ("import sys\nsys.exit(3)", 'cannot import "broken": SystemExit'),
+        ("import sys\nsys.exit(3)", 'cannot import "broken": SystemExit: 3, at {folder}/broken.py:2'),
+        ("x = 1\nimport requsets", "cannot import \"broken\": ModuleNotFoundError: No module named 'requsets', at {folder}/broken.py:2"),
+        ("import json\njson.loads('{')", "property name enclosed in double quotes: line 1 column 2 (char 1), at {folder}/broken.py:2"),
+        ("def f(:\n    ...", 'cannot import "broken": SyntaxError: invalid syntax, at {folder}/broken.py:1'),
     ],
 )
 def test_check_names_a_handler_module_that_cannot_be_used(bare: Cli, code: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +168,46 @@ def test_check_names_a_handler_module_that_cannot_be_used(bare: Cli, code: str, 
         sys.modules.pop("broken", None)
     assert ran.code == 78
     assert '"handlers" in [daemon]: ' in ran.problem
-    assert said in ran.problem
+    assert said.replace("{folder}", str(bare.folder)) in ran.problem
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("myjbos", 'cannot import "myjbos": there is no module "myjbos", did you mean "myjobs"?'),
+        ("pckage_of_mine.jobs", 'there is no module "pckage_of_mine", did you mean "package_of_mine"?'),
+        ("package_of_mine.jbos", 'there is no module "package_of_mine.jbos", did you mean "jobs"?'),
+        ("package_of_mine/jobs.py", '"package_of_mine/jobs.py" is not the name of a module: write "package_of_mine.jobs"'),
+        ("./myjobs.py", '"./myjobs.py" is not the name of a module: write "myjobs"'),
+        ("my-jobs", '"my-jobs" is not the name of a module: write it with dots'),
+        ("nothing_like_it", 'there is no module "nothing_like_it"; looked in {folder} and what is installed for '),
+    ],
+)
+def test_a_handler_module_that_is_not_there_is_told_with_what_was_meant(
+    bare: Cli, name: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bare.folder)
+    bare.configure("")
+    (bare.folder / "package_of_mine").mkdir()
+    (bare.folder / "package_of_mine" / "jobs.py").touch()
+    bare.environ["INGESTD_DAEMON__HANDLERS"] = name
+    ran = bare("check")
+    assert ran.code == 78
+    assert said.replace("{folder}", str(bare.folder)) in ran.problem
+
+
+def test_handler_modules_are_found_beside_the_configuration_wherever_the_command_is_given(
+    bare: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    (bare.folder / "beside.py").write_text("from ingestd import job\n@job('beside')\ndef f(ctx): ...\n")
+    bare.configure('[daemon]\nhandlers = ["beside"]\n')
+    try:
+        ran = bare("check")
+    finally:
+        sys.modules.pop("beside", None)
+    assert (ran.code, ran.out) == (0, "configuration is valid\n"), ran.err
 
 
 def test_a_missing_and_an_unreadable_configuration_have_their_exit_codes(bare: Cli) -> None:

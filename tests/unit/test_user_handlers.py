@@ -44,7 +44,7 @@ async def two(ctx): ...
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigurationError) as refused:
-        composed.user_handlers(["shadows"], tmp_path)
+        composed.user_handlers(["shadows"], [tmp_path])
     assert [problem.split('"')[3] for problem in refused.value.problems] == ["cleanup", "import"]
 
 

@@ -64,7 +64,7 @@ class Options:
 
     Args:
         reload: reads the configuration again; None: SIGHUP has nothing to read.
-        folder: searched for the user's handler modules.
+        folders: searched for the user's handler modules, in this order.
         handlers: further kinds of jobs.
         report: told in a few words what takes time during the start.
         on_ready: called with the node once it is ready.
@@ -73,7 +73,7 @@ class Options:
     """
 
     reload: Callable[[], Settings] | None = None
-    folder: Path = field(default_factory=Path.cwd)
+    folders: Sequence[Path] = field(default_factory=lambda: [Path.cwd()])
     handlers: Sequence[HandlerSpec] = ()
     report: Callable[[str], None] = lambda _: None
     on_ready: Callable[[App], None] = lambda _: None
@@ -175,7 +175,7 @@ class App:
             store,
             node,
             self.bus,
-            self._options.folder,
+            self._options.folders,
             list(self._options.handlers),
             self._supervisor.states,
             self._drain_asked,
@@ -279,29 +279,7 @@ class App:
     async def _serve(self, rooms: Rooms) -> None:
         """Obey reloads until somebody asks to drain."""
         reloader = Reloader(self._in_force, rooms, self._options.reload, self._service.reloading, self._supervisor.wake_all)
-        while not self._control.drain.is_set():
-            waits = [
-                asyncio.create_task(event.wait(), name=name)
-                for name, event in (("drain", self._control.drain), ("reload", self._control.reload))
-            ]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
-            if self._control.reload.is_set() and not self._control.drain.is_set():
-                self._control.reload.clear()
-                await self._unless_draining(reloader.reload())
-
-    async def _unless_draining(self, reload: Coroutine[Any, Any, None]) -> None:
-        """Reload, or give it up when somebody asks to stop: it may be waiting for a lock, and the next start reads anew."""
-        waits = [asyncio.create_task(reload, name="reloading"), asyncio.create_task(self._control.drain.wait(), name="drain")]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+        await reloader.obey(self._control)
 
     async def _drain(self, rooms: Rooms) -> None:
         """Ready goes red, nothing new starts, jobs finish or are handed back; then the stack takes the rest down."""

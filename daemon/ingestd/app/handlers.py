@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 
 from ingestd.app import cleanup
+from ingestd.app.import_trouble import why_not_imported
 from ingestd.app.upkeep import FORGOTTEN, upkeep
 from ingestd.errors import AlreadyRunning, ConfigurationError, Conflict, StaleClaim
 from ingestd.jobs.course import OPEN_RUN
@@ -146,25 +147,25 @@ async def _end(ctx: Context, state: State, reason: str) -> None:
     ctx.completed_elsewhere(state, reason=reason)
 
 
-def user_handlers(modules: Sequence[str], folder: Path) -> list[HandlerSpec]:
+def user_handlers(modules: Sequence[str], folders: Sequence[Path]) -> list[HandlerSpec]:
     """Import the user's modules and collect their `@job` functions.
 
     Args:
         modules: dotted names.
-        folder: searched first, so that modules beside the configuration are found.
+        folders: searched before what is installed, in this order.
 
     Raises:
         ConfigurationError: a module cannot be imported or declares no job, or a job has the name of another or of one of ours.
     """
-    if modules and str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    if modules:
+        sys.path[:0] = [name for folder in folders if (name := str(folder)) not in sys.path]
     specs: list[HandlerSpec] = []
     problems: list[str] = []
     for name in modules:
         try:
             module = importlib.import_module(name)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's module may raise anything while it is imported
-            problems.append(f'"handlers" in [daemon]: cannot import "{name}": {type(error).__name__}: {error}')
+            problems.append(f'"handlers" in [daemon]: {why_not_imported(name, error, folders)}')
             continue
         try:
             found = declared_jobs(vars(module))

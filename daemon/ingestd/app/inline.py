@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 from ingestd.app.database import Location, database
 from ingestd.app.rooms import InForce, Rooms
@@ -85,7 +84,7 @@ class Workshop:
 
 
 @asynccontextmanager
-async def workshop(settings: Settings, location: Location, folder: Path) -> AsyncIterator[Workshop]:
+async def workshop(settings: Settings, location: Location) -> AsyncIterator[Workshop]:
     """Wire the rooms for one command and take them down after it."""
     bus = Bus()
     bus.subscribe(LogListener())
@@ -101,5 +100,5 @@ async def workshop(settings: Settings, location: Location, folder: Path) -> Asyn
         stack.push_async_callback(db.close)
         supervisor = Supervisor(bus)
         stack.push_async_callback(supervisor.stop_all)
-        rooms = Rooms(in_force, db, store, node, bus, folder, [])
+        rooms = Rooms(in_force, db, store, node, bus, [], [])
         yield Workshop(rooms, supervisor, stack)

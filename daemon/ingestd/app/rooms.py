@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class Rooms:
         store: the open store of this state folder.
         node: who this is.
         bus: where events are told.
-        folder: searched for the user's handler modules.
+        folders: searched for the user's handler modules, in this order.
         extra: further kinds of jobs, of the demo.
         loops: the node's loops, as its supervisor knows them.
         on_drain: called with a name when somebody asks this node to drain.
@@ -105,7 +105,7 @@ class Rooms:
         store: Store,
         node: NodeIdentity,
         bus: Bus,
-        folder: Path,
+        folders: Sequence[Path],
         extra: list[HandlerSpec],
         loops: Callable[[], Mapping[str, LoopState]] = dict,
         on_drain: Callable[[str], None] = lambda asker: None,
@@ -136,7 +136,7 @@ class Rooms:
                 *rollup_handlers.handlers(),
                 *job_handlers.handlers(),
                 *app_handlers.handlers(lambda: in_force.settings.retention, lambda: in_force.workflows, self._health_report, [_tidy_slots]),
-                *app_handlers.user_handlers(settings.daemon.handlers, folder),
+                *app_handlers.user_handlers(settings.daemon.handlers, folders),
                 *extra,
             ]
         )

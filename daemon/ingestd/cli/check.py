@@ -62,7 +62,7 @@ def _handlers(shell: Shell, settings: Settings) -> tuple[list[HandlerSpec] | Non
     from ingestd.app.handlers import user_handlers
 
     try:
-        return user_handlers(settings.daemon.handlers, shell.folder), []
+        return user_handlers(settings.daemon.handlers, shell.folders), []
     except ConfigurationError as error:
         return None, error.problems
 

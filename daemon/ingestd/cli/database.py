@@ -63,8 +63,13 @@ def add_to(app: typer.Typer) -> None:
     def psql(ctx: typer.Context) -> int:
         """Open psql on the daemon's database.
 
-        The embedded one included. Arguments are psql's own; --url only prints the URL, with its password.
+        The embedded one included. Options are psql's own, such as -c 'select 1', and `ingestd psql --help=options` tells them; --url alone
+        prints the URL, with its password, for other programs.
         """
+        if ctx.args == ["--help"]:
+            # the answer to this needs no database, which a first call would have to make
+            typer.echo(ctx.get_help())
+            return 0
         shell: Shell = ctx.obj
         return shell.run(_psql(shell, list(ctx.args)))
 

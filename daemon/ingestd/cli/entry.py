@@ -136,13 +136,12 @@ def _explain_usage(error: TyperException) -> int:
         sys.stderr.write(message.rstrip() + "\n")
     elif message:
         usage = re.sub(r"[\s{}]+", " ", context.get_usage()).strip() if context else "see `ingestd --help`"
-        complain(_reworded(message), hint=usage)
+        complain(_no_such_option(message, context) or _reworded(message), hint=usage)
     return USAGE
 
 
 _WORDINGS = (
     (r"No such command '(.*?)'\.(?: Did you mean '(.*?)'\?)?", r'there is no command "\1"'),
-    (r"No such option: (\S+)(?: \(Possible options: (.*)\))?", r"there is no option \1"),
     (r"Missing (?:argument|option) '(.*?)'\.?", r"\1 is missing"),
     (r"Invalid value for '(.*?)': ", r"\1: "),
     (r"Got unexpected extra argument\(?s?\)? \((.*)\)", r'too many arguments: "\1"'),
@@ -153,10 +152,21 @@ _WORDINGS = (
 
 
 def _reworded(message: str) -> str:
-    near = re.search(r"(?:Did you mean '(.*?)'|Possible options: (.*)\))", message)
+    near = re.search(r"Did you mean '(.*?)'", message)
     for pattern, words in _WORDINGS:
         message = re.sub(pattern, words, message, flags=re.DOTALL)
-    return f'{message}, did you mean "{near[1] or near[2]}"?' if near else message
+    return f'{message}, did you mean "{near[1]}"?' if near else message
+
+
+def _no_such_option(message: str, context: typer.Context | None) -> str | None:
+    """Looked for among the global options too: those are taken out before a command sees what was written."""
+    unknown = re.match(r"No such option: (\S+)", message)
+    if not unknown:
+        return None
+    from ingestd.settings import did_you_mean
+
+    known = [name for option in (context.command.params if context else ()) for name in option.opts if name.startswith("-")]
+    return f"there is no option {unknown[1]}{did_you_mean(unknown[1], [*known, *_VALUES, *_FLAGS])}"
 
 
 def _explain(error: Exception, *, verbose: bool) -> int:

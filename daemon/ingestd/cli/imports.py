@@ -118,7 +118,7 @@ def add_to(app: typer.Typer) -> None:
 async def _import(shell: Shell, name: str, file: Path, options: dict[str, Any]) -> int:
     async with session(shell) as opened:
         settings = opened.settings
-        async with inline.workshop(settings, opened.location, shell.folder) as workshop:
+        async with inline.workshop(settings, opened.location) as workshop:
             load_id = await actions.import_file(workshop.intake, shell.actor, name, settings.imports, file, **options)
             try:
                 done = await _see_it_loaded(shell, workshop, opened.conn, load_id)

@@ -106,7 +106,7 @@ async def _run(shell: Shell, settings: Settings, hangup: Hangup, *, once: bool =
     options = Options(
         # What runs once has read its configuration just now.
         reload=None if once else shell.settings,
-        folder=shell.folder,
+        folders=shell.folders,
         report=shell.report,
         on_ready=lambda _: _begin(started),
         notifier=take_from(os.environ),

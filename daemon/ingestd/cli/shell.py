@@ -78,9 +78,9 @@ class Shell:
         return load(self.files, self.environ)
 
     @property
-    def folder(self) -> Path:
-        """Where the user's handler modules are looked for."""
-        return Path.cwd()
+    def folders(self) -> list[Path]:
+        """Where the user's handler modules are looked for: the working directory, then beside the configuration."""
+        return list(dict.fromkeys([Path.cwd(), *(file.absolute().parent for file in self.files)]))
 
     @cached_property
     def correlation_id(self) -> str:

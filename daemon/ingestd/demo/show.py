@@ -84,7 +84,7 @@ class Demo:
         self.bus.subscribe(LogListener())
         self.bus.subscribe(self._tell)
         ready: asyncio.Future[App] = loop.create_future()
-        options = Options(folder=self.folder, report=self._report, on_ready=ready.set_result)
+        options = Options(folders=[self.folder], report=self._report, on_ready=ready.set_result)
         daemon = asyncio.create_task(self._daemon(options, ready), name="daemon")
         show = asyncio.create_task(self._show(ready), name="show")
         await asyncio.wait({daemon, show}, return_when=asyncio.FIRST_COMPLETED)

@@ -64,6 +64,12 @@ def arguments_schema(handler: Callable[..., Any]) -> dict[str, Any]:
     return schema | {"$defs": definitions} if definitions else schema
 
 
+def takes_argument_first(handler: Callable[..., Any]) -> bool:
+    """Whether what stands where the context belongs is declared as something that only an argument can be."""
+    first = next(iter(inspect.signature(handler).parameters.values()), None)
+    return first is not None and _of(_hints(handler).get(first.name, Any), {}) != {}
+
+
 def models(handler: Callable[..., Any]) -> dict[str, Any]:
     """The arguments that are annotated with a pydantic model, and which."""
     names = list(inspect.signature(handler).parameters)[1:]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack, cast
 
+from ingestd.jobs.arguments import takes_argument_first
 from ingestd.jobs.backoff import Backoff
 from ingestd.jobs.client import Handle, current_client
 from ingestd.jobs.lifespan import lifespan_of
@@ -196,7 +197,10 @@ def _check_handler(kind: str, function: Callable[..., Any], executor: Executor |
         inspect.signature(function).bind_partial(None)
     except TypeError:
         raise TypeError(f"job {kind}: a handler takes the context first: def {function.__name__}(ctx, …)") from None
-    if any(p.kind is p.POSITIONAL_ONLY for p in list(inspect.signature(function).parameters.values())[1:]):
+    parameters = inspect.signature(function).parameters
+    if takes_argument_first(function):
+        raise TypeError(f"job {kind}: a handler takes the context first: def {function.__name__}(ctx, {next(iter(parameters))}, …)")
+    if any(p.kind is p.POSITIONAL_ONLY for p in list(parameters.values())[1:]):
         raise TypeError(f"job {kind}: arguments are given by name; only the context may stand before the /")
     waits = inspect.iscoroutinefunction(function)
     if executor == "async" and not waits:

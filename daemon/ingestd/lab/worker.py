@@ -73,7 +73,7 @@ async def serve(wanted: Settings, until: asyncio.Event, ready: Any) -> None:
         stack.push_async_callback(db.close)
         supervisor = Supervisor(bus)
         stack.push_async_callback(supervisor.stop_all)
-        rooms = Rooms(InForce(wanted), db, store, node, bus, Path.cwd(), specs())
+        rooms = Rooms(InForce(wanted), db, store, node, bus, [], specs())
         stack.push_async_callback(rooms.listener.close)
         rooms.worker.notes = rooms.presence.enter(node.id)
         stack.callback(rooms.presence.leave, node.id)

@@ -111,7 +111,11 @@ def _lines(error: ValidationError, model: type[BaseModel], layers: Layers) -> It
         match item["type"]:
             case "extra_forbidden":
                 known = known_keys(model, where)
-                suggestion = did_you_mean(key, known, _NEAR_KEY) or (f", known keys: {', '.join(sorted(known))}" if known else "")
+                suggestion = (
+                    _elsewhere(model, where, key)
+                    or did_you_mean(key, known, _NEAR_KEY)
+                    or (f", known keys: {', '.join(sorted(known))}" if known else "")
+                )
                 yield f'{place}: unknown {"key" if where else "section"} "{key}"{section}{suggestion}'
             case "missing":
                 yield f'{place}: missing key "{key}"{section}'
@@ -121,6 +125,12 @@ def _lines(error: ValidationError, model: type[BaseModel], layers: Layers) -> It
                 yield f"{place}: [{'.'.join(map(str, path))}]: {which}{_message(item)}"
             case _:
                 yield f'{place}: "{key}"{section}: {which}{_message(item)}'
+
+
+def _elsewhere(model: type[BaseModel], where: Sequence[str | int], key: str) -> str:
+    """The section that has this very key, where no other has it: people remember a key before they remember its section."""
+    homes = [name for name in sorted(known_keys(model, ())) if where != (name,) and len(where) == 1 and key in known_keys(model, (name,))]
+    return f", it belongs into [{homes[0]}]" if len(homes) == 1 else ""
 
 
 def _message(item: Any) -> str:

@@ -33,7 +33,7 @@ class Near(base.Near):
         job: NewJob = new_job(kind, args, options, triggered_by="cli")
         if not allow_unknown and "\0" not in job.kind and not await kind_known(self.conn, job.kind):
             # no node has run yet, but the code may be at hand
-            await publish_missing_kinds(self.conn, user_handlers(self.settings.daemon.handlers, self.shell.folder))
+            await publish_missing_kinds(self.conn, user_handlers(self.settings.daemon.handlers, self.shell.folders))
         done = await enqueue_job(self.conn, self.actor, job, allow_unknown=allow_unknown)
         return {"id": str(done.id), "existing": done.existing, "changed": done.changed}
 

@@ -98,7 +98,7 @@ class Near(base.Near):
         from ingestd.app.handlers import user_handlers
 
         # no node may have run yet, but the code may be at hand
-        return definitions(lambda: self.settings, specs=lambda: user_handlers(self.settings.daemon.handlers, self.shell.folder))
+        return definitions(lambda: self.settings, specs=lambda: user_handlers(self.settings.daemon.handlers, self.shell.folders))
 
 
 class Far(base.Far):
