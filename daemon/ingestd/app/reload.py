@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from ingestd import logging
 from ingestd.app import configuration
+from ingestd.app.control import Control
 from ingestd.app.rooms import InForce, Rooms
 from ingestd.app.settings import Settings
 from ingestd.errors import ConfigurationError
@@ -46,6 +48,15 @@ class Reloader:
         self._read = read
         self._announce = announce
         self._wake = wake
+
+    async def obey(self, control: Control) -> None:
+        """Reload whenever it is asked for, until somebody asks to drain."""
+        while not control.drain.is_set():
+            await _first_of(drain=control.drain.wait(), reload=control.reload.wait())
+            if control.reload.is_set() and not control.drain.is_set():
+                control.reload.clear()
+                # It may be waiting for a lock. Who asks to stop meanwhile need not wait for it: the next start reads anew.
+                await _first_of(drain=control.drain.wait(), reloading=self.reload())
 
     async def reload(self) -> None:
         """Read the configuration again; apply it whole, or keep the old one and say why."""
@@ -92,6 +103,17 @@ class Reloader:
         rooms.renew_admin(merged.admin)
         self._wake()
         return found
+
+
+async def _first_of(**works: Coroutine[Any, Any, object]) -> None:
+    """Until one of them is done; the others are cancelled."""
+    tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _aside(read: Callable[[], Settings]) -> Settings:
