@@ -62,6 +62,7 @@ class ChildProcess:
         self._words: deque[str] = deque(maxlen=WORDS_KEPT)
         self._context = contextvars.copy_context()
         self._listener = asyncio.create_task(self._hear_stderr(), name=f"child {process.pid} stderr")
+        self._watch_for_its_end()
 
     @classmethod
     async def start(
@@ -149,10 +150,9 @@ class ChildProcess:
         return message
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it at once, with whatever it has started."""
         if self.alive:
-            with suppress(ProcessLookupError):
-                self._process.kill()
+            self._kill_group()
 
     async def stop(self) -> None:
         """Kill it and see it gone."""
@@ -183,6 +183,24 @@ class ChildProcess:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._process.wait()
                 await asyncio.shield(self._listener)
+
+    def _watch_for_its_end(self) -> None:
+        # Not by `wait`, which in some versions of asyncio waits for all that have inherited a pipe as well.
+        loop = asyncio.get_running_loop()
+        with suppress(OSError):  # it has ended already, or the kernel is too old to tell
+            descriptor = os.pidfd_open(self.pid)
+
+            def ended() -> None:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
+                self._kill_group()
+
+            loop.add_reader(descriptor, ended)
+
+    def _kill_group(self) -> None:
+        # It leads a group of its own. What it has started would go on beside the next attempt, and keep its stderr open.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     async def _hear_stderr(self) -> None:
         assert self._process.stderr is not None

@@ -7,6 +7,7 @@ import mmap
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -154,3 +155,12 @@ async def slot_far_away(ctx: Context) -> list[Any] | None:
 @job("slot_in_a_thread")
 def slot_in_a_thread(ctx: SyncContext) -> list[Any] | None:
     return None if ctx.slot is None else [ctx.slot.schedule, ctx.slot.due_at.isoformat(), ctx.slot.catch_up]
+
+
+@job("starts_others", executor="process", max_attempts=1)
+def starts_others(ctx: SyncContext, killed: bool) -> None:
+    other = subprocess.Popen(["sleep", "600"])
+    ctx.progress(0, str(other.pid))
+    if killed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    other.wait()

@@ -6,10 +6,12 @@ import asyncio
 import gc
 import os
 import signal
+import time
 from typing import Any
 
 import pytest
 
+from ingestd.children import STOP_TIMEOUT_S
 from ingestd.errors import ConfigurationError
 from ingestd.events import JobFinished, JobRetrying, Notice
 from ingestd.jobs.decorator import JobFunction
@@ -21,6 +23,7 @@ from ingestd.jobs.store.reads import show_job
 from ingestd.postgres.pool import Database
 from ingestd.work.context import Context
 from ingestd.work.runner import Interrupted
+from tests.faults import processes
 from tests.support import eventually
 from tests.work import elsewhere
 from tests.work.conftest import Workbench, handler, working
@@ -200,6 +203,29 @@ async def test_a_child_that_ignores_its_timeout_is_killed_after_a_grace(db: Data
         done = await final(db, await put(db, "deaf"))
     assert done["error"]["class"] == "TimedOut"
     assert "killed" in done["error"]["message"]
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["it-died", "it-was-cancelled"])
+async def test_what_a_killed_child_has_started_ends_with_it_and_at_once(db: Database, killed: bool) -> None:
+    async with working(db, elsewhere.starts_others.spec) as bench:
+        bench.worker._places.executors["process"].grace_s = 0.1  # type: ignore[attr-defined]
+        job_id = await put(db, "starts_others", {"killed": killed})
+        other: list[int] = []
+
+        def started() -> bool:
+            running = bench.worker.running_jobs().get(job_id)
+            if running is not None and running.ctx.shown:
+                other.append(int(running.ctx.shown["text"]))
+            return bool(other)
+
+        await eventually(started, every_s=0.001)
+        began = time.monotonic()
+        if not killed:
+            bench.worker.interrupt(job_id, Interrupted.CANCEL)
+        await final(db, job_id)
+        await eventually(lambda: not processes.running(other[0]))
+        # Whoever is heard of on stderr would be waited for.
+        assert time.monotonic() - began < STOP_TIMEOUT_S
 
 
 async def test_a_plain_function_that_checks_ends_at_its_timeout(db: Database) -> None:
