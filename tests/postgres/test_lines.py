@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -16,8 +17,9 @@ from ingestd.postgres import listen, silence
 from ingestd.postgres.listen import Listener
 from ingestd.postgres.outage import ConnectionLost, reason
 from ingestd.postgres.pool import Database
-from ingestd.postgres.session import connect
+from ingestd.postgres.session import connect, is_closed
 from ingestd.work.context import Context
+from tests.faults import processes
 from tests.faults.proxy import Proxy
 from tests.support import eventually
 from tests.work.conftest import handler, working
@@ -162,6 +164,21 @@ async def test_a_handler_that_is_slow_to_make_its_rows_is_not_cut_off(dsn: str, 
             enough.set()
             assert await copies == "COPY 2"
         await db.close()
+
+
+async def test_sessions_left_behind_are_ended_although_a_job_has_not_heard_yet_that_its_own_has(dsn: str, conn: asyncpg.Connection) -> None:
+    db = Database(dsn, application_name="ingestd:test")
+    await db.open()
+    left = await connect(dsn, application_name="ingestd:test:core")
+    with suppress(ConnectionLost):
+        async with db.handlers() as lent:
+            await processes.end_backends(conn, "ingestd:test:handlers")
+            await eventually(lambda: is_closed(lent))
+            heart = await connect(dsn, application_name="ingestd:test:heartbeat")
+            await db.renew()
+            await eventually(left.is_closed, timeout_s=10, saying="the session from before the outage is ended")
+    await heart.close()
+    await db.close()
 
 
 async def speak_into_silence(db: Database, proxy: Proxy, stranded: asyncio.Event) -> None:

@@ -150,6 +150,9 @@ async def end_left_behind(ask: asyncpg.Connection, name: str, lent_to_jobs: Iter
         name: the application name that all of them begin with.
         lent_to_jobs: connections that jobs use; those are cut when it is known that they have fallen silent, and not before.
     """
-    spared = [conn.get_server_pid() for conn in lent_to_jobs if not conn.is_closed()]
+    spared = []
+    for conn in lent_to_jobs:
+        with suppress(asyncpg.InterfaceError):  # it has ended, and its job has not heard of it yet
+            spared.append(conn.get_server_pid())
     ended = [f"{name}:{purpose}" for purpose in ("core", "services", "enqueues", "listen")]
     await ask.execute(END_LEFT_BEHIND, f"{name}:heartbeat", ended, f"{name}:handlers", spared)
