@@ -9,7 +9,7 @@ from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
 from tests.admin.conftest import Site
 from tests.admin.rows import fail_job
-from tests.browser.test_live_page import SCROLLS, WIDTHS, Tab, tab
+from tests.browser.test_live_page import SCROLLS, WIDTHS, Tab, tab, widen
 
 __all__ = ["tab"]
 pytestmark = pytest.mark.browser
@@ -28,12 +28,12 @@ async def test_from_a_dead_letter_to_its_retry(site: Site, tab: Tab, conn: async
     """The group, its preview, the confirmation, and what became of it."""
     numbers = await failed(conn, 3)
     await tab.page.goto(f"{site.url}/jobs")
-    await tab.page.click("text=Dead letters")
-    await tab.page.click("button:has-text('Retry…')")
+    await tab.follow("text=Dead letters")
+    await tab.follow("button:has-text('Retry…')")
     assert await tab.text("#bulk-title") == "Retry 3 jobs?"
-    await tab.page.click("button:has-text('Retry 3 jobs')")
+    await tab.follow("button:has-text('Retry 3 jobs')")
     assert await tab.text(".said") == "Retry: 3 jobs"
-    await tab.page.click(f"#job-{numbers[0]} a.name")
+    await tab.follow(f"#job-{numbers[0]} a.name")
     assert await tab.text("#job-title") == f"sync_prices {numbers[0]}"
     assert await tab.text(".job .pill") == "available"
 
@@ -46,11 +46,11 @@ async def test_a_job_is_edited_and_deleted_by_its_page(site: Site, tab: Tab, con
     await tab.page.click("summary:has-text('Edit')")
     await tab.page.fill("textarea[name=args]", '{"supplier": "globex"}')
     await tab.page.fill("input[name=priority]", "high")
-    await tab.page.click("button:has-text('Save')")
+    await tab.follow("button:has-text('Save')")
     assert "globex" in await tab.text("pre")
     assert "args" in await tab.text("#audit-title ~ *, section:has(#audit-title) ul")
     await tab.page.click("summary:has-text('Delete…')")
-    await tab.page.click(f"button:has-text('Delete job {number}')")
+    await tab.follow(f"button:has-text('Delete job {number}')")
     assert await conn.fetchval("select count(*) from ingestd.job") == 0
     assert tab.page.url == f"{site.url}/jobs"
 
@@ -63,7 +63,7 @@ async def test_nothing_sticks_out_at_any_width(site: Site, tab: Tab, conn: async
     for path in ("/jobs", "/jobs/dead", f"/jobs/{number}", f"/jobs/{waiting}", f"/jobs?{query}", f"/jobs/bulk?action=edit&{query}", "/"):
         await tab.page.goto(site.url + path)
         for width in WIDTHS:
-            await tab.page.set_viewport_size({"width": width, "height": 800})
+            await widen(tab.page, width)
             await tab.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
             assert await tab.page.evaluate(SCROLLS) <= width, path
 

@@ -1,10 +1,10 @@
-// Keeps the page live: one request at a time, none while hidden or paused, slower while the daemon does not answer.
+// Keeps the page live: one request at a time, no refresh while hidden or paused, slower while the daemon does not answer.
 "use strict";
 (() => {
   const EVERY_MS = 2000, SLOWEST_MS = 15000;
   const live = document.getElementById("live");
   if (!live) return;
-  let paused = false, busy = false, failures = 0, last = Date.now(), next = Date.now() + EVERY_MS;
+  let paused = false, failures = 0, last = Date.now(), next = Date.now() + EVERY_MS;
   let view = new URLSearchParams(location.search);
   const source = live.dataset.live || "/live";
 
@@ -14,16 +14,24 @@
     beforeAttributeUpdated: (name, node) => !(name === "open" && node.tagName === "DETAILS"),
   });
 
-  // ---- refresh ----
-  async function refresh() {
-    if (busy) return;
-    busy = true;
-    const query = view.toString();
-    try {
-      await htmx.ajax("GET", source + (query ? "?" + query : ""), { target: live, swap: "morph:innerHTML" });
-    } finally {
-      busy = false;
-    }
+  // ---- requests take turns: of those that wait htmx would send the last alone, and call all of them answered at once ----
+  let asked = 0, turn = Promise.resolve();
+  function ask(send) {
+    asked += 1;
+    // What went wrong has been told by htmx:afterRequest; the next has its turn all the same.
+    turn = turn.then(send).catch(() => {}).then(() => { asked -= 1; });
+  }
+
+  // ---- refresh: one that waits for its turn shows the view of that moment, so a second need not wait ----
+  let waiting = false;
+  function refresh() {
+    if (waiting) return;
+    waiting = true;
+    ask(() => {
+      waiting = false;
+      const query = view.toString();
+      return htmx.ajax("GET", source + (query ? "?" + query : ""), { target: live, swap: "morph:innerHTML" });
+    });
   }
 
   function answered(good) {
@@ -37,7 +45,7 @@
   document.body.addEventListener("htmx:afterSettle", () => document.dispatchEvent(new Event("ingestd:drawn")));
 
   setInterval(() => {
-    if (!paused && !document.hidden && !busy && Date.now() >= next) refresh();
+    if (!paused && !document.hidden && !asked && Date.now() >= next) refresh();
     tell();
   }, 250);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) next = 0; });
@@ -65,7 +73,7 @@
     view = new URLSearchParams(query);
     const text = view.toString();
     history.replaceState(null, "", text ? "?" + text : location.pathname);
-    if (busy) next = 0; else refresh();
+    refresh();
   }
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a[data-view]");
@@ -89,19 +97,21 @@
     toast.className = bad ? "on bad" : "on";
     fading = setTimeout(() => { toast.className = ""; }, bad ? 8000 : 4000);
   }
-  document.addEventListener("submit", async (event) => {
+  document.addEventListener("submit", (event) => {
     const form = event.target.closest("form[data-act]");
     if (!form) return;
     event.preventDefault();
-    const press = form.querySelector("button"), values = Object.fromEntries(new FormData(form));
+    const press = form.querySelector("button"), action = form.getAttribute("action"), values = Object.fromEntries(new FormData(form));
     press.disabled = true;
-    acting = form;
-    try {
-      await htmx.ajax("POST", form.getAttribute("action"), { target: live, swap: "morph:innerHTML", values });
-    } finally {
-      press.disabled = false;
-      acting = null;
-    }
+    ask(async () => {
+      acting = form;
+      try {
+        await htmx.ajax("POST", action, { target: live, swap: "morph:innerHTML", values });
+      } finally {
+        acting = null;
+        press.disabled = false;
+      }
+    });
   });
   // What was filled in has been said: the form is put away. Refused, it stays for another try.
   function done() {
