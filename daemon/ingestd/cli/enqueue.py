@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import typer
@@ -12,7 +14,7 @@ from ingestd.cli.console import strings_for_ids
 from ingestd.cli.options import parse_moment, parse_object, parse_option
 from ingestd.cli.shell import Shell, complain, printable
 from ingestd.cli.sources.enqueue import reach
-from ingestd.errors import InvalidInput
+from ingestd.errors import InvalidInput, UsageError
 from ingestd.jobs.model import State
 from ingestd.jobs.options import new_job
 from ingestd.settings import parse_duration
@@ -20,6 +22,7 @@ from ingestd.settings import parse_duration
 FAILED = 1
 STILL_OPEN = 75
 MOST_RESULT = 2000
+EXAMPLE = '{"supplier": "acme"}'
 
 
 class _Asked(NamedTuple):
@@ -34,7 +37,7 @@ class _Asked(NamedTuple):
 def add_to(app: typer.Typer) -> None:
     """Enter the command."""
 
-    @app.command()
+    @app.command(context_settings={"allow_extra_args": True})
     def enqueue(
         ctx: typer.Context,
         kind: str = typer.Argument(..., metavar="KIND", help="Which handler is to run it."),
@@ -64,6 +67,7 @@ def add_to(app: typer.Typer) -> None:
     ) -> int:
         """Enqueue one job."""
         shell: Shell = ctx.obj
+        _refuse_words(kind, ctx.args)
         options: dict[str, Any] = {
             "queue": queue,
             "priority": priority,
@@ -85,12 +89,37 @@ def add_to(app: typer.Typer) -> None:
         } | _moment(run_at, delay)
         limit = parse_option("--wait-timeout", parse_duration, wait_timeout).total_seconds() if wait_timeout else None
         try:
-            asked = _Asked(kind, parse_object("--args", args, '{"supplier": "acme"}'), options, allow_unknown)
+            asked = _Asked(kind, parse_object("--args", args, EXAMPLE), options, allow_unknown)
             # What makes no sense is told before anybody is asked.
             new_job(asked.kind, asked.args, asked.options)
             return shell.run(_enqueue(shell, asked, wait or limit is not None, limit))
         except InvalidInput as error:
             raise _named(error) from None
+
+
+def _refuse_words(kind: str, words: Sequence[str]) -> None:
+    """What stands behind the kind was meant as the job's arguments: shown as they are written."""
+    if words:
+        raise UsageError(
+            f'too many arguments: "{" ".join(words)[:200]}"; those of the job go with --args',
+            hint=f"ingestd enqueue {shlex.quote(kind)} --args {shlex.quote(_meant(words))}",
+        )
+
+
+def _meant(words: Sequence[str]) -> str:
+    text = " ".join(words)
+    if isinstance(_read(text), dict):
+        return text
+    if all("=" in word for word in words):
+        return json.dumps({name: _read(value) for name, _, value in (word.partition("=") for word in words)}, ensure_ascii=False)
+    return EXAMPLE
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _moment(run_at: str | None, delay: str | None) -> dict[str, Any]:
