@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import UserDict
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
+import orjson
+import psycopg
 import pytest
 
 from ingestd import Client
@@ -113,6 +118,7 @@ async def test_options_that_make_no_sense_are_refused_by_python_and_sql(
     [
         ({"run_at": datetime(2031, 1, 1)}, "run_at has no time zone"),  # noqa: DTZ001
         ({"run_at": datetime.max.replace(tzinfo=UTC)}, "years 2 to 9998"),
+        ({"run_at": datetime(2, 1, 1, tzinfo=timezone(timedelta(hours=1)))}, "years 2 to 9998"),
         ({"run_at": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))}, "years 2 to 9998"),
         ({"delay": timedelta(seconds=-1)}, "negative"),
         ({"delay": timedelta.max}, "longer than 100 years"),
@@ -318,6 +324,31 @@ async def test_large_arguments_go_in_statements_of_bearable_size(client: Client,
     handles += await client.enqueue_many("free", [{"n": n, "text": text} for n in range(20, 40)])
     stored = {row["id"]: row["n"] for row in await conn.fetch("select id, (args ->> 'n')::int as n from ingestd.job")}
     assert [stored[handle.id] for handle in handles] == list(range(40))
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+async def test_metadata_and_moments_are_kept_alike_by_every_statement(client: Client, conn: asyncpg.Connection, dsn: str) -> None:
+    metadata = UserDict(
+        {"huge": 2**70, "map": MappingProxyType({"one": Decimal("1.5")}), "colour": Colour.RED, "on": date(2027, 1, 1), 7: timedelta(1)}
+    )
+    east = datetime(9998, 12, 31, 23, 59, tzinfo=timezone(timedelta(hours=16)))
+    options: dict[str, Any] = {"metadata": metadata, "run_at": east}
+    await client.enqueue("free", **options)
+    await client.enqueue("free", unique_key="k", **options)
+    await client.enqueue("free", allow_unknown=True, **options)
+    await client.enqueue_many("free", [{}], **options)
+    await client.enqueue_jobs([NewJob("free", **options), NewJob("free", timeout=timedelta(1), **options)])
+    async with await psycopg.AsyncConnection.connect(dsn) as theirs:
+        await client.enqueue("free", conn=theirs, **options)
+    kept = await conn.fetch("select metadata::text as metadata, run_at from ingestd.job")
+    (text,) = {row["metadata"] for row in kept}
+    assert len(kept) == 7
+    assert text.count(str(2**70)) == 1
+    assert orjson.loads(text) == {"huge": float(2**70), "map": {"one": "1.5"}, "colour": "red", "on": "2027-01-01", "7": "1 day, 0:00:00"}
+    assert {row["run_at"] for row in kept} == {east}
 
 
 async def test_every_option_is_kept_through_every_entrance(client: Client, conn: asyncpg.Connection) -> None:

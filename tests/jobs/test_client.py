@@ -91,6 +91,8 @@ async def test_a_unique_key_answers_with_the_open_job(client: Client) -> None:
     [
         ({"kind": "snyc"}, 'no node knows the kind "snyc", did you mean "sync"?'),
         ({"kind": ""}, "no node knows the kind"),
+        ({"kind": "a\ud800"}, "kind holds half a character"),
+        ({"kind": "a\0"}, "kind holds a NUL"),
         ({"kind": "", "allow_unknown": True}, "a job needs a kind"),
         ({"queue": "fast"}, 'there is no queue "fast"; declare it as'),
         ({"priority": "urgent"}, '"urgent" is not a priority'),

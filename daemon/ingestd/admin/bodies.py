@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ingestd.errors import InvalidInput
-from ingestd.jobs.checks import EARLIEST_YEAR, LATEST_YEAR
+from ingestd.jobs.checks import EARLIEST, LATEST
 from ingestd.settings import Duration
 
 
@@ -40,8 +40,8 @@ def _exact(digits: str) -> None:
 
 def _within_reach(moment: datetime) -> datetime:
     # At the very ends of the calendar, Postgres or a reader in another time zone cannot take it.
-    if not EARLIEST_YEAR <= moment.year <= LATEST_YEAR:
-        raise ValueError(f"must be in the years {EARLIEST_YEAR} to {LATEST_YEAR}")
+    if not EARLIEST <= moment < LATEST:
+        raise ValueError(f"must be in the years {EARLIEST.year} to {LATEST.year - 1}")
     return moment.astimezone(UTC)
 
 

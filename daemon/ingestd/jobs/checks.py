@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from operator import attrgetter
 from pathlib import PurePath
@@ -25,7 +25,7 @@ MOST_TAGS = 50
 LONGEST_TAG = 100
 DEEPEST = 64
 FARTHEST = timedelta(days=36525)
-EARLIEST_YEAR, LATEST_YEAR = 2, 9998
+EARLIEST, LATEST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 BIGGEST_ID = 2**63 - 1
 BIGGEST_NUMBER = 10**308
 _LONGEST = (("kind", 200), ("queue", 63), ("unique_key", 500), ("key", 500), ("notes", 10_000), ("correlation_id", 200))
@@ -48,8 +48,8 @@ def checked(job: NewJob) -> str:
     if job.run_at is not None:
         if job.run_at.tzinfo is None:
             raise InvalidInput("run_at has no time zone: nobody can tell which moment it is", pointer="/run_at")
-        if not EARLIEST_YEAR <= job.run_at.year <= LATEST_YEAR:
-            raise InvalidInput(f"run_at must be in the years {EARLIEST_YEAR} to {LATEST_YEAR}", pointer="/run_at")
+        if not EARLIEST <= job.run_at < LATEST:
+            raise InvalidInput(f"run_at must be in the years {EARLIEST.year} to {LATEST.year - 1}", pointer="/run_at")
         if job.delay is not None:
             raise InvalidInput("give run_at or delay, not both", pointer="/delay")
     if job.max_attempts is not None and (type(job.max_attempts) is not int or not 1 <= job.max_attempts <= MOST_ATTEMPTS):
@@ -60,8 +60,7 @@ def checked(job: NewJob) -> str:
         _check_tags(job.tags)
     if not is_plain(job):
         _check_extras(job)
-    if job.metadata is not None:
-        json_text(job.metadata, "metadata", MOST_METADATA)
+    json_metadata(job)
     return json_args(job.args)
 
 
@@ -72,6 +71,15 @@ def json_args(args: Mapping[str, Any]) -> str:
         InvalidInput: they cannot be; says where.
     """
     return json_text(args, "args", MOST_ARGS)
+
+
+def json_metadata(job: NewJob) -> str | None:
+    """The metadata of a job as they are stored; None where there are none.
+
+    Raises:
+        InvalidInput: they cannot be; says where.
+    """
+    return None if job.metadata is None else json_text(job.metadata, "metadata", MOST_METADATA)
 
 
 def json_list(args: Sequence[Mapping[str, Any]]) -> str:
@@ -160,7 +168,7 @@ def _refuse_faults(value: Any, name: str) -> None:
 
 def _faults(value: Any, pointer: str, depth: int) -> Iterator[Fault]:
     if isinstance(value, str | float | int):
-        wrong = _unstorable(value) if isinstance(value, str) else _unreadable(value)
+        wrong = unstorable(value) if isinstance(value, str) else _unreadable(value)
         if wrong:
             yield pointer, wrong
     elif isinstance(value, Mapping | list | tuple):
@@ -168,8 +176,8 @@ def _faults(value: Any, pointer: str, depth: int) -> Iterator[Fault]:
             yield pointer, f"is nested deeper than {DEEPEST} levels"
             return
         for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            if isinstance(key, str) and _unstorable(key):
-                yield pointer, f"has a name that {_unstorable(key)}"
+            if isinstance(key, str) and unstorable(key):
+                yield pointer, f"has a name that {unstorable(key)}"
                 return
             yield from _faults(item, f"{pointer}/{key}", depth + 1)
     elif is_dataclass(value) and not isinstance(value, type):
@@ -181,7 +189,8 @@ def _faults(value: Any, pointer: str, depth: int) -> Iterator[Fault]:
             yield pointer, f"is a {type(value).__name__}, which JSON cannot hold"
 
 
-def _unstorable(text: str) -> str:
+def unstorable(text: str) -> str:
+    """Why Postgres cannot store a text; empty if it can."""
     if "\0" in text:
         return "holds a NUL character, which Postgres cannot store"
     try:
@@ -204,7 +213,7 @@ def _check_text(text: Any, pointer: str, longest: int, name: str) -> None:
         raise InvalidInput("a job needs a kind" if name == "kind" else f"{name} is empty", pointer=pointer)
     if len(text) > longest:
         raise InvalidInput(f"{name} is {len(text)} characters long; at most {longest} are kept", pointer=pointer)
-    wrong = _unstorable(text)
+    wrong = unstorable(text)
     if wrong:
         raise InvalidInput(f"{name} {wrong}", pointer=pointer)
 

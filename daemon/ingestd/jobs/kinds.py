@@ -12,6 +12,7 @@ import asyncpg
 
 from ingestd.errors import InvalidInput
 from ingestd.jobs.arguments import problems
+from ingestd.jobs.checks import unstorable
 from ingestd.jobs.store import queues
 from ingestd.settings import did_you_mean
 
@@ -102,7 +103,9 @@ async def require_kind(conn: asyncpg.Connection, kind: str) -> PublishedKind:
     Raises:
         InvalidInput: nobody ever published it, so nobody would run the job; says which kinds there are.
     """
-    found = await queues.published_kind(conn, kind) if "\0" not in kind else None
+    if wrong := unstorable(kind):
+        raise InvalidInput(f"kind {wrong}", pointer="/kind")
+    found = await queues.published_kind(conn, kind)
     if found is None:
         known = [row["name"] for row in await queues.kinds(conn)]
         hint = did_you_mean(kind, known) or (f"; known kinds: {', '.join(known)}" if known else "; no node has run here yet")

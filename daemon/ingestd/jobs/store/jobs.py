@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC
 
 import asyncpg
 import orjson
 
+from ingestd.jobs.checks import json_metadata
 from ingestd.jobs.model import PARKED_KEY, NewJob
 from ingestd.postgres.codecs import dump_json
 
@@ -78,8 +80,7 @@ left join ingestd.kind k on k.name = n.kind
 where not exists (select from ingestd.queue q where q.name = coalesce(n.queue, k.queue, 'default'))"""
 
 _SAID = (
-    "queue", "run_at", "max_attempts", "key", "key_strict", "unique_key", "tags", "notes", "metadata", "correlation_id", "parent_id",
-    "backoff",
+    "queue", "max_attempts", "key", "key_strict", "unique_key", "tags", "notes", "correlation_id", "parent_id", "backoff",
 )  # fmt: skip
 _OURS = ("store", "parked", "triggered_by", "workflow_run", "step")
 _LENGTHS = ("delay", "unique_for", "timeout", "hard_timeout")
@@ -113,7 +114,7 @@ async def insert_jobs(conn: asyncpg.Connection, jobs: Sequence[NewJob], args: Se
         [j.parked | (PARKED_KEY if j.key else 0) for j in jobs],
         [dump_json(list(j.tags)) for j in jobs],
         [j.notes for j in jobs],
-        [None if j.metadata is None else dump_json(dict(j.metadata)) for j in jobs],
+        [json_metadata(j) for j in jobs],
         [j.correlation_id for j in jobs],
         [j.parent_id for j in jobs],
         [j.triggered_by for j in jobs],
@@ -142,7 +143,7 @@ async def insert_alike(conn: asyncpg.Connection, template: NewJob, args: str) ->
         template.max_attempts,
         list(template.tags),
         template.notes,
-        None if template.metadata is None else dump_json(dict(template.metadata)),
+        json_metadata(template),
         template.correlation_id,
         template.triggered_by,
         template.delay,
@@ -176,6 +177,11 @@ def rows_json(jobs: Sequence[NewJob], args: Sequence[str], *, ours: bool = True)
         row = {name: value for name in _SAID if (value := getattr(job, name))} | {"kind": job.kind, "args": orjson.Fragment(text)}
         if job.priority is not None:
             row["priority"] = job.priority
+        if job.run_at is not None:
+            # Zones have offsets that Postgres does not read.
+            row["run_at"] = job.run_at.astimezone(UTC)
+        if job.metadata is not None:
+            row["metadata"] = orjson.Fragment(json_metadata(job) or "{}")
         for name in _LENGTHS:
             length = getattr(job, name)
             if length is not None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncpg
 
+from ingestd.jobs.checks import json_metadata
 from ingestd.jobs.model import PARKED_KEY, Job, NewJob
 from ingestd.jobs.store.claim import TAKEN, Claimant, to_job
-from ingestd.postgres.codecs import dump_json
 
 # A queue that does not exist is a queue_id that is null, which the table refuses.
 _VALUES = """
@@ -78,6 +78,6 @@ def _values(job: NewJob, args: str) -> tuple[object, ...]:
     return (
         job.kind, args, job.queue, None if job.priority is None else -job.priority, job.run_at, job.max_attempts, job.key, job.key_strict,
         job.store, job.parked | (PARKED_KEY if job.key else 0), job.tags, job.notes,
-        None if job.metadata is None else dump_json(dict(job.metadata)), job.correlation_id, job.parent_id, job.triggered_by,
+        json_metadata(job), job.correlation_id, job.parent_id, job.triggered_by,
         job.workflow_run, job.step,
     )  # fmt: skip
