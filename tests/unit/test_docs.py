@@ -24,6 +24,18 @@ def test_every_file_that_a_document_names_is_there(document: Path) -> None:
     assert {path for path in linked | named if not path.exists()} == set()
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_heading_that_a_document_points_to_is_there(document: Path) -> None:
+    pointed = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", document.read_text(encoding="utf-8"))
+    assert [(file, place) for file, place in pointed if place not in _places(document.parent / file if file else document)] == []
+
+
+def _places(document: Path) -> set[str]:
+    """The headings of a document as links name them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_the_two_commands_are_single_lines_that_ci_finds() -> None:
     lines = README.splitlines()
     assert sum(bool(re.fullmatch(r"python3 .* && \.venv/bin/ingestd demo", line)) for line in lines) == 1

@@ -1,4 +1,4 @@
-"""The examples of docs/handlers.md run, and end as they say."""
+"""The examples of docs/handlers.md and docs/coming-from.md run, and end as they say."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ import pytest
 from ingestd.jobs.decorator import declared_jobs
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
+from ingestd.jobs.settings import QueueSettings
+from ingestd.jobs.store.queues import declare_queue
 from ingestd.postgres.pool import Database
 from tests.support import eventually
 from tests.work.conftest import working
 
-DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "handlers.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+DOCS = Path(__file__).parent.parent.parent / "docs"
+EXAMPLES = [
+    (f"{document}_{number}", text)
+    for document in ("handlers", "coming-from")
+    for number, text in enumerate(re.findall(r"```python\n(.*?)```", (DOCS / f"{document}.md").read_text(encoding="utf-8"), re.DOTALL))
+]
 RUN = re.compile(r"^# (\w+) (\{.*?\}) -> (\w+)(?: (\{.*\}))?$", re.MULTILINE)
 
 
@@ -31,17 +37,19 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     sys.path.remove(str(tmp_path))
 
 
-@pytest.mark.parametrize("number", range(len(EXAMPLES)))
-async def test_an_example_ends_as_it_says(db: Database, folder: Path, number: int) -> None:
-    text = EXAMPLES[number]
+@pytest.mark.parametrize(("name", "text"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
+async def test_an_example_ends_as_it_says(db: Database, folder: Path, name: str, text: str) -> None:
     runs = RUN.findall(text)
     assert runs, "an example says how it ends: # kind {args} -> state {result}"
-    name = f"handlers_example_{number}"
+    name = f"example_{name.replace('-', '_')}"
     (folder / f"{name}.py").write_text(text, encoding="utf-8")
     module = importlib.import_module(name)
+    jobs = declared_jobs(vars(module))
     async with db.services() as conn:
         await conn.execute("create table booking (account int, amount int)")
-    async with working(db, *declared_jobs(vars(module))):
+        for queue in {job.queue for job in jobs} - {"default"}:
+            await declare_queue(conn, queue, QueueSettings())
+    async with working(db, *jobs, slots={job.queue: 4 for job in jobs}):
         for kind, args, state, result in runs:
             done = await _final(db, kind, json.loads(args))
             ended = "partial" if done["partial"] else done["state"]
