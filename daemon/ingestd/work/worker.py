@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Any
-from uuid import UUID
 
 from ingestd.cause import on_behalf_of
 from ingestd.errors import ConfigurationError
@@ -15,17 +13,16 @@ from ingestd.events import Bus, JobStarted, Notice
 from ingestd.jobs.client import Client, use_client
 from ingestd.jobs.model import Job, NewJob
 from ingestd.jobs.registry import Registry
-from ingestd.jobs.store import claim as claim_store
 from ingestd.postgres.pool import Database
 from ingestd.service import Poller
 from ingestd.work import runner
-from ingestd.work import store as node_store
 from ingestd.work.acker import Acker, Pending
 from ingestd.work.claimer import Claimer
 from ingestd.work.context import Context
 from ingestd.work.endings import PLAIN
 from ingestd.work.executors.process import ProcessExecutor, unreachable
 from ingestd.work.executors.thread import ThreadExecutor
+from ingestd.work.holdings import Holdings
 from ingestd.work.lane import Lane
 from ingestd.work.node import NodeIdentity
 from ingestd.work.presence import Notes
@@ -34,9 +31,7 @@ from ingestd.work.resources import ResourceKeeper
 from ingestd.work.running import Running
 
 REPORT_EVERY_S = 1.0
-MISSING_LOOKS = 10
 MOST_CUT_OFF_KEPT = 1000
-RECONCILE_EVERY_S = 2.0
 CANCEL_GRACE_S = 3.0
 FORCED_GRACE_S = 0.5
 # A job that goes on so long after it was told to end gives up its slot, not its claim.
@@ -80,17 +75,16 @@ class Worker:
         self.patience_s = PATIENCE_S
         # Where a rescuer of this machine reads, after our death, which jobs had started.
         self.notes = Notes()
-        self._reported = False
         # How often in a row jobs were handed back because they had lost their connection.
         self._cut_off: dict[int, int] = {}
-        self._reconcile_at = 0.0
         # Asked once a second: it costs too much for every job.
         self._tell_starts = bus.wants(JobStarted)
         self.acker = Acker(db, bus, on_progress)
         self.claimer = Claimer(db, node, bus, registry.kinds, self._fit_slots, slots, self.acker.is_full)
         self.reservations = Reservations(self.claimer, registry, node, self._give_back_unstarted)
         self._client = Client(db, self._expect, self.reservations)
-        self.reporter = Poller("reporter", self._report, bus)
+        self._holdings = Holdings(db, bus, node, self.claimer, self.acker, self._running, self._interrupt)
+        self.reporter = Poller("reporter", self._each_second, bus)
 
     @property
     def running(self) -> int:
@@ -336,64 +330,8 @@ class Worker:
         message = f"job {job.id} ({job.kind}) goes on {seconds:.0f} s after it was told to end ({why}); it keeps its claim"
         self._bus.emit(Notice(message, details={"job_id": job.id, "kind": job.kind, "why": why, "stack": stack}))
 
-    async def _report(self) -> float:
-        """Publish progress, hear of cancellations, and compare what is held with what the database says."""
+    async def _each_second(self) -> float:
         self._replace_slots_of_the_deaf()
         self._tell_starts = self._bus.wants(JobStarted)
-        running = dict(self._running)
-        if not running and self._reported:
-            await self._reconcile()
-            return REPORT_EVERY_S
-        progress = {str(job_id): entry.ctx.shown for job_id, entry in running.items() if entry.ctx.shown}
-        progress["backends"] = {str(job_id): entry.ctx.backend for job_id, entry in running.items() if entry.ctx.backend}
-        async with self._db.services() as conn:
-            await node_store.write_progress(conn, self._node.id, list(running), progress)
-            held = {row["id"]: row for row in await claim_store.held(conn, self._node.id)}
-        self._reported = not running
-        self._stop_asked({job_id for job_id, row in held.items() if row["cancel"]})
-        self._drop_lost(running, held)
-        await self._reconcile()
+        await self._holdings.compare()
         return REPORT_EVERY_S
-
-    def _stop_asked(self, ids: AbstractSet[int]) -> None:
-        """End what somebody has asked to stop, begun or not."""
-        if not ids:
-            return
-        for entry in [entry for job_id, entry in self._running.items() if job_id in ids]:
-            self._interrupt(entry, runner.Interrupted.CANCEL)
-        for lane in self.claimer.lanes.values():
-            for job in lane.withdraw(ids):
-                self._give_back_unstarted(job)
-
-    async def _reconcile(self) -> None:
-        """Give back what the database says this node holds and nobody here knows of.
-
-        A claim that was cut off may be carried out after its release: the server finishes what it has begun.
-        """
-        if time.monotonic() < self._reconcile_at or self.claimer.is_draining():
-            return
-        self._reconcile_at = time.monotonic() + RECONCILE_EVERY_S
-        # Known before or after the look: a claim or an ack may be under way during it.
-        known = self._known_claims()
-        async with self._db.services() as conn:
-            held = await claim_store.held(conn, self._node.id)
-            known |= self._known_claims()
-            for claim in {row["claim"] for row in held} - known:
-                released = await claim_store.release_claim(conn, self._node.id, claim)
-                if released:
-                    self._bus.emit(
-                        Notice(f"gave back {len(released)} jobs of a claim whose answer was lost", details={"jobs": released[:20]})
-                    )
-
-    def _known_claims(self) -> set[UUID]:
-        ready = {job.claim for lane in self.claimer.lanes.values() for job in lane.waiting()}
-        running = {entry.job.claim for entry in self._running.values()}
-        return ready | running | self.acker.claims() | self.claimer.unanswered()
-
-    def _drop_lost(self, running: Mapping[int, Running], held: Mapping[int, Any]) -> None:
-        """A job rescued by others while we were cut off: stop working on it. Missed for ten seconds, for an ack may be under way."""
-        for job_id, entry in running.items():
-            gone = job_id not in held or held[job_id]["claim"] != entry.job.claim
-            entry.missing = entry.missing + 1 if gone and entry.ctx.acked is None else 0
-            if entry.missing >= MISSING_LOOKS:
-                self._interrupt(entry, runner.Interrupted.LOST)
