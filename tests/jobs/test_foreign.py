@@ -110,9 +110,56 @@ async def test_what_makes_no_sense_is_refused_in_the_same_words(client: Client, 
     async with await psycopg.AsyncConnection.connect(dsn) as theirs:
         with pytest.raises(InvalidInput, match=said):
             await client.enqueue(asked.pop("kind"), asked.pop("args"), conn=theirs, **asked)
-        if "queue" in options:
-            return  # known only to the server, whose refusal ends the transaction
         await client.enqueue("sync", {"n": 1}, conn=theirs)
+
+
+async def test_a_queue_that_is_missing_leaves_the_callers_transaction_open(
+    client: Client, sync_client: SyncClient, conn: asyncpg.Connection, dsn: str
+) -> None:
+    await conn.execute("insert into ingestd.kind (name, queue) values ('lost', 'nowhere')")
+    role = f"shop_{conn.get_server_pid()}"
+    await conn.execute(f"create role {role} login")
+    granted = f"{dsn}{'&' if '?' in dsn else '?'}role={role}"
+
+    def work() -> None:
+        with psycopg.connect(dsn) as theirs, SyncClient(granted) as shop:
+            theirs.execute("create temp table mine as select 1 as one")
+            for asked in (sync_client, shop):
+                with pytest.raises(InvalidInput, match='there is no queue "fast"'):
+                    asked.enqueue("sync", {"n": 1}, conn=theirs, queue="fast")
+                with pytest.raises(InvalidInput, match='"nowhere", which is that of the kind "lost"'):
+                    asked.enqueue_many("lost", [{}], conn=theirs)
+                with pytest.raises(InvalidInput, match='there is no queue "fast"'):
+                    asked.enqueue("never seen", conn=theirs, queue="fast", allow_unknown=True)
+                asked.enqueue("sync", {"n": 2}, conn=theirs, queue="imports")
+                asked.enqueue("never seen", {"n": 3}, conn=theirs, allow_unknown=True)
+            assert theirs.execute("select one from mine").fetchall() == [(1,)]
+
+    try:
+        await grant(conn, role)
+        await asyncio.to_thread(work)
+    finally:
+        await conn.execute(f"drop owned by {role}; drop role {role}")
+    assert await conn.fetchval(NUMBERS) == [2, 3, 2, 3]
+
+
+async def test_a_role_that_was_let_in_before_it_could_look_for_queues_hears_of_them_from_the_server(
+    client: Client, conn: asyncpg.Connection, dsn: str
+) -> None:
+    role = f"shop_{conn.get_server_pid()}"
+    await conn.execute(f"create role {role} login")
+    try:
+        await grant(conn, role)
+        await conn.execute(f"revoke all on ingestd.queue from {role}; revoke select (name) on ingestd.queue from {role}")
+        async with (
+            Client(f"{dsn}{'&' if '?' in dsn else '?'}role={role}") as shop,
+            await psycopg.AsyncConnection.connect(dsn) as theirs,
+        ):
+            await shop.enqueue("sync", {"n": 1}, conn=theirs, queue="imports")
+            with pytest.raises(InvalidInput, match='queue "fast"; declare it as'):
+                await shop.enqueue("sync", {"n": 1}, conn=theirs, queue="fast")
+    finally:
+        await conn.execute(f"drop owned by {role}; drop role {role}")
 
 
 async def test_the_wrong_sort_of_connection_is_told(client: Client, sync_client: SyncClient, conn: asyncpg.Connection, dsn: str) -> None:

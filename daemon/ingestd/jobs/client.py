@@ -15,7 +15,7 @@ import asyncpg
 from ingestd.errors import InvalidInput, Refused, UsageError
 from ingestd.jobs.checks import is_plain
 from ingestd.jobs.coalesce import Coalescer, Reserver
-from ingestd.jobs.enqueue import Enqueued, enqueue_alike, enqueue_granted, enqueue_told
+from ingestd.jobs.enqueue import Enqueued, enqueue_alike, enqueue_granted, enqueue_told, refuse_missing_queues
 from ingestd.jobs.foreign import enqueue_foreign, is_asyncpg
 from ingestd.jobs.handle import Handle, Waiter, look
 from ingestd.jobs.kinds import PublishedKind, require_kind
@@ -50,6 +50,8 @@ class Client:
         self._own = isinstance(database, str)
         self._open = not self._own
         self._kinds: dict[str, PublishedKind] = {}
+        # Queues that there are: by name, and those of kinds.
+        self._queues: set[str | tuple[str]] = set()
         # Whether jobs may be inserted on the client's own connections; open pools are those of the daemon's role.
         self._direct: bool | None = None if self._own else True
         self._db = Database(database, sizes=PoolSizes(1, 4, 1)) if isinstance(database, str) else database
@@ -123,8 +125,7 @@ class Client:
         done: list[Enqueued]
         if conn is not None and not is_asyncpg(conn):
             # What may be asked of the caller's role is not known, and a refusal would end its transaction: we ask by ourselves.
-            jobs = jobs if allow_unknown else await self.fitted(jobs)
-            done = await enqueue_foreign(conn, jobs)
+            done = await enqueue_foreign(conn, await self.fitted(jobs, allow_unknown=allow_unknown))
         else:
             async with self.connection(conn) as used:
                 if not allow_unknown:
@@ -169,14 +170,29 @@ class Client:
             self._on_enqueued([like])
         return [Handle(job_id, self) for job_id in ids]
 
-    async def fitted(self, jobs: Sequence[NewJob]) -> list[NewJob]:
+    async def fitted(self, jobs: Sequence[NewJob], *, allow_unknown: bool) -> Sequence[NewJob]:
         """The jobs under the present names of their kinds.
 
         Raises:
-            InvalidInput: a kind is unknown, or the arguments do not fit it.
+            InvalidInput: a kind or queue is unknown, or the arguments do not fit.
         """
+        if allow_unknown and not any(job.queue for job in jobs):
+            return jobs
         async with self.connection(None) as own:
-            return [await self._fitted(own, job) for job in jobs]
+            if not allow_unknown:
+                jobs = [await self._fitted(own, job) for job in jobs]
+            await self._require_queues(own, jobs, allow_unknown=allow_unknown)
+        return jobs
+
+    async def _require_queues(self, own: asyncpg.Connection, jobs: Sequence[NewJob], *, allow_unknown: bool) -> None:
+        # A kind that no node has published is in a queue that there always is; and of those there is no end.
+        asked = {job.queue or (job.kind,): job for job in jobs if job.queue or not allow_unknown}
+        news = [job for name, job in asked.items() if name not in self._queues]
+        if news:
+            # A role that was let in before it could look hears of it from the server.
+            with suppress(asyncpg.InsufficientPrivilegeError):
+                await refuse_missing_queues(own, news)
+                self._queues.update(asked)
 
     async def _fitted(self, conn: asyncpg.Connection, job: NewJob) -> NewJob:
         return replaced(job, (await self._published(conn, job.kind, [job.args])).name)

@@ -78,7 +78,7 @@ async def enqueue_plain(conn: asyncpg.Connection, jobs: Sequence[NewJob], args: 
         ids = await store.insert_alike(conn, jobs[0], f"[{','.join(args)}]") if _are_alike(jobs) else []
         return ids or await store.insert_jobs(conn, jobs, args)
     except asyncpg.NotNullViolationError:
-        await _tell_queue(conn, jobs)
+        await refuse_missing_queues(conn, jobs)
         raise
 
 
@@ -89,7 +89,7 @@ async def enqueue_taken(
     try:
         return await single.insert_taken(conn, job, args, who, queue_id, queue)
     except asyncpg.NotNullViolationError:
-        await _tell_queue(conn, [job])
+        await refuse_missing_queues(conn, [job])
         raise
 
 
@@ -136,7 +136,7 @@ async def enqueue_alike(conn: asyncpg.Connection, template: NewJob, args: Sequen
     async with conn.transaction() if len(lists) > 1 else nullcontext():
         ids = [job_id for text in lists for job_id in await store.insert_alike(conn, template, text)]
         if len(ids) < len(args):
-            await _tell_queue(conn, [template])
+            await refuse_missing_queues(conn, [template])
             raise InvalidInput("its queue was declared only just now; nothing was enqueued", hint="enqueue them again")
     return ids
 
@@ -150,10 +150,15 @@ def _are_alike(jobs: Sequence[NewJob]) -> bool:
 
 async def _require_queues(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> None:
     if any(job.queue for job in jobs):
-        await _tell_queue(conn, jobs)
+        await refuse_missing_queues(conn, jobs)
 
 
-async def _tell_queue(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> None:
+async def refuse_missing_queues(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> None:
+    """Refuse jobs whose queue does not exist.
+
+    Raises:
+        InvalidInput: names it.
+    """
     for name in await store.missing_queues(conn, jobs):
         theirs = next((f', which is that of the kind "{job.kind}"' for job in jobs if job.queue is None), "")
         whose = "" if any(job.queue == name for job in jobs) else theirs
@@ -181,7 +186,7 @@ async def _insert_plain(conn: asyncpg.Connection, jobs: Sequence[NewJob], texts:
     except asyncpg.NotNullViolationError:
         # A job of no queue. Asked for only now, hardly ever is one missing; not in a transaction, which is over by this.
         if not conn.is_in_transaction():
-            await _tell_queue(conn, jobs)
+            await refuse_missing_queues(conn, jobs)
         kinds = ", ".join(sorted({job.kind for job in jobs if job.queue is None}))
         raise InvalidInput(
             f"the queue of {kinds} is not declared as [queues.NAME] in the configuration; nothing was enqueued",

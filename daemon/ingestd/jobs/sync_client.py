@@ -177,9 +177,8 @@ class SyncClient:
             raise
 
     def _enqueue_in(self, conn: Any, jobs: Sequence[NewJob], allow_unknown: bool) -> list[SyncHandle]:
-        if not allow_unknown:
-            jobs = self.run(lambda client: client.fitted(jobs))
-        return [SyncHandle(one.id, self, not one.existing, one.changed) for one in enqueue_blocking(conn, jobs)]
+        fitted = self.run(lambda client: client.fitted(jobs, allow_unknown=allow_unknown))
+        return [SyncHandle(one.id, self, not one.existing, one.changed) for one in enqueue_blocking(conn, fitted)]
 
     def _held(self, handle: Handle) -> SyncHandle:
         return SyncHandle(handle.id, self, handle.created, handle.changed)

@@ -159,11 +159,12 @@ GRANT = """
 grant usage on schema ingestd, rollups to {role};
 grant execute on function ingestd.enqueue(text, jsonb, jsonb), ingestd.enqueue_many(jsonb), ingestd.enqueue_each(jsonb),
     ingestd.outcomes(bigint[]) to {role};
-grant select (name, queue, priority, max_attempts, aliases, arguments, published_at) on ingestd.kind to {role}"""
+grant select (name, queue, priority, max_attempts, aliases, arguments, published_at) on ingestd.kind to {role};
+grant select (name) on ingestd.queue to {role}"""
 
 
 async def grant(conn: asyncpg.Connection, role: str) -> None:
-    """Let `role` enqueue, look up which kinds there are, and hear what came of what was enqueued from SQL.
+    """Let `role` enqueue, look up which kinds and queues there are, and hear what came of what was enqueued from SQL.
 
     Raises:
         InvalidInput: there is no such role.
