@@ -69,9 +69,16 @@ class LoopFreed(Event):
 
 @dataclass(frozen=True, slots=True)
 class LoopFailed(Event):
+    """A pass of a loop raised.
+
+    Args:
+        repeated: for the reason that was told before; now and then it is told once more.
+    """
+
     loop: str
     error: str
     retry_in_s: float
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ _WORDS: dict[type[Event], Callable[[Any], tuple[str, str]]] = {
     events.DatabaseBack: lambda e: ("info", f"Postgres is back after {e.seconds:.1f} s"),
     events.LoopBlocked: lambda e: ("warning", f"the main loop has not turned for {e.seconds:.1f} s; its stack is with this line"),
     events.LoopFreed: lambda e: ("warning", f"the main loop turns again, after {e.seconds:.1f} s"),
-    events.LoopFailed: lambda e: ("error", f"loop {e.loop} failed, again in {e.retry_in_s:.1f} s: {e.error}"),
+    events.LoopFailed: lambda e: ("debug" if e.repeated else "error", f"loop {e.loop} failed, again in {e.retry_in_s:.1f} s: {e.error}"),
     events.JobStarted: lambda e: ("debug", f"job {e.job_id} {e.kind} started, attempt {e.attempt}"),
     events.JobsSucceeded: lambda e: ("debug", f"{len(e.durations_ms)} {e.kind} succeeded"),
     events.JobFinished: _finished,

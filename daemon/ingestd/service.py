@@ -14,6 +14,8 @@ from ingestd.logging import without_secrets
 
 BACKOFF_FIRST_S = 0.2
 BACKOFF_CAP_S = 15.0
+# Failures in a row; with the backoff between them, half a minute.
+TELL_AGAIN_FROM = 8
 
 
 @dataclass
@@ -99,16 +101,25 @@ class Poller:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - the one place where a loop's errors end
+            known, told = self._state.error, without_secrets(f"{type(error).__name__}: {error}".removesuffix(": "))
             self._state.failures += 1
             self._state.restarts += 1
-            self._state.error = without_secrets(f"{type(error).__name__}: {error}".removesuffix(": "))
+            self._state.error = told
             delay = backoff_s(self._state.failures)
-            self._bus.emit(LoopFailed(self.name, self._state.error, delay))
+            self._bus.emit(LoopFailed(self.name, told, delay, repeated=told == known and not worth_repeating(self._state.failures)))
             return delay
         self._state.last_tick = time.monotonic()
         self._state.failures = 0
         self._state.error = None
         return delay
+
+
+def worth_repeating(failures: int) -> bool:
+    """Whether a loop that goes on failing for the same reason is told of once more: seldom, and more and more so.
+
+    A node has two dozen loops, and all of them fail while Postgres is away.
+    """
+    return failures >= TELL_AGAIN_FROM and failures.bit_count() == 1
 
 
 def backoff_s(failures: int) -> float:

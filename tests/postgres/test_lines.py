@@ -208,6 +208,8 @@ async def test_a_listener_whose_line_falls_silent_at_its_first_word_listens_anew
 
 
 def test_a_connection_that_ended_within_a_statement_is_told_in_words_for_people_and_not_by_the_drivers_states() -> None:
-    assert reason(asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")) == (
-        "the connection ended in the middle of a statement"
-    )
+    for drivers in (
+        asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress"),
+        asyncpg.InterfaceError("cannot call Connection.fetch(): connection has been released back to the pool"),
+    ):
+        assert reason(drivers) == "the connection ended in the middle of a statement"

@@ -9,6 +9,7 @@ import pytest
 
 from ingestd import service
 from ingestd.events import Bus, Event, LoopFailed
+from ingestd.logging import word
 from ingestd.service import BACKOFF_CAP_S, BACKOFF_FIRST_S, Poller, backoff_s
 from tests.support import eventually
 
@@ -157,6 +158,23 @@ async def test_an_error_is_told_counted_and_tried_again() -> None:
         assert running.told[0] == LoopFailed("loop", "RuntimeError: turn 1", running.told[0].retry_in_s)  # type: ignore[attr-defined]
         state = running.poller.state
         assert (state.failures, state.restarts, state.error) == (0, 2, None)
+
+
+async def test_a_loop_that_goes_on_failing_for_one_reason_is_written_about_once_and_then_more_and_more_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "backoff_s", lambda _: 0.0)
+
+    class Outage(Turns):
+        async def poll(self) -> float:
+            self.count += 1
+            raise ConnectionError("refused" if self.count <= 40 else "no such password")
+
+    async with Running(Outage()) as running:
+        await eventually(lambda: running.turns.count >= 50)
+    written = [turn for turn, event in enumerate(running.told, start=1) if word(event)[0] == "error"]  # type: ignore[index]
+    # Another reason is told at once.
+    assert [turn for turn in written if turn <= 50] == [1, 8, 16, 32, 41]
 
 
 async def test_an_error_stays_on_record_until_a_pass_goes_well() -> None:

@@ -47,6 +47,7 @@ from ingestd.jobs.store.partitions import make_partitions
 from ingestd.jobs.store.queues import publish_kinds
 from ingestd.notify import Notifier
 from ingestd.postgres.migrate import migrate
+from ingestd.postgres.outage import OUTAGE, reason
 from ingestd.postgres.pool import Database
 from ingestd.postgres.session import connect
 from ingestd.schedule.store.firing import make_partitions as make_slot_partitions
@@ -334,6 +335,9 @@ class App:
             self.rooms.listener.renew()
         try:
             await self.db.renew()
+        except OUTAGE as error:
+            # Gone again, or full: what was left behind is ended after its next return, or by its own time limits.
+            self.bus.emit(Notice(f"sessions from before the outage could not be looked for: {reason(error)}"))
         finally:
             # Those that failed while it was away wait for this word.
             self._supervisor.wake_all()
