@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Protocol, overload
+from typing import Any, overload
 from uuid import UUID
 
 import asyncpg
@@ -22,6 +22,7 @@ from ingestd.jobs.store import ack as ack_store
 from ingestd.jobs.store import steps
 from ingestd.postgres.pool import Database
 from ingestd.work import follow_ups
+from ingestd.work.elsewhere import Elsewhere
 from ingestd.work.rejects import Rejects
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -29,24 +30,6 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 class JobCancelled(Exception):
     """Raised by `ctx.check()`: the attempt was cancelled or is over its time, and is to end now."""
-
-
-class Elsewhere(Protocol):
-    """A handler that runs in a thread or a process of its own.
-
-    Args:
-        killable: it ends whether it wants to or not.
-    """
-
-    killable: bool
-
-    def stop(self) -> None:
-        """Tell it to end."""
-        ...
-
-    def stack(self) -> str:
-        """Where it is now, as a traceback's lines."""
-        ...
 
 
 class Context:
