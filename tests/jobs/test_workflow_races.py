@@ -10,12 +10,13 @@ import asyncpg
 import pytest
 
 from ingestd.errors import Conflict
-from ingestd.jobs import run_actions
+from ingestd.jobs import actions, run_actions
 from ingestd.jobs.model import Job, NewJob, State
 from ingestd.jobs.promoter import promote_once
 from ingestd.jobs.store import ack, claim, history
 from ingestd.jobs.store.ack import Result
 from ingestd.jobs.store.claim import Claimant
+from ingestd.jobs.store.waiting import waiting_reason
 from ingestd.jobs.workflow import Step, Workflow, order_steps, start
 from ingestd.postgres.session import connect
 from tests.jobs.test_actions import ANN
@@ -163,6 +164,64 @@ async def test_a_retry_keeps_to_the_rule_about_overlap(conn: asyncpg.Connection)
         assert (await states(conn, first))["run"] == ("failed" if overlap == "skip" else "running")
         await ack_all(conn, await take_all(conn))
         await promote_once(conn)
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue"])
+async def test_a_job_that_is_retried_opens_its_run_only_by_the_rule_about_overlap(conn: asyncpg.Connection, overlap: str) -> None:
+    first = await start(conn, only_one(overlap), triggered_by="cli")
+    (job,) = await take_all(conn)
+    await ack_all(conn, [job], State.FAILED)
+    await promote_once(conn)
+    second = await start(conn, only_one(overlap), triggered_by="cli")
+    if overlap == "skip":
+        with pytest.raises(Conflict, match=f"busy with run {second}: run {first} cannot go on beside it"):
+            await actions.retry_job(conn, ANN, job.id)
+        assert (await states(conn, first))["run"] == "failed"
+    else:
+        await actions.retry_job(conn, ANN, job.id)
+        assert await states(conn, first) == {"run": "waiting", "a": "blocked"}
+        assert await waiting_reason(conn, [job.id]) == {job.id: f"waits for run {second} of its workflow to end"}
+    await ack_all(conn, await take_all(conn))
+    for _ in range(2):  # the one that waits is older than the one it waited for
+        await promote_once(conn)
+    if overlap == "skip":
+        await actions.retry_job(conn, ANN, job.id)
+    assert await states(conn, first) == {"run": "running", "a": "open"}
+
+
+@pytest.mark.parametrize(
+    ("overlap", "found"), [("skip", ["failed", "running"]), ("queue", ["running", "waiting"]), ("allow", ["running"] * 2)]
+)
+async def test_failed_jobs_that_are_retried_together_open_their_runs_by_the_rule_about_overlap(
+    conn: asyncpg.Connection, overlap: str, found: list[str]
+) -> None:
+    for _ in range(2):
+        await start(conn, only_one(overlap), triggered_by="cli")
+        await ack_all(conn, await take_all(conn), State.FAILED)
+        await promote_once(conn)
+    ids = [row["id"] for row in await conn.fetch("select id from ingestd.history")]
+    async with conn.transaction():
+        back = await history.revive_all(conn, ids)
+    assert sorted(row["state"] for row in await conn.fetch("select state from ingestd.workflow_run")) == found
+    assert len(back) == (1 if overlap == "skip" else 2)
+
+
+async def test_a_run_that_starts_while_a_job_of_another_is_retried_is_seen(conn: asyncpg.Connection, dsn: str) -> None:
+    one, other = await connect(dsn), await connect(dsn)
+    try:
+        for _ in range(20):
+            run = await start(conn, only_one("skip"), triggered_by="cli")
+            (job,) = await take_all(conn)
+            await ack_all(conn, [job], State.FAILED)
+            await promote_once(conn)
+            both = (start(one, only_one("skip"), triggered_by="cli"), actions.retry_job(other, ANN, job.id))
+            answers = await asyncio.gather(*both, return_exceptions=True)
+            assert sum(isinstance(answer, Conflict) for answer in answers) == 1, (run, answers)
+            await ack_all(conn, await take_all(conn))
+            await promote_once(conn)
+    finally:
+        await one.close()
+        await other.close()
 
 
 async def test_cancel_retry_and_promoters_never_wait_for_each_other_in_a_circle(conn: asyncpg.Connection, dsn: str) -> None:

@@ -20,6 +20,7 @@ from ingestd.jobs.kinds import require_kind
 from ingestd.jobs.model import NewJob, State
 from ingestd.jobs.store import bulk as bulk_store
 from ingestd.jobs.store import edits, history, queues
+from ingestd.jobs.workflow import BUSY_HINT
 from ingestd.settings import did_you_mean
 
 # So many more jobs than were shown are no surprise.
@@ -64,6 +65,9 @@ async def retry_job(conn: asyncpg.Connection, actor: Actor, job_id: int, run_at:
             message = f"job {job_id} is {state}: only failed and cancelled jobs can be retried, and those that wait for a retry"
             if state in ("failed", "cancelled"):
                 message, hint = f"job {job_id} belongs to a workflow run that was taken back", "`workflows retry` starts the run over"
+                if busy := await history.busy_with(conn, job_id):
+                    message = f'workflow "{busy["workflow"]}" is busy with run {busy["other"]}: run {busy["run"]} cannot go on beside it'
+                    hint = BUSY_HINT
             raise Conflict(message, current_state=state, hint=hint)
         await record_audit(conn, actor, "retry", "job", job_id, {"run_at": run_at} if run_at else None)
 

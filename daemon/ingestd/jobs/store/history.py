@@ -14,6 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from ingestd.jobs.model import PARKED_DEPENDENCY, PARKED_KEY, State
+from ingestd.jobs.store import steps
 from ingestd.jobs.store.where import STATE
 
 _COLUMNS = """id, kind, queue_id, rank, attempt, max_attempts, crashes, run_at, due_at, created_at, store, key, key_strict,
@@ -57,11 +58,21 @@ update ingestd.job set cancel_asked_at = now() where id = any (array(select id f
 
 # The id stays: links, parents and logs go on meaning the same job. Its budget of attempts grows by one. A step whose arguments
 # refer to results is blocked until the promoter has looked them up again, and one that was cancelled before its turn until that
-# comes; one of a run that is or was taken back stays as it is. A run before its jobs, as whoever retries all of it has it.
+# comes; one of a run that is or was taken back stays as it is. A run before its jobs, as whoever retries all of it has it. Where its
+# workflow has one run at a time, a run that has ended waits for its turn, or is left alone, as it would be at its start.
+_OPEN_RUN = "('waiting', 'running', 'compensating')"
 REVIVE = f"""
 with runs_first as materialized (
-    select from ingestd.workflow_run where id in (
-        select workflow_run from ingestd.history where id = any ($1::bigint[]) and workflow_run is not null) order by id for update
+    select r.id, r.workflow, r.overlap, r.state in {_OPEN_RUN} as open, exists (
+        select from ingestd.workflow_step c where c.run = r.id and c.compensates is not null) as taken_back
+    from ingestd.workflow_run r where r.id in (
+        select workflow_run from ingestd.history
+        where id = any ($1::bigint[]) and workflow_run is not null and state in ('failed', 'cancelled')) order by r.id for update
+), busy as materialized (
+    select r.id, r.overlap from runs_first r
+    where r.overlap <> 'allow' and not r.open and not r.taken_back and (
+        exists (select from ingestd.workflow_run o where o.workflow = r.workflow and o.state in {_OPEN_RUN} and o.id <> r.id)
+        or exists (select from runs_first o where o.workflow = r.workflow and o.id < r.id and not o.open and not o.taken_back))
 ), gone as (
     delete from ingestd.history h
     where id = any ($1::bigint[]) and state in ('failed', 'cancelled') and (select count(*) from runs_first) >= 0
@@ -70,6 +81,7 @@ with runs_first as materialized (
           select from ingestd.workflow_run r join ingestd.workflow_step s on s.run = r.id and s.step = h.step
           where r.id = h.workflow_run and s.compensates is null and (r.state = 'compensating'
             or exists (select from ingestd.workflow_step c where c.run = r.id and c.compensates is not null)))
+      and not exists (select from busy b where b.id = h.workflow_run and b.overlap = 'skip')
     returning *
 ), back as (
     insert into ingestd.job ({_COLUMNS.replace("unique_key, ", "")}, parked)
@@ -83,7 +95,8 @@ with runs_first as materialized (
 },
            case when key is null then 0 else {PARKED_KEY} end | case when workflow_run is not null and exists (
                select from ingestd.workflow_step s join ingestd.workflow_run r on r.id = s.run
-               where s.run = gone.workflow_run and s.step = gone.step and (s.args is not null or r.state = 'waiting' or exists (
+               where s.run = gone.workflow_run and s.step = gone.step and (
+                   s.args is not null or r.state = 'waiting' or r.id in (select id from busy) or exists (
                    select from ingestd.workflow_step p where p.run = s.run and p.step = any (s.after) and p.state in ('blocked', 'open')))
            ) then {PARKED_DEPENDENCY} else 0 end
     from gone returning id, queue_id, key, workflow_run, step, parked
@@ -94,15 +107,24 @@ with runs_first as materialized (
     from back b where b.workflow_run is not null and s.run = b.workflow_run and s.step = b.step
 ), runs as (
     update ingestd.workflow_run r
-    set finished_at = null, state = case when exists (
-        select from ingestd.workflow_step c where c.run = r.id and c.compensates is not null) then 'compensating' else 'running' end
-    from back b where r.id = b.workflow_run and r.state not in ('waiting', 'running', 'compensating')
+    set finished_at = null, state = case when f.taken_back then 'compensating' when r.id in (select id from busy) then 'waiting'
+                                         else 'running' end
+    from back b join runs_first f on f.id = b.workflow_run where r.id = b.workflow_run and not f.open
 ), holds as (
     delete from ingestd.key_hold k using back b where k.key = b.key and k.job_id = b.id
 ), told as (
     select pg_notify('ingestd_job', queue_id::text) from (select distinct queue_id from back) queues
 )
 select id, (select count(*) from told) from back"""
+ONE_AT_A_TIME = """
+select distinct r.workflow from ingestd.history h join ingestd.workflow_run r on r.id = h.workflow_run
+where h.id = any ($1::bigint[]) and r.overlap <> 'allow' order by 1"""
+BUSY_WITH = f"""
+select r.id as run, r.workflow, min(o.id) as other
+from ingestd.history h join ingestd.workflow_run r on r.id = h.workflow_run
+join ingestd.workflow_run o on o.workflow = r.workflow and o.state in {_OPEN_RUN} and o.id <> r.id
+where h.id = $1 and r.overlap = 'skip' and r.state not in {_OPEN_RUN}
+  and not exists (select from ingestd.workflow_step c where c.run = r.id and c.compensates is not null) group by 1, 2"""
 
 # A new job like the old one, which stays where it is. Its unique key is not taken over: another may hold it. Nor is its place in
 # a workflow: a step ends once.
@@ -208,7 +230,15 @@ async def revive_all(
     Args:
         ended_by: leave out those that ended later.
     """
+    # The workflow's name before its runs, in a statement of its own: whoever starts one meanwhile is seen.
+    for row in await conn.fetch(ONE_AT_A_TIME, ids):
+        await steps.lock_workflow(conn, row["workflow"])
     return _ids(await conn.fetch(REVIVE, ids, run_at, ended_by))
+
+
+async def busy_with(conn: asyncpg.Connection, job_id: int) -> asyncpg.Record | None:
+    """Why a step that has ended cannot go on: `run`, its `workflow`, and the `other` run beside which it must not; None: it can."""
+    return await conn.fetchrow(BUSY_WITH, job_id)
 
 
 async def run_again(

@@ -27,6 +27,10 @@ select j.id, j.kind, j.queue_id, j.key, q.name as queue, q.paused_at is not null
                   join ingestd.workflow_step p on p.run = s.run and p.step = any (s.after)
                   where s.run = j.workflow_run and s.step = j.step
                     and p.state not in ('succeeded', 'failed', 'cancelled', 'skipped')) end as steps,
+       case when j.parked & {PARKED_DEPENDENCY} <> 0
+            then (select min(o.id) from ingestd.workflow_run r join ingestd.workflow_run o on o.workflow = r.workflow
+                  where r.id = j.workflow_run and r.state = 'waiting'
+                    and (o.state in ('running', 'compensating') or (o.state = 'waiting' and o.id < r.id))) end as run_before,
        case when j.parked & {PARKED_KEY} <> 0 then (select h.job_id from ingestd.key_hold h where h.key = j.key) end as held_by,
        ahead.id as ahead, ahead.runs as ahead_runs,
        exists (select from live n where j.kind = any (n.kinds)) as kind_known,
@@ -63,6 +67,8 @@ async def waiting_reason(conn: asyncpg.Connection, job_ids: Sequence[int]) -> di
 def _parked(row: asyncpg.Record) -> str | None:
     if row["awaits_children"]:
         return f"waits for its child jobs: {row['children']} left" if row["children"] else "waits for its run to end"
+    if row["run_before"] is not None:
+        return f"waits for run {row['run_before']} of its workflow to end"
     if row["awaits_steps"]:
         return f"waits for earlier steps: {row['steps']}" if row["steps"] else "waits for earlier steps"
     if not row["awaits_key"]:
