@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -140,11 +141,20 @@ async def test_many_arguments_may_be_given_as_anything_that_holds_them(
     assert await in_order(conn) == list(zip(ids, [0, 1, 2] * 2, strict=True))
 
 
+@asynccontextmanager
+async def begun_by_hand(conn: asyncpg.Connection) -> AsyncIterator[None]:
+    """A transaction that asyncpg's own blocks refuse to be inside of."""
+    await conn.execute("begin")
+    yield
+    await conn.execute("commit")
+
+
+@pytest.mark.parametrize("begun", [asyncpg.Connection.transaction, begun_by_hand])
 @pytest.mark.parametrize("granted", [False, True])
 @pytest.mark.parametrize("options", [{}, {"key": "a"}, {"delay": "10m"}, {"timeout": "5m"}], ids=str)
 @pytest.mark.parametrize("count", [1, 3])
 async def test_many_jobs_that_are_refused_leave_nothing_and_their_callers_transaction_open(
-    dsn: str, conn: asyncpg.Connection, granted: bool, options: dict[str, Any], count: int
+    dsn: str, conn: asyncpg.Connection, begun: Callable[[asyncpg.Connection], Any], granted: bool, options: dict[str, Any], count: int
 ) -> None:
     await conn.execute("insert into ingestd.kind (name, queue) values ('lost', 'nowhere')")
     args = [{"n": n} for n in range(count)]
@@ -152,7 +162,7 @@ async def test_many_jobs_that_are_refused_leave_nothing_and_their_callers_transa
     await conn.execute(f"create role {role}")
     await grant(conn, role)
     try:
-        async with Client(dsn) as client, conn.transaction():
+        async with Client(dsn) as client, begun(conn):
             await conn.execute(f"set local role {role}" if granted else "select")
             for wrong in ({"kind": "lost"}, {"kind": "k", "queue": "nope"}, {"kind": "k", "max_attempts": 0}):
                 with pytest.raises(InvalidInput):

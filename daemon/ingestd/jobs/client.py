@@ -23,6 +23,7 @@ from ingestd.jobs.model import NewJob
 from ingestd.jobs.options import Options, new_job
 from ingestd.jobs.store import granted
 from ingestd.postgres.pool import Database, PoolSizes
+from ingestd.postgres.savepoint import all_or_nothing
 
 __all__ = ["Client", "Handle", "current_client", "use_client"]
 
@@ -159,7 +160,7 @@ class Client:
         like = new_job(kind, None, options)
         _refuse_shared_key(like)
         # A refusal must not end a caller's transaction; without one, each statement is all or nothing by itself.
-        async with self.connection(conn) as used, used.transaction() if used.is_in_transaction() else nullcontext():
+        async with self.connection(conn) as used, all_or_nothing(used) if used.is_in_transaction() else nullcontext():
             if not allow_unknown:
                 like = replaced(like, (await self._published(used, kind, args)).name)
             if await self.only_granted(used, theirs=conn is not None):

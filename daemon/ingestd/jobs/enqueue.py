@@ -17,6 +17,7 @@ from ingestd.jobs.model import Job, NewJob
 from ingestd.jobs.store import granted, single
 from ingestd.jobs.store import jobs as store
 from ingestd.jobs.store.claim import Claimant
+from ingestd.postgres.savepoint import all_or_nothing
 
 BATCH = 1000
 BATCH_BYTES = 8 << 20
@@ -105,7 +106,7 @@ async def enqueue_granted(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> l
     texts = [checked(job) for job in jobs]
     done: list[Enqueued] = []
     try:
-        async with conn.transaction() if len(jobs) > 1 else nullcontext():
+        async with all_or_nothing(conn) if len(jobs) > 1 else nullcontext():
             for batch in _batches(texts):
                 some, jobs = jobs[: len(batch)], jobs[len(batch) :]
                 done += [Enqueued(*row) for row in await granted.insert_each(conn, some, batch)]
@@ -133,7 +134,7 @@ async def enqueue_alike(conn: asyncpg.Connection, template: NewJob, args: Sequen
         return await enqueue(conn, [replace(template, args=one) for one in args])
     lists = [text for start in range(0, len(args), BATCH) for text in _lists(args[start : start + BATCH])]
     await _require_queues(conn, [template])
-    async with conn.transaction() if len(lists) > 1 else nullcontext():
+    async with all_or_nothing(conn) if len(lists) > 1 else nullcontext():
         ids = [job_id for text in lists for job_id in await store.insert_alike(conn, template, text)]
         if len(ids) < len(args):
             await refuse_missing_queues(conn, [template])
@@ -168,7 +169,7 @@ async def refuse_missing_queues(conn: asyncpg.Connection, jobs: Sequence[NewJob]
 async def _insert_runs(conn: asyncpg.Connection, jobs: Sequence[NewJob], texts: Sequence[str]) -> list[Enqueued]:
     """Jobs that need more than the fast statement go by another one, in their place, so that ids stay in order."""
     done: list[Enqueued] = []
-    async with conn.transaction() if len(jobs) > 1 else nullcontext():
+    async with all_or_nothing(conn) if len(jobs) > 1 else nullcontext():
         for plain, run in groupby(zip(jobs, texts, strict=True), key=lambda ready: is_plain(ready[0])):
             ready = list(run)
             for batch in _batches([text for _, text in ready]):
