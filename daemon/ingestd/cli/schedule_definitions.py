@@ -98,7 +98,7 @@ def keyed(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(**given, keys=_read({key: value for key, value in values.items() if value is not None and value != []}))
 
     parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + [*options, enabled]
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # a function takes it, and typer reads it
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     call.__name__, call.__doc__ = command.__name__, command.__doc__
     return call

@@ -95,8 +95,8 @@ async def prepare(conn: asyncpg.Connection) -> None:
 
 
 def notice_silence(conn: asyncpg.Connection) -> None:
-    """Have the kernel ask whether the other side is still there; asyncpg has no option for that."""
-    sock = conn._transport.get_extra_info("socket")  # noqa: SLF001
+    """Have the kernel ask whether the other side is still there."""
+    sock = conn._transport.get_extra_info("socket")  # noqa: SLF001 - the driver has no option for that
     if sock is None or sock.family == socket.AF_UNIX:
         return
     # uvloop shows a socket without setsockopt; a duplicate of its descriptor is the same socket.

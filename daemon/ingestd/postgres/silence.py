@@ -78,7 +78,7 @@ class _Asking:
     # Not copy_out: there the server may have said all it has to say, and the client takes its time to put it somewhere.
 
 
-class Attentive(asyncpg.Connection):  # type: ignore[misc]
+class Attentive(asyncpg.Connection):  # type: ignore[misc]  # the driver has no types
     """A connection that knows whether it waits for an answer."""
 
     def __init__(self, protocol: Any, *args: Any, **options: Any) -> None:
@@ -94,7 +94,7 @@ def quiet_s(conn: Any) -> float:
     with suppress(asyncpg.InterfaceError, AttributeError, OSError):
         conn = getattr(conn, "_con", conn)
         sock = conn._transport.get_extra_info("socket")  # noqa: SLF001 - the driver has no option for that
-        if not conn._protocol.unanswered or sock is None or sock.family == socket.AF_UNIX:  # noqa: SLF001
+        if not conn._protocol.unanswered or sock is None or sock.family == socket.AF_UNIX:  # noqa: SLF001 - an `_Asking`, ours
             return 0.0
         # uvloop shows a socket without getsockopt; a duplicate of its descriptor is the same socket.
         with socket.socket(fileno=os.dup(sock.fileno())) as twin:
@@ -105,7 +105,7 @@ def quiet_s(conn: Any) -> float:
 
 def _brings_rows(conn: Any) -> bool:
     with suppress(asyncpg.InterfaceError, AttributeError):
-        return bool(getattr(conn, "_con", conn)._protocol.brings_rows)  # noqa: SLF001
+        return bool(getattr(conn, "_con", conn)._protocol.brings_rows)  # noqa: SLF001 - an `_Asking`, ours
     return False
 
 

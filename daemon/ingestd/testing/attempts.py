@@ -15,7 +15,7 @@ import orjson
 from ingestd.events import Bus
 from ingestd.jobs.client import Client, use_client
 from ingestd.jobs.model import Job, State
-from ingestd.jobs.registry import HandlerSpec
+from ingestd.jobs.registry import Executor, HandlerSpec
 from ingestd.jobs.store import ack as ack_store
 from ingestd.jobs.store.ack import PutBack, Result
 from ingestd.postgres.codecs import dump_json
@@ -141,8 +141,8 @@ def _here(spec: HandlerSpec, raised: list[BaseException]) -> HandlerSpec:
             raised.append(error)
             raise
 
-    executor = "async" if spec.executor == "async" else "thread"
-    return replace(spec, run=wrapped_plain, executor=executor, memory_limit=None)  # type: ignore[arg-type]
+    executor: Executor = "async" if spec.executor == "async" else "thread"
+    return replace(spec, run=wrapped_plain, executor=executor, memory_limit=None)
 
 
 def _ran(ctx: Context, ending: runner.Ending, exception: BaseException | None) -> Ran:

@@ -59,12 +59,12 @@ class Grammar:
 
     def open_quote(self, data: bytes, end: int) -> int:
         """Position of a quote that is still open at `end`, or -1."""
-        reached = self._lenient.match(data, 0, end).end()  # type: ignore[union-attr]
+        reached = self._lenient.match(data, 0, end).end()  # type: ignore[union-attr]  # it matches, if only nothing
         return -1 if reached == end else int(reached)
 
     def well_quoted(self, data: bytes, end: int) -> bool:
         """Whether no quote is open at `end` and every quoted cell before it ends where a cell may end."""
-        return self._strict.match(data, 0, end).end() == end  # type: ignore[union-attr]
+        return self._strict.match(data, 0, end).end() == end  # type: ignore[union-attr]  # as above
 
     def boundary(self, data: bytes) -> tuple[int, bool]:
         """Length of the whole records that `data` begins with (0 if the first one does not end in it); are they well quoted?"""
