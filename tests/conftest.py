@@ -118,6 +118,16 @@ async def conn(dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
+async def heard(dsn: str) -> AsyncIterator[list[str]]:
+    """What nodes are told of jobs."""
+    listening = await connect(dsn)
+    words: list[str] = []
+    await listening.add_listener("ingestd_job", lambda *message: words.append(message[3]))
+    yield words
+    await listening.close()
+
+
+@pytest.fixture
 def own_logging() -> Iterator[None]:
     """Give back the logging that the test run had."""
     root = logging.getLogger()

@@ -22,6 +22,11 @@ async def new(conn: asyncpg.Connection, kind: str = "sync", **options: Any) -> i
     return number
 
 
+async def rows(conn: asyncpg.Connection) -> list[asyncpg.Record]:
+    """All open jobs, with the names of their queues."""
+    return await conn.fetch("select j.*, q.name as queue from ingestd.job j join ingestd.queue q on q.id = j.queue_id order by j.id")  # type: ignore[no-any-return]
+
+
 async def take(conn: asyncpg.Connection, limit: int = 100) -> list[Job]:
     """Claim what is due in any queue."""
     queues = {row["id"]: row["name"] for row in await conn.fetch("select id, name from ingestd.queue")}

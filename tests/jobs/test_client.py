@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,18 +13,7 @@ from ingestd import Client, Context, Done, job
 from ingestd.errors import InvalidInput, UsageError
 from ingestd.jobs.decorator import JobFunction, declared_jobs
 from ingestd.postgres.pool import Database
-
-
-@pytest.fixture
-async def client(dsn: str, conn: asyncpg.Connection) -> AsyncIterator[Client]:
-    """An open client on a database that knows the kind `sync`."""
-    await conn.execute("insert into ingestd.kind (name, queue, priority, max_attempts) values ('sync', 'rollups', 5, 9)")
-    async with Client(dsn) as opened:
-        yield opened
-
-
-async def rows(conn: asyncpg.Connection) -> list[asyncpg.Record]:
-    return await conn.fetch("select j.*, q.name as queue from ingestd.job j join ingestd.queue q on q.id = j.queue_id order by j.id")  # type: ignore[no-any-return]
+from tests.jobs.kit import rows
 
 
 async def test_a_job_takes_the_defaults_of_its_kind(client: Client, conn: asyncpg.Connection) -> None:

@@ -42,16 +42,6 @@ async def other(dsn: str) -> AsyncIterator[asyncpg.Connection]:
     await opened.close()
 
 
-@pytest.fixture
-async def heard(dsn: str) -> AsyncIterator[list[str]]:
-    """What nodes are told."""
-    listening = await connect(dsn)
-    words: list[str] = []
-    await listening.add_listener("ingestd_job", lambda *message: words.append(message[3]))
-    yield words
-    await listening.close()
-
-
 async def shown(conn: asyncpg.Connection, number: int) -> dict[str, Any]:
     found = await reads.show_whole(conn, number)
     assert found is not None

@@ -10,18 +10,7 @@ import pytest
 from ingestd import Client
 from ingestd.errors import InvalidInput, JobFailed, NotFound, Refused
 from ingestd.postgres.migrate import grant
-
-
-@pytest.fixture
-async def client(dsn: str, conn: asyncpg.Connection) -> AsyncIterator[Client]:
-    """An open client on a database that knows the kind `sync`."""
-    await conn.execute("insert into ingestd.kind (name, queue, priority, max_attempts) values ('sync', 'rollups', 5, 9)")
-    async with Client(dsn) as opened:
-        yield opened
-
-
-async def rows(conn: asyncpg.Connection) -> list[asyncpg.Record]:
-    return await conn.fetch("select j.*, q.name as queue from ingestd.job j join ingestd.queue q on q.id = j.queue_id order by j.id")  # type: ignore[no-any-return]
+from tests.jobs.kit import rows
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ingestd.jobs.enqueue import enqueue, enqueue_told
 from ingestd.jobs.model import NewJob, State
 from ingestd.jobs.store.jobs import forget_holds
 from ingestd.postgres.session import connect
-from tests.jobs.kit import end, take
+from tests.jobs.kit import end, rows, take
 from tests.support import eventually
 
 EACH = "select * from ingestd.enqueue_each($1)"
@@ -30,10 +30,6 @@ async def client(dsn: str) -> AsyncIterator[Client]:
 async def ask(conn: asyncpg.Connection, **options: Any) -> tuple[int, bool, bool]:
     (told,) = await enqueue_told(conn, [NewJob("sync", unique_key="k", **options)])
     return tuple(told)
-
-
-async def rows(conn: asyncpg.Connection) -> list[asyncpg.Record]:
-    return await conn.fetch("select * from ingestd.job order by id")  # type: ignore[no-any-return]
 
 
 async def test_sixty_four_callers_with_one_key_get_one_job_and_no_error(client: Client, conn: asyncpg.Connection) -> None:

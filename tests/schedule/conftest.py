@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 import asyncpg
 
+from ingestd.postgres.session import connect
 from ingestd.schedule.declare import Applied, CompiledTarget, apply
+from ingestd.schedule.firing import Firer
 from ingestd.schedule.settings import ScheduleSettings, ScheduleTarget
 
 
@@ -31,6 +34,23 @@ async def backdate(conn: asyncpg.Connection, age: timedelta, name: str | None = 
         age,
         name,
     )
+
+
+async def fire_until(dsn: str, over: asyncio.Event) -> None:
+    """Fire slots as a node does, without a rest."""
+    own = await connect(dsn)
+    while not over.is_set():
+        await Firer().fire(own)
+    await own.close()
+
+
+async def steps_other_than_a_second(conn: asyncpg.Connection) -> int:
+    """How many slots of schedules that fire every second do not come a second after the one before."""
+    found: int = await conn.fetchval(
+        """select count(*) from (select due_at - lag(due_at) over (partition by schedule order by due_at) as step from ingestd.slot) g
+           where step <> interval '1 second'"""
+    )
+    return found
 
 
 async def slot_states(conn: asyncpg.Connection, name: str) -> list[str]:

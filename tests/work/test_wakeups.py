@@ -25,16 +25,6 @@ from tests.work.conftest import Workbench, handler, working
 DEFAULT, ALERTS = 1, 5
 
 
-@pytest.fixture
-async def heard(dsn: str) -> AsyncIterator[list[str]]:
-    """What another process hears."""
-    listener = await connect(dsn)
-    came: list[str] = []
-    await listener.add_listener("ingestd_job", lambda *told: came.append(told[3]))
-    yield came
-    await listener.close()
-
-
 @asynccontextmanager
 async def listening(db: Database, bench: Workbench) -> AsyncIterator[None]:
     """Wake a bench's worker by NOTIFY, as a daemon's listener does."""
