@@ -102,6 +102,8 @@ async def test_a_role_that_may_only_enqueue_is_enough_for_the_callers_connection
         ({"args": {"n": "five"}}, '"n" must be a whole number'),
         ({"args": {"n": 1, "m": 2}}, 'unexpected "m"'),
         ({"queue": "fast"}, r'queue "fast"; declare it as \[queues.fast\] in the configuration$'),
+        ({"queue": "a\0"}, "queue holds a NUL"),
+        ({"queue": 5}, "queue must be a string"),
         ({"delay": "-1s"}, "negative"),
     ],
 )

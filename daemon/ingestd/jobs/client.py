@@ -13,7 +13,7 @@ from typing import Any, Unpack
 import asyncpg
 
 from ingestd.errors import InvalidInput, Refused, UsageError
-from ingestd.jobs.checks import is_plain
+from ingestd.jobs.checks import checked, is_plain
 from ingestd.jobs.coalesce import Coalescer, Reserver
 from ingestd.jobs.enqueue import Enqueued, enqueue_alike, enqueue_granted, enqueue_told, refuse_missing_queues
 from ingestd.jobs.foreign import enqueue_foreign, is_asyncpg
@@ -189,6 +189,8 @@ class Client:
         # A kind that no node has published is in a queue that there always is; and of those there is no end.
         asked = {job.queue or (job.kind,): job for job in jobs if job.queue or not allow_unknown}
         news = [job for name, job in asked.items() if name not in self._queues]
+        for job in news:
+            checked(job)
         if news:
             # A role that was let in before it could look hears of it from the server.
             with suppress(asyncpg.InsufficientPrivilegeError):
