@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -14,7 +18,7 @@ from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
 from ingestd.jobs.store import rescue as rescue_store
 from ingestd.work import presence as presence_module
-from ingestd.work.presence import CELLS, Notes, Presence
+from ingestd.work.presence import CELLS, SIZE, Notes, Presence
 from tests.daemon.harness import Site
 from tests.faults import processes
 from tests.support import eventually
@@ -25,6 +29,16 @@ values ($1, gen_random_uuid(), 'n', 'h', 1, '0', '{work}', 1, now() - $2::interv
 CLAIM = """
 update ingestd.job set claim = gen_random_uuid(), node = $1, claimed_at = now() - $2::interval, attempt = 1 where id = any ($3)"""
 REPORT = "insert into ingestd.node_progress (node, at, started) values ($1, now() - $2::interval, $3)"
+TAKES_NOTES = """
+import sys, uuid
+from pathlib import Path
+from ingestd.work.presence import CELLS, Presence
+notes = Presence(Path(sys.argv[1])).enter(uuid.UUID(sys.argv[2]))
+for _ in range(CELLS):
+    notes.cells[notes.take()] = 1
+print("lives", flush=True)
+sys.stdin.read()
+"""
 CRASHED = "select array_agg(id order by id) from ingestd.job where crashes = 1 and claim is null"
 
 
@@ -102,6 +116,33 @@ def test_more_slots_than_cells_make_the_notes_void(tmp_path: Path) -> None:
     notes.take()
     assert presence.started(node) is None
     Notes()  # without a file, for whoever has no machine to tell
+
+
+def test_on_a_full_disk_a_node_lives_holds_its_lock_and_takes_no_notes(tmp_path: Path) -> None:
+    node = uuid.uuid4()
+    with full_disk(tmp_path):
+        # In a process of its own: what finds no room for a mapped page is ended by the kernel.
+        live = [sys.executable, "-c", TAKES_NOTES, str(tmp_path), str(node)]
+        with subprocess.Popen(live, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"lives\n"
+            assert Presence(tmp_path).is_dead(node) is False
+            assert Presence(tmp_path).started(node) is None
+            processes.kill(process.pid)
+        assert Presence(tmp_path).is_dead(node) is True
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """Make a folder a disk with room for less than the notes of one node."""
+    size = SIZE // 2
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("only root can make a disk")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 async def test_after_a_kill_only_what_ran_is_suspect(site: Site, conn: asyncpg.Connection) -> None:
