@@ -138,6 +138,8 @@ class Heartbeat:
         self._wake()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, ANSWER_S)
+        if self._watch is not None:
+            self._watch.stop()
 
     def register_again(self) -> None:
         """Write the node's row again: its kinds or address have changed."""
