@@ -80,9 +80,10 @@ async def blocks(ctx: Context, seconds: float) -> None:
 
 
 @job("regex", max_attempts=1)
-async def regex(ctx: Context, seconds: float, begun: str) -> None:
-    """Keep the interpreter: a regular expression that backtracks runs in C and lets go of nothing until it is done."""
-    Path(begun).touch()
+async def regex(ctx: Context, seconds: float, after: str) -> None:
+    """Keep the interpreter once a file appears: a regular expression that backtracks runs in C and lets go of nothing until it is done."""
+    while not Path(after).exists():
+        await asyncio.sleep(0.02)
     length, took = 18, 0.0
     while took < seconds:
         began = time.monotonic()
