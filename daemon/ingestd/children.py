@@ -226,9 +226,10 @@ def become_child(parent: int) -> Line:
         Where to write messages; whatever prints goes to stderr from now on.
     """
     die_with_parent(parent)
-    # Ctrl-C and a service manager's signals reach the whole group; only the parent decides when work ends.
+    # Ctrl-C and a service manager's signals reach the whole group; only the parent decides when work ends. They are heard and not
+    # heeded: what is ignored stays so in every program that a handler starts, which `terminate()` could then not end.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, lambda *_: None)
     answers = os.dup(1)
     os.dup2(2, 1)
     return Line(answers)

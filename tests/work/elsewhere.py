@@ -164,3 +164,11 @@ def starts_others(ctx: SyncContext, killed: bool) -> None:
     if killed:
         os.kill(os.getpid(), signal.SIGKILL)
     other.wait()
+
+
+@job("ends_another", executor="process", max_attempts=1)
+def ends_another(ctx: SyncContext, number: int) -> int:
+    os.kill(os.getpid(), number)  # this process goes on all the same
+    with subprocess.Popen(["sleep", "600"]) as other:
+        other.send_signal(number)
+        return other.wait(timeout=30)

@@ -228,6 +228,15 @@ async def test_what_a_killed_child_has_started_ends_with_it_and_at_once(db: Data
         assert time.monotonic() - began < STOP_TIMEOUT_S
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_program_that_a_handler_has_started_hears_signals_that_its_process_leaves_to_the_daemon(
+    db: Database, number: signal.Signals
+) -> None:
+    async with working(db, elsewhere.ends_another.spec):
+        done = await final(db, await put(db, "ends_another", {"number": number}))
+    assert (done["state"], done["result"]) == ("succeeded", -number), done["error"]
+
+
 async def test_a_plain_function_that_checks_ends_at_its_timeout(db: Database) -> None:
     async with working(db, elsewhere.listens.spec) as bench:
         done = await final(db, await put(db, "listens"))
