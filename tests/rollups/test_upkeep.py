@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from ingestd.access.roles import Actor, system_actor
+from ingestd.access.roles import Actor
 from ingestd.errors import Conflict, NotFound
 from ingestd.events import RollupRefreshed
 from ingestd.postgres.pool import Database
@@ -90,7 +90,7 @@ async def test_a_person_can_ask_for_a_refresh_once_and_it_is_in_the_audit_log(co
     with pytest.raises(Conflict, match='its flag is "frozen"'):
         await refresh_now(conn, actor, "still")
     with pytest.raises(Conflict, match="does not exist yet"):
-        await refresh_now(conn, system_actor(), "lost")
+        await refresh_now(conn, actor, "lost")
 
 
 async def test_a_refresh_whose_claim_is_lost_changes_nothing(conn: asyncpg.Connection, db: Database) -> None:

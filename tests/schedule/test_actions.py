@@ -21,7 +21,7 @@ from ingestd.schedule.preview import next_slots
 from ingestd.schedule.rules import parse_rule
 from ingestd.schedule.slots import Policy, plan
 from ingestd.schedule.store import firing
-from ingestd.schedule.store.reads import list_schedules, recent_slots, recent_slots_of
+from ingestd.schedule.store.reads import list_schedules, recent_slots_of
 from tests.schedule.conftest import backdate, declare
 from tests.support import eventually
 
@@ -366,7 +366,7 @@ async def test_recent_slots_come_newest_first_with_the_state_of_their_job(conn: 
                '[]', '{}', triggered_by from gone""",
         done,
     )
-    slots = await recent_slots(conn, "one", 30)
+    slots = (await recent_slots_of(conn, ["one"], 30))["one"]
     assert [slot["due_at"] for slot in slots] == sorted((slot["due_at"] for slot in slots), reverse=True)
     assert (slots[-1]["job_state"], slots[-1]["job_duration_ms"]) == ("succeeded", 12)
     assert {slot["job_state"] for slot in slots[:-1]} == {"available"}

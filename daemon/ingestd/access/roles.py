@@ -55,8 +55,3 @@ class Actor:
         if not self.scopes or permission == "public" or area in self.scopes:
             return True
         return permission == "read" and f"{area}:read" in self.scopes
-
-
-def system_actor() -> Actor:
-    """The daemon itself."""
-    return Actor("ingestd", "admin", "system")

@@ -115,33 +115,8 @@ async def _add_compensations(
     conn: asyncpg.Connection, run: asyncpg.Record, wanted: Mapping[str, Sequence[str]], rows: Mapping[str, asyncpg.Record]
 ) -> None:
     """Make the compensations steps of the run, blocked until those they wait for have succeeded."""
-    own = [rows[name] for name in wanted if rows[name]["undo"]["args"] is None]
-    done_with = await steps.arguments(conn, [row["job_id"] for row in own]) if own else {}
-    slot = await steps.slot(conn, run["job_id"])
-    jobs = [
-        NewJob(
-            undo["kind"],
-            undo["args"] if undo["args"] is not None else done_with.get(rows[name]["job_id"], {}),
-            queue=undo["queue"],
-            priority=undo["priority"],
-            parked=PARKED_DEPENDENCY,
-            workflow_run=run["id"],
-            step=compensation_of(name),
-            triggered_by="workflow",
-            parent_id=run["job_id"],
-            metadata=None if slot is None else slot.written(),
-            correlation_id=run["correlation_id"] or f"workflow-{run['id']}",
-        )
-        for name in wanted
-        for undo in [rows[name]["undo"]]
-    ]
-    reason = None
-    try:
-        async with conn.transaction():
-            ids: list[int | None] = list(await enqueue(conn, jobs))
-    except InvalidInput as error:
-        # A queue that is gone: without this the promoter would try for ever, and nobody would know.
-        ids, reason = [None] * len(jobs), f"it could not be enqueued: {error.message}"
+    jobs = await _compensating_jobs(conn, run, [rows[name] for name in wanted])
+    ids, reason = await _try_to_enqueue(conn, jobs)
     first = max(row["position"] for row in rows.values()) + 1
     added = [
         NewStep(
@@ -159,3 +134,36 @@ async def _add_compensations(
         for number, (name, job, job_id) in enumerate(zip(wanted, jobs, ids, strict=True))
     ]
     await steps.new_steps(conn, run["id"], added)
+
+
+async def _compensating_jobs(conn: asyncpg.Connection, run: asyncpg.Record, rows: Sequence[asyncpg.Record]) -> list[NewJob]:
+    """The jobs that take these steps back, in their order; one without arguments of its own is given those of its step."""
+    own = [row["job_id"] for row in rows if row["undo"]["args"] is None]
+    done_with = await steps.arguments(conn, own) if own else {}
+    slot = await steps.slot(conn, run["job_id"])
+    return [
+        NewJob(
+            undo["kind"],
+            undo["args"] if undo["args"] is not None else done_with.get(row["job_id"], {}),
+            queue=undo["queue"],
+            priority=undo["priority"],
+            parked=PARKED_DEPENDENCY,
+            workflow_run=run["id"],
+            step=compensation_of(row["step"]),
+            triggered_by="workflow",
+            parent_id=run["job_id"],
+            metadata=None if slot is None else slot.written(),
+            correlation_id=run["correlation_id"] or f"workflow-{run['id']}",
+        )
+        for row in rows
+        for undo in [row["undo"]]
+    ]
+
+
+async def _try_to_enqueue(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> tuple[Sequence[int | None], str | None]:
+    """Their ids; or none, and why: with a queue that is gone the promoter would try for ever otherwise, and nobody would know."""
+    try:
+        async with conn.transaction():
+            return await enqueue(conn, jobs), None
+    except InvalidInput as error:
+        return [None] * len(jobs), f"it could not be enqueued: {error.message}"

@@ -127,11 +127,6 @@ def _shown(row: asyncpg.Record) -> dict[str, Any]:
     return shown
 
 
-async def recent_slots(conn: asyncpg.Connection, name: str, limit: int = 30) -> list[dict[str, Any]]:
-    """The newest slots of a schedule, newest first, each with the state of its job."""
-    return (await recent_slots_of(conn, [name], limit)).get(name, [])
-
-
 async def recent_slots_of(conn: asyncpg.Connection, names: list[str], limit: int = 30) -> dict[str, list[dict[str, Any]]]:
     """The newest slots of several schedules, by name, newest first."""
     found: dict[str, list[dict[str, Any]]] = {}
