@@ -6,7 +6,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -120,7 +120,7 @@ def test_more_slots_than_cells_make_the_notes_void(tmp_path: Path) -> None:
 
 def test_on_a_full_disk_a_node_lives_holds_its_lock_and_takes_no_notes(tmp_path: Path) -> None:
     node = uuid.uuid4()
-    with full_disk(tmp_path):
+    with disk(tmp_path, SIZE // 2):
         # In a process of its own: what finds no room for a mapped page is ended by the kernel.
         live = [sys.executable, "-c", TAKES_NOTES, str(tmp_path), str(node)]
         with subprocess.Popen(live, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -132,10 +132,23 @@ def test_on_a_full_disk_a_node_lives_holds_its_lock_and_takes_no_notes(tmp_path:
         assert Presence(tmp_path).is_dead(node) is True
 
 
+async def test_a_node_that_starts_on_a_full_disk_does_its_jobs(site: Site, conn: asyncpg.Connection) -> None:
+    site.configure(daemon='handlers = ["tests.daemon.jobs"]')
+    site.state.mkdir()
+    with disk(site.state, 2 << 20):
+        assert await (await site.start()).stop() == 0
+        with (site.state / "others").open("wb", buffering=0) as others, suppress(OSError):
+            while others.write(bytes(4096)):
+                pass
+        daemon = await site.start()
+        (job,) = await enqueue(conn, [NewJob("nothing")])
+        await eventually(lambda: conn.fetchval("select state = 'succeeded' from ingestd.history where id = $1", job))
+        assert await daemon.stop() == 0
+
+
 @contextmanager
-def full_disk(folder: Path) -> Iterator[None]:
-    """Make a folder a disk with room for less than the notes of one node."""
-    size = SIZE // 2
+def disk(folder: Path, size: int) -> Iterator[None]:
+    """Make a folder a disk of so many bytes."""
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("only root can make a disk")

@@ -253,8 +253,15 @@ class App:
             rooms.admin_url = await self.admin.start()
             rooms.renew_admin = self.admin.renew
             stack.push_async_callback(self._stop_admin)
-            self._folder.tell_port(self.admin.port)
+            self._tell_port(self.admin.port)
             rooms.heartbeat.register_again()
+
+    def _tell_port(self, port: int) -> None:
+        try:
+            self._folder.tell_port(port)
+        except OSError as error:
+            # A full disk keeps from less than a node that does not start.
+            self.bus.emit(Notice(f"commands here will not find the admin server, for its port cannot be written down: {error.strerror}"))
 
     def _start_watches(self, rooms: Rooms) -> None:
         """What looks by itself for something to do, again and again."""
