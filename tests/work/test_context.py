@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from ingestd import JobCancelled, SyncContext, job, lifespan
 from ingestd.errors import ConfigurationError, InvalidInput
@@ -121,6 +122,25 @@ async def test_follow_ups_know_their_parent_and_what_they_belong_to(db: Database
     assert {row["correlation_id"] for row in found} == {"c-1"}
     assert found[0]["tags"] == ["x"]
     assert found[1]["rank"] == -10
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (({"n": 1}, {"n": 2}), "attempt 1 of 1: ctx.enqueue() takes one JSON object of arguments after the kind"),
+        ((5,), "the arguments must be an object, not 5"),
+        (("ab",), "the arguments must be an object, not a string"),
+        ((None,), None),
+    ],
+)
+async def test_a_follow_up_takes_one_object_of_arguments(db: Database, given: tuple[Any, ...], said: str | None) -> None:
+    async def first(ctx: Context) -> None:
+        await ctx.enqueue("second", *given)
+
+    async with working(db, handler("first", first, max_attempts=1), handler("second", nothing)):
+        done = await final(db, await put(db, "first"))
+    assert done["state"] == ("succeeded" if said is None else "failed")
+    assert said is None or said in done["reason"]
 
 
 async def test_a_plain_function_has_the_whole_context_without_await(db: Database) -> None:
@@ -320,6 +340,20 @@ async def test_a_handler_that_commits_by_hand_in_its_transaction_is_told_so(db: 
         done = await final(db, await put(db, "meddles"))
     assert (done["state"], done["error"]["class"]) == ("failed", "RuntimeError")
     assert "ended the transaction itself" in done["error"]["message"]
+
+
+async def test_an_outcome_that_comes_after_the_transaction_has_completed_the_job_is_told(db: Database) -> None:
+    async def too_late(ctx: Context) -> Retry:
+        async with ctx.transaction():
+            return Retry(after="1m")
+
+    with capture_logs() as said:
+        async with working(db, handler("late", too_late)):
+            done = await final(db, await put(db, "late"))
+    assert done["state"] == "succeeded"
+    assert [(line["event"], line["returned"]) for line in said if line.get("job_id") == done["id"]] == [
+        ("handler asked for more after its transaction had completed the job", repr(Retry(after="1m")))
+    ]
 
 
 async def test_a_message_of_one_word_is_told_with_its_class(db: Database) -> None:

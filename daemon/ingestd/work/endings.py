@@ -75,6 +75,8 @@ PLAIN = Ending(None, "succeeded")
 def after_return(ctx: Context, spec: HandlerSpec, value: Any) -> Ending:
     """The handler returned an outcome, a result, or nothing."""
     if ctx.acked is not None:
+        if isinstance(value, Outcome) and not isinstance(value, Done):
+            ctx.log.error("handler asked for more after its transaction had completed the job", returned=repr(value)[:200])
         return Ending(None, str(ctx.acked.state))
     if value is None or not isinstance(value, Outcome):
         return PLAIN if value is None and ctx.silent else _succeeded(ctx, value)

@@ -34,7 +34,9 @@ async def enqueue(
             return await enqueue_jobs(conn, jobs)
         async with db.services() as own:
             return await enqueue_jobs(own, jobs)
-    args = dict(more[0]) if more else {}
+    if len(more) > 1:
+        raise TypeError("ctx.enqueue() takes one JSON object of arguments after the kind: call it once for each job")
+    args = {} if not more or more[0] is None else more[0]
     options = {"parent_id": ours.id, "correlation_id": ours.correlation_id, **options}
     if isinstance(what, JobFunction):
         spec = what.spec
