@@ -102,3 +102,23 @@ async def test_a_suspect_that_was_handed_back_unstarted_keeps_no_other_from_runn
             await resume_queue(conn, ME, "default")
         go.set()
         await state_is(db, suspect, "succeeded")
+
+
+async def test_a_suspect_that_was_cancelled_before_it_began_keeps_no_other_from_running(db: Database) -> None:
+    go = asyncio.Event()
+
+    async def wait(ctx: Context) -> None:
+        await go.wait()
+
+    async def note(ctx: Context) -> None: ...
+
+    async with working(db, handler("wait", wait), handler("note", note), slots={"default": 1}) as bench:
+        await eventually(lambda: bench.worker.claimer.lanes)
+        suspect = await claimed_ahead(bench, db, "wait", crashes=1)
+        await cancel(db, suspect)
+        await state_is(db, suspect, "cancelled")
+        async with db.services() as conn, conn.transaction():
+            (other,) = await enqueue(conn, [NewJob("note")])
+            await conn.execute("update ingestd.job set crashes = 1 where id = $1", other)
+        go.set()
+        await state_is(db, other, "succeeded")

@@ -9,11 +9,12 @@ from typing import Any
 from uuid import UUID
 
 from ingestd.events import Bus, Notice
+from ingestd.jobs.model import Job
 from ingestd.jobs.store import claim as claim_store
 from ingestd.postgres.pool import Database
 from ingestd.work import runner
 from ingestd.work import store as node_store
-from ingestd.work.acker import Acker, Pending
+from ingestd.work.acker import Acker
 from ingestd.work.claimer import Claimer
 from ingestd.work.node import NodeIdentity
 from ingestd.work.running import Running
@@ -33,6 +34,7 @@ class Holdings:
         acker: has those whose ending is not written.
         running: those that run here, by id.
         interrupt: tells one of those to end, and why: one of `runner.Interrupted`.
+        give_back: returns a job that has not begun.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Holdings:
         acker: Acker,
         running: Mapping[int, Running],
         interrupt: Callable[[Running, str], None],
+        give_back: Callable[[Job], None],
     ) -> None:
         self._db = db
         self._bus = bus
@@ -52,6 +55,7 @@ class Holdings:
         self._acker = acker
         self._running = running
         self._interrupt = interrupt
+        self._give_back = give_back
         self._reported = False
         self._reconcile_at = 0.0
 
@@ -80,7 +84,7 @@ class Holdings:
             self._interrupt(entry, runner.Interrupted.CANCEL)
         for lane in self._claimer.lanes.values():
             for job in lane.withdraw(ids):
-                self._acker.submit(Pending(job, runner.give_back(job), "not started"))
+                self._give_back(job)
 
     def _drop_lost(self, running: Mapping[int, Running], held: Mapping[int, Any]) -> None:
         """A job rescued by others while we were cut off: stop working on it. Missed for ten seconds, for an ack may be under way."""

@@ -83,7 +83,7 @@ class Worker:
         self.claimer = Claimer(db, node, bus, registry.kinds, self._fit_slots, slots, self.acker.is_full)
         self.reservations = Reservations(self.claimer, registry, node, self._give_back_unstarted)
         self._client = Client(db, self._expect, self.reservations)
-        self._holdings = Holdings(db, bus, node, self.claimer, self.acker, self._running, self._interrupt)
+        self._holdings = Holdings(db, bus, node, self.claimer, self.acker, self._running, self._interrupt, self._give_back_unstarted)
         self.reporter = Poller("reporter", self._each_second, bus)
 
     @property
