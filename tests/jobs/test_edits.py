@@ -276,6 +276,21 @@ async def test_promoter_and_delete_never_wait_for_each_other_in_a_circle(conn: a
     assert await deleting == "waiting"
 
 
+@pytest.mark.parametrize("force", [True, False])
+async def test_cancel_and_the_ack_of_a_step_never_wait_for_each_other_in_a_circle(
+    conn: asyncpg.Connection, other: asyncpg.Connection, force: bool
+) -> None:
+    run = await start(conn, Workflow("w", order_steps("w", [Step("load", NewJob("load"))])), triggered_by="cli")
+    (job,) = await take(conn)
+    async with other.transaction():
+        # What an ack does: the job first, then its step.
+        await other.execute("select from ingestd.job where id = $1 for update", job.id)
+        cancelling = asyncio.create_task(actions.cancel_job(conn, ANN, job.id, force=force))
+        await eventually(lambda: other.fetchval(WAITS))
+        await other.execute("update ingestd.workflow_step set result = '1' where run = $1", run)
+    assert await cancelling == ("cancelled" if force else "cancelling")
+
+
 async def test_a_page_of_jobs_costs_a_page_whatever_history_holds(conn: asyncpg.Connection) -> None:
     await conn.execute(HISTORY)
     await conn.execute("analyze ingestd.history")

@@ -57,6 +57,7 @@ async def retry_job(conn: asyncpg.Connection, actor: Actor, job_id: int, run_at:
         Conflict: it waits for its first attempt, runs, or succeeded.
     """
     async with conn.transaction():
+        await history.lock_runs(conn, job_id)
         state = await history.lock_open(conn, job_id)
         done = await edits.move(conn, [job_id], run_at, only_retrying=True) if state == "waiting" else []
         if not done and (state or not await history.revive(conn, job_id, run_at)):

@@ -25,8 +25,12 @@ _COLUMNS = """id, kind, queue_id, rank, attempt, max_attempts, crashes, run_at, 
 _STEPS_FIRST = """with first as materialized (
     select from ingestd.workflow_step where job_id = any ($1::bigint[]) order by run, position for update
 )"""
-LOCK = f"""
-{_STEPS_FIRST}
+# Where the job runs, its ack goes the other way, from the job to its step: then the job alone is held, and nobody else wants its step.
+LOCK = """
+with first as materialized (
+    select from ingestd.workflow_step s where job_id = any ($1::bigint[])
+      and not exists (select from ingestd.job j where j.id = s.job_id and j.claim is not null) order by run, position for update
+)
 select case when claim is not null then 'running' else 'waiting' end from ingestd.job
 where id = any ($1::bigint[]) and (select count(*) from first) >= 0 for update"""
 
@@ -117,8 +121,11 @@ with runs_first as materialized (
 )
 select id, (select count(*) from told) from back"""
 ONE_AT_A_TIME = """
-select distinct r.workflow from ingestd.history h join ingestd.workflow_run r on r.id = h.workflow_run
-where h.id = any ($1::bigint[]) and r.overlap <> 'allow' order by 1"""
+select distinct r.workflow from ingestd.workflow_step s join ingestd.workflow_run r on r.id = s.run
+where s.job_id = any ($1::bigint[]) and r.overlap <> 'allow' order by 1"""
+LOCK_RUNS = """
+select from ingestd.workflow_run
+where id in (select run from ingestd.workflow_step where job_id = any ($1::bigint[])) order by id for update"""
 BUSY_WITH = f"""
 select r.id as run, r.workflow, min(o.id) as other
 from ingestd.history h join ingestd.workflow_run r on r.id = h.workflow_run
@@ -230,10 +237,20 @@ async def revive_all(
     Args:
         ended_by: leave out those that ended later.
     """
+    await _lock_workflows(conn, ids)
+    return _ids(await conn.fetch(REVIVE, ids, run_at, ended_by))
+
+
+async def lock_runs(conn: asyncpg.Connection, job_id: int) -> None:
+    """Hold the run of a step's job, before the step and the job: whoever decides about the run has them in this order."""
+    await _lock_workflows(conn, [job_id])
+    await conn.execute(LOCK_RUNS, [job_id])
+
+
+async def _lock_workflows(conn: asyncpg.Connection, ids: Sequence[int]) -> None:
     # The workflow's name before its runs, in a statement of its own: whoever starts one meanwhile is seen.
     for row in await conn.fetch(ONE_AT_A_TIME, ids):
         await steps.lock_workflow(conn, row["workflow"])
-    return _ids(await conn.fetch(REVIVE, ids, run_at, ended_by))
 
 
 async def busy_with(conn: asyncpg.Connection, job_id: int) -> asyncpg.Record | None:
