@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +23,9 @@ from ingestd import Client, job
 from ingestd.errors import InvalidInput
 from ingestd.jobs.checks import DEEPEST, json_args, json_list
 from ingestd.jobs.client import use_client
+from ingestd.jobs.enqueue import BATCH
 from ingestd.postgres.migrate import grant
+from tests.support import eventually
 
 
 @dataclass
@@ -171,6 +174,40 @@ async def test_many_jobs_that_are_refused_leave_nothing_and_their_callers_transa
         assert [n for _, n in await in_order(conn)] == list(range(count))
     finally:
         await conn.execute(f"drop owned by {role}; drop role {role}")
+
+
+WAITS_FOR_7 = """
+select true from pg_locks l join pg_database d on d.oid = l.database
+where d.datname = current_database() and l.locktype = 'advisory' and l.objid = 7 and not l.granted"""
+
+
+@pytest.mark.parametrize("count", [1, BATCH + 1])
+async def test_a_queue_that_is_declared_while_many_jobs_are_stored_leaves_nobody_with_some_of_them(
+    dsn: str, conn: asyncpg.Connection, count: int
+) -> None:
+    await conn.execute(
+        """insert into ingestd.kind (name, queue) values ('late', 'late');
+           create function wait_here() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(7); return null; end $$;
+           create trigger wait_here before insert on ingestd.job for each statement execute function wait_here();
+           select pg_advisory_lock(7)"""
+    )
+    args = [{"n": n} for n in range(count)]
+    async with Client(dsn) as client:
+        # Its first statement has looked for the queue, and waits before it stores anything.
+        asked = asyncio.create_task(client.enqueue_many("late", args))
+
+        async def waits() -> bool:
+            return bool(await conn.fetchval(WAITS_FOR_7))
+
+        await eventually(waits)
+        await conn.execute("insert into ingestd.queue (name) values ('late')")
+        await conn.execute("select pg_advisory_unlock(7)")
+        with pytest.raises(InvalidInput, match="declared only just now; nothing was enqueued") as refused:
+            await asked
+        assert refused.value.hint == "enqueue them again"
+        assert await in_order(conn) == []
+        await client.enqueue_many("late", args)
+    assert [n for _, n in await in_order(conn)] == list(range(count))
 
 
 @pytest.mark.parametrize(
