@@ -203,7 +203,7 @@ class Acker:
     def _tell(self, pending: Pending, written: bool) -> None:
         job, write = pending.job, pending.write
         if not written:
-            self._bus.emit(StaleAck(job.id, job.kind, job.correlation_id))
+            self.tell_stale(job)
         elif isinstance(write, store.Result):
             error = write.reason or (write.error or {}).get("message")
             self._bus.emit(JobFinished(job.id, job.kind, _shown(write), write.duration_ms, error, write.result, job.correlation_id))

@@ -162,11 +162,12 @@ class Worker:
         await self._client.rest()
         written = await self.acker.flush()
         await self._places.close()
-        if not written:
-            kept = self.acker.unwritten
-            self._bus.emit(Notice(f"Postgres is away: {kept} jobs could not be handed back; another node or the next start takes them up"))
-            return max(len(left) - kept, 0)
-        return len(left)
+        if written:
+            return len(left)
+        kept = self.acker.unwritten
+        told = f"{kept} jobs could not be handed back, for Postgres took nothing any more; another node or the next start takes them up"
+        self._bus.emit(Notice(told))
+        return max(len(left) - kept, 0)
 
     def _give_back_unstarted(self, job: Job, why: str = "not started") -> None:
         self.acker.submit(Pending(job, runner.give_back(job), why))
