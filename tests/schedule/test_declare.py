@@ -155,12 +155,14 @@ async def test_a_removed_schedule_fires_no_more_and_its_last_slots_are_missed(co
 async def test_a_schedule_declared_again_owes_nothing_for_the_time_between(conn: asyncpg.Connection) -> None:
     await declare(conn, {"one": {"every": "1s"}})
     await declare(conn, {})
+    # A second may have begun in between, whose slot belongs to its first life.
+    earlier = await conn.fetchval("select count(*) from ingestd.slot")
     await conn.execute("update ingestd.schedule set removed_at = now() - interval '1 hour', since = now() - interval '2 hours'")
     applied = await declare(conn, {"one": {"every": "1s"}})
     assert applied.added == ("one",)
     assert applied.settled == ()
     await Firer().fire(conn)
-    assert await conn.fetchval("select count(*) from ingestd.slot where due_at <= (select since from ingestd.schedule)") == 0
+    assert await conn.fetchval("select count(*) from ingestd.slot where due_at <= (select since from ingestd.schedule)") == earlier
     assert await conn.fetchval("select since > now() - interval '10 seconds' and removed_at is null from ingestd.schedule")
 
 

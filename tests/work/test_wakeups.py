@@ -178,7 +178,9 @@ async def test_jobs_that_come_at_random_moments_start_long_before_the_next_poll(
             asked[n] = time.monotonic()
         await eventually(lambda: len(began) == 60)
     await own.close()
-    waits = sorted(began[n] - asked[n] for n in range(60))
+    # Where each has to wait for the one before, it is late only from that one's turn on.
+    could = {n: max(asked[n], began.get(n - 1, 0.0)) if key else asked[n] for n in range(60)}
+    waits = sorted(began[n] - could[n] for n in range(60))
     assert waits[len(waits) * 3 // 4] < 0.5 * CROWDED, waits
 
 
