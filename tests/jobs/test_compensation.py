@@ -82,6 +82,21 @@ async def test_an_undo_gets_the_arguments_and_the_result_of_its_step(conn: async
     assert {found["correlation_id"] for found in await reads.list_jobs(conn)} == {f"workflow-{run}"}
 
 
+async def test_an_undo_whose_arguments_somebody_has_deleted_is_not_run_without_them(conn: asyncpg.Connection) -> None:
+    run = await begin(conn, step("a", args={"n": 1}), step("b", "a", args={"n": 2}), step("c", "b"))
+    await through(conn, "a", "b")
+    await actions.delete_job(conn, ANN, await conn.fetchval("select id from ingestd.history where kind = 'b'"))
+    await finish(conn, "c", State.FAILED)
+    await promote_once(conn)
+    (found,) = await reads.workflow_runs(conn, run=run)
+    assert (found["state"], found["not_undone"]) == ("failed", ["b", "a"])
+    assert [(one["step"], one["state"], one["reason"]) for one in found["steps"][-2:]] == [
+        ("b.undo", "failed", "the arguments of b, which it needs, are not kept any more"),
+        ("a.undo", "skipped", "skipped: b.undo failed"),
+    ]
+    assert await conn.fetchval("select count(*) from ingestd.job") == 0
+
+
 async def test_the_undo_of_an_import_gets_no_arguments_but_its_own(conn: asyncpg.Connection) -> None:
     """Those of the job behind an import step are ours, and no handler knows them."""
     from ingestd.app.targets import target_job

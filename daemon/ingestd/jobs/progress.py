@@ -116,7 +116,8 @@ async def _add_compensations(
 ) -> None:
     """Make the compensations steps of the run, blocked until those they wait for have succeeded."""
     jobs = await _compensating_jobs(conn, run, [rows[name] for name in wanted])
-    ids, reason = await _try_to_enqueue(conn, jobs)
+    ids, reason = await _try_to_enqueue(conn, list(jobs.values()))
+    made = dict(zip(jobs, ids, strict=True))
     first = max(row["position"] for row in rows.values()) + 1
     added = [
         NewStep(
@@ -125,26 +126,29 @@ async def _add_compensations(
             [compensation_of(other) for other in wanted[name]],
             "skip",
             "any",
-            job_id,
-            "blocked" if reason is None else "failed",
+            made.get(name),
+            "blocked" if made.get(name) is not None else "failed",
             compensates=name,
-            args=job.args if references(job.args) else None,
-            reason=reason,
+            args=jobs[name].args if name in jobs and references(jobs[name].args) else None,
+            reason=reason if name in jobs else f"the arguments of {name}, which it needs, are not kept any more",
         )
-        for number, (name, job, job_id) in enumerate(zip(wanted, jobs, ids, strict=True))
+        for number, name in enumerate(wanted)
     ]
     await steps.new_steps(conn, run["id"], added)
 
 
-async def _compensating_jobs(conn: asyncpg.Connection, run: asyncpg.Record, rows: Sequence[asyncpg.Record]) -> list[NewJob]:
-    """The jobs that take these steps back, in their order; one without arguments of its own is given those of its step."""
+async def _compensating_jobs(conn: asyncpg.Connection, run: asyncpg.Record, rows: Sequence[asyncpg.Record]) -> dict[str, NewJob]:
+    """The jobs that take these steps back, by step and in their order; one without arguments of its own is given those of its step.
+
+    Where somebody has deleted the job that knew them there is none: with no arguments it might take back something else.
+    """
     own = [row["job_id"] for row in rows if row["undo"]["args"] is None]
     done_with = await steps.arguments(conn, own) if own else {}
     slot = await steps.slot(conn, run["job_id"])
-    return [
-        NewJob(
+    return {
+        row["step"]: NewJob(
             undo["kind"],
-            undo["args"] if undo["args"] is not None else done_with.get(row["job_id"], {}),
+            undo["args"] if undo["args"] is not None else done_with[row["job_id"]],
             queue=undo["queue"],
             priority=undo["priority"],
             parked=PARKED_DEPENDENCY,
@@ -157,7 +161,8 @@ async def _compensating_jobs(conn: asyncpg.Connection, run: asyncpg.Record, rows
         )
         for row in rows
         for undo in [row["undo"]]
-    ]
+        if undo["args"] is not None or row["job_id"] in done_with
+    }
 
 
 async def _try_to_enqueue(conn: asyncpg.Connection, jobs: Sequence[NewJob]) -> tuple[Sequence[int | None], str | None]:
