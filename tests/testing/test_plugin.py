@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "testing.md"
-EXAMPLE = re.compile(r"^```python\n# (?P<file>[\w/]+\.py)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+EXAMPLE = re.compile(r"^```(?:python|ini)\n# (?P<file>[\w/]+\.\w+)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
 LIMIT_S = 240
 
 
@@ -35,11 +35,10 @@ def run_pytest(folder: Path, *options: str, url: str | None = None) -> str:
 
 def test_the_examples_of_the_document_are_tests_that_pass(tmp_path: Path, server_dsn: str) -> None:
     examples = EXAMPLE.findall(DOCUMENT.read_text(encoding="utf-8"))
-    assert {file for file, _ in examples} >= {"shop.py", "test_shop.py"}
+    assert {file for file, _ in examples} == {"pytest.ini", "shop.py", "test_shop.py"}
     for file, code in examples:
         with (tmp_path / file).open("a") as target:
             target.write(code + "\n\n")
-    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
     tests = sum(len(re.findall(r"^(?:async )?def test_", code, re.MULTILINE)) for _, code in examples)
     assert f"{tests} passed" in run_pytest(tmp_path, url=server_dsn)
 
