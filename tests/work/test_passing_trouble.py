@@ -35,3 +35,18 @@ async def test_a_job_that_cannot_be_put_back_for_a_while_waits_and_does_not_fail
         await conn.execute("drop trigger refuse on ingestd.job")
         ended = await eventually(lambda: conn.fetchrow("select state, attempt, reason from ingestd.history where id = $1", job))
     assert tuple(ended) == ("succeeded", 1, None)
+
+
+async def test_a_job_whose_own_transaction_finds_no_partition_in_history_is_run_again_and_spends_nothing(db: Database) -> None:
+    async def write(ctx: Context) -> None:
+        async with ctx.transaction() as own:
+            await own.execute("insert into public.done values ($1)", ctx.job.id)
+
+    async with db.handlers() as conn, working(db, handler("write", write, max_attempts=1)):
+        await conn.execute("create table public.done (job bigint)")
+        for leaf in await conn.fetch("select inhrelid::regclass::text from pg_inherits where inhparent = 'ingestd.history_ok'::regclass"):
+            await conn.execute(f"drop table {leaf[0]}")
+        (job,) = await enqueue(conn, [NewJob("write")])
+        ended = await eventually(lambda: conn.fetchrow("select state, attempt, reason from ingestd.history where id = $1", job))
+        assert tuple(ended) == ("succeeded", 1, None)
+        assert await conn.fetchval("select count(*) from public.done") == 1

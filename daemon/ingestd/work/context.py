@@ -20,6 +20,7 @@ from ingestd.jobs.decorator import JobFunction
 from ingestd.jobs.model import Job, NewJob, Slot, State
 from ingestd.jobs.store import ack as ack_store
 from ingestd.jobs.store import steps
+from ingestd.jobs.store.partitions import NoPartition, make_partitions
 from ingestd.postgres.pool import Database
 from ingestd.work import follow_ups
 from ingestd.work.elsewhere import Elsewhere
@@ -146,16 +147,21 @@ class Context:
         try:
             async with self.db.handlers() as conn:
                 self.backend = conn.get_server_pid()
-                async with conn.transaction():
-                    yield conn
-                    if not conn.is_in_transaction():
-                        raise RuntimeError(
-                            "the handler ended the transaction itself: leaving ctx.transaction() commits, an error in it rolls back"
-                        )
-                    reason, error = self._discarded or (None, None)
-                    result = self.completion(State.SUCCEEDED if reason is None else State.FAILED, reason=reason, error=error)
-                    if self.job.id not in await ack_store.ack(conn, [result]):
-                        raise StaleClaim(f"job {self.job.id} belongs to somebody else; its work was rolled back")
+                try:
+                    async with conn.transaction():
+                        yield conn
+                        if not conn.is_in_transaction():
+                            raise RuntimeError(
+                                "the handler ended the transaction itself: leaving ctx.transaction() commits, an error in it rolls back"
+                            )
+                        reason, error = self._discarded or (None, None)
+                        result = self.completion(State.SUCCEEDED if reason is None else State.FAILED, reason=reason, error=error)
+                        if self.job.id not in await ack_store.ack(conn, [result]):
+                            raise StaleClaim(f"job {self.job.id} belongs to somebody else; its work was rolled back")
+                except NoPartition:
+                    # No failure of the job's: it is handed back, and finds one.
+                    await make_partitions(conn)
+                    raise
                 self.acked = result
                 if self.on_acked is not None:
                     self.on_acked(result)

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from ingestd.jobs.model import Job, State
-from ingestd.jobs.store.partitions import make_partitions
+from ingestd.jobs.store.partitions import NoPartition, make_partitions
 from ingestd.postgres.codecs import dump_json, storable
 
 ATTEMPTS_KEPT = 20
@@ -177,12 +177,15 @@ async def ack(conn: asyncpg.Connection, results: Sequence[Result]) -> set[int]:
 
     Returns:
         The ids that were acked; one that is missing was stale and nothing was written about it.
+
+    Raises:
+        NoPartition: a partition is missing, and the caller's transaction has to be rolled back before it can be made.
     """
     try:
         return await _ack(conn, results)
-    except asyncpg.CheckViolationError:
+    except asyncpg.CheckViolationError as error:
         if conn.is_in_transaction():
-            raise
+            raise NoPartition(f"history has no partition for today: {error}") from error
         await make_partitions(conn)
         return await _ack(conn, results)
 
