@@ -11,9 +11,10 @@ from typing import Any
 import asyncpg
 import pytest
 
+from ingestd import Client
 from ingestd.app import cleanup
 from ingestd.app.handlers import handlers
-from ingestd.errors import AlreadyRunning
+from ingestd.errors import AlreadyRunning, InvalidInput
 from ingestd.facts import Cleared, Keep
 from ingestd.jobs.model import State
 from ingestd.jobs.settings import RetentionSettings
@@ -256,3 +257,21 @@ async def test_the_cleanup_job_tells_what_it_did(old: asyncpg.Connection, start_
     assert result["rows"] == sum(one.rows for one in would)
     assert (result["tidied"], result["postponed"]) == (1, [])
     assert {one["what"]: one["rows"] for one in result["cleared"]} == told(would)
+
+
+@pytest.mark.parametrize("days", [-5, 0, 36501, 10**12, 1.5])
+async def test_a_cleanup_that_would_keep_no_day_is_refused_and_forgets_nothing(
+    old: asyncpg.Connection, dsn: str, days: float, start_worker: Callable[..., Any]
+) -> None:
+    async def healthy() -> dict[str, Any]:
+        return {}
+
+    rows = await old.fetchval("select count(*) from ingestd.history")
+    specs = {spec.kind: spec for spec in handlers(RetentionSettings, dict, healthy, [])}
+    async with start_worker(specs["cleanup"]), Client(dsn) as client:
+        with pytest.raises(InvalidInput, match="the arguments do not fit cleanup"):
+            await client.enqueue("cleanup", {"days": days})
+    if days != 1.5:
+        with pytest.raises(InvalidInput, match="keeps 1 to 36500 days"):
+            await cleanup.clean(old, RetentionSettings(), days=int(days))
+    assert await old.fetchval("select count(*) from ingestd.history") == rows

@@ -11,7 +11,7 @@ import asyncpg
 
 from ingestd.access import facts as access_facts
 from ingestd.admin import facts as admin_facts
-from ingestd.errors import AlreadyRunning
+from ingestd.errors import AlreadyRunning, InvalidInput
 from ingestd.facts import Clear, Cleared, Keep
 from ingestd.jobs import facts as job_facts
 from ingestd.jobs.settings import RetentionSettings
@@ -21,6 +21,7 @@ from ingestd.schedule import facts as schedule_facts
 from ingestd.work import facts as work_facts
 
 LOCK = "cleanup"
+LONGEST_DAYS = 36500
 NEEDS_DIRECT_URL = "a pooler stands before this database, and partitions are detached only past it: set [database] direct_url"
 
 
@@ -40,8 +41,11 @@ async def clean(conn: asyncpg.Connection, retention: RetentionSettings, *, days:
         dry_run: change nothing. The counts are those that the real run would tell now.
 
     Raises:
+        InvalidInput: so many days would forget what is being done now, or are none of any calendar.
         AlreadyRunning: another cleanup is under way.
     """
+    if days is not None and not 1 <= days <= LONGEST_DAYS:
+        raise InvalidInput(f"a cleanup keeps 1 to {LONGEST_DAYS} days, not {days}", pointer="/days")
     keep = what_is_kept(retention, await locks.now(conn), days)
     if dry_run:
         return await _each_room(conn, keep, dry_run)

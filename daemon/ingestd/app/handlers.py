@@ -48,11 +48,18 @@ def handlers(
         tidy: what rooms want done at each cleanup; each answers with counts by name.
     """
     return [
-        HandlerSpec("cleanup", _Cleanup(retention, tidy).run, queue="maintenance", max_attempts=2),
+        HandlerSpec("cleanup", _Cleanup(retention, tidy).run, queue="maintenance", max_attempts=2, arguments=_DAYS),
         HandlerSpec("health", _Health(health).run, queue="maintenance", max_attempts=1),
         HandlerSpec("maintenance", _maintain, queue="maintenance", max_attempts=2),
         HandlerSpec("workflow", _StartWorkflow(workflows).run, queue="maintenance"),
     ]
+
+
+_DAYS = {
+    "type": "object",
+    "properties": {"days": {"anyOf": [{"type": "integer", "minimum": 1, "maximum": cleanup.LONGEST_DAYS}, {"type": "null"}]}},
+    "additionalProperties": False,
+}
 
 
 class _Cleanup:

@@ -16,11 +16,14 @@ from ingestd.errors import Refused
 from ingestd.facts import Cleared
 from ingestd.postgres.session import connect
 
-LONGEST_DAYS = 36500
 Days = Annotated[
     int | None,
     typer.Option(
-        "--days", min=1, max=LONGEST_DAYS, metavar="N", help="Keep so many days of all that jobs left behind, whatever [retention] says."
+        "--days",
+        min=1,
+        max=cleaning.LONGEST_DAYS,
+        metavar="N",
+        help="Keep so many days of all that jobs left behind, whatever [retention] says.",
     ),
 ]
 
