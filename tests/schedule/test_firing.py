@@ -335,7 +335,8 @@ async def test_fired_slots_are_told_one_by_one_and_a_gap_once(conn: asyncpg.Conn
 async def test_every_slot_found_while_the_last_job_is_open_names_that_job(conn: asyncpg.Connection) -> None:
     await declare(conn, {"one": {"every": "3s"}})
     await backdate(conn, timedelta(seconds=3))
-    (fired,) = (await Firer().fire(conn)).recorded
+    # The next one may be due already, and is skipped for the same reason.
+    fired, *_ = (await Firer().fire(conn)).recorded
     await conn.execute("delete from ingestd.slot")
     await backdate(conn, timedelta(seconds=12))
     skipped = (await Firer().fire(conn)).recorded
