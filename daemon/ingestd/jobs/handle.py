@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -76,7 +77,14 @@ class Handle:
 
 
 def seconds(timeout: float | str | timedelta | None) -> float | None:
-    """A time limit in seconds."""
+    """A time limit in seconds.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(timeout, float) and math.isnan(timeout):
+        # Comes before and after every other moment: it would keep the event loop's timers from going off.
+        raise ValueError("a timeout of nan seconds never ends")
     if timeout is None or isinstance(timeout, int | float):
         return timeout
     return parse_duration(timeout).total_seconds()
