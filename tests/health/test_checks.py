@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import namedtuple
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import asyncpg
@@ -85,6 +86,19 @@ async def test_a_database_that_is_away_is_critical_and_asked_only_once() -> None
     assert database is not None
     assert database.value.startswith("unreachable")
     assert asked == []
+
+
+async def test_where_all_wait_for_somebodys_lock_the_hint_is_to_look_for_it(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Postgres need not be started, nor its address be checked."""
+    monkeypatch.setattr(checks, "SOURCE_TIMEOUT_S", 0.2)
+    async with AsyncExitStack() as waiting:
+        for _ in range(db.sizes.services):
+            await waiting.enter_async_context(db.services())
+        report = await HealthRunner(db, book(), dict).report()
+    database = report.find("database")
+    assert database is not None
+    assert database.status == "critical"
+    assert "lock" in database.hint
 
 
 async def test_eager_probes_share_one_answer(db: Database) -> None:

@@ -107,7 +107,7 @@ class HealthRunner:
         except (*OUTAGE, asyncpg.PostgresError) as error:
             text = f"unreachable: {reason(error)}"
             full = isinstance(error.__cause__ or error, asyncpg.TooManyConnectionsError)
-            hint = FULL if full else "start Postgres, or check [database] url"
+            hint = FULL if full else SILENT if isinstance(error, TimeoutError) else "start Postgres, or check [database] url"
             return Check("database", "critical", text[:300], hint=hint)
         if not ours:
             return Check("database", "critical", "it holds no tables of ingestd", hint=EMPTY)
@@ -144,6 +144,7 @@ class HealthRunner:
 
 
 FULL = "all its connections are taken: raise max_connections of Postgres, or lower [database] pool_max"
+SILENT = "look in pg_stat_activity for who holds a lock on tables of ingestd; if that does not answer either, at the server and the network"
 EMPTY = "it was made anew, or is another one: restore a backup, or start the daemon again to begin with an empty one"
 READ_ONLY = "a standby, or told to be read-only; [database] url may name several servers, and the one that takes writes is found"
 SLOW = "Postgres is busy: look for long transactions in pg_stat_activity"
