@@ -17,6 +17,7 @@ from ingestd.access.roles import Actor
 from ingestd.admin.server import AdminServer
 from ingestd.admin.state import AdminState, NodeInfo
 from ingestd.app import configuration
+from ingestd.app.after_outage import AfterOutage
 from ingestd.app.control import Control
 from ingestd.app.database import Location, database, locate
 from ingestd.app.once import Once
@@ -32,8 +33,6 @@ from ingestd.cause import NODE
 from ingestd.errors import NotFound
 from ingestd.events import (
     Bus,
-    DatabaseBack,
-    Event,
     NodeDraining,
     NodeStarted,
     NodeStopped,
@@ -47,7 +46,6 @@ from ingestd.jobs.store.partitions import make_partitions
 from ingestd.jobs.store.queues import publish_kinds
 from ingestd.notify import Notifier
 from ingestd.postgres.migrate import migrate
-from ingestd.postgres.outage import OUTAGE, reason
 from ingestd.postgres.pool import Database
 from ingestd.postgres.session import connect
 from ingestd.schedule.store.firing import make_partitions as make_slot_partitions
@@ -104,7 +102,6 @@ class App:
         self._started_at = datetime.now(UTC)
         self._state = "starting"
         self._folder = StateFolder(settings.daemon.state_dir)
-        self._renewal: asyncio.Task[None] | None = None
 
     @property
     def settings(self) -> Settings:
@@ -196,7 +193,7 @@ class App:
         # Above whatever loops use: one that looks once more on what is closed already reports a failure that is none.
         stack.push_async_callback(self._supervisor.stop_all)
         await rooms.rescuer.poll()
-        stack.callback(self.bus.subscribe(self._on_event))
+        stack.callback(self.bus.subscribe(AfterOutage(rooms, self._supervisor.wake_all)))
 
         if location.embedded is not None:
             self._supervisor.start(Poller("postgres", self._keep_postgres(location), self.bus))
@@ -332,22 +329,6 @@ class App:
         async with self.rooms.db.services() as conn:
             await upkeep(conn)
         return UPKEEP_S
-
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, DatabaseBack):
-            self._renewal = asyncio.create_task(self._renew_connections(), name="renew connections")
-
-    async def _renew_connections(self) -> None:
-        if self.rooms is not None:
-            self.rooms.listener.renew()
-        try:
-            await self.db.renew()
-        except OUTAGE as error:
-            # Gone again, or full: what was left behind is ended after its next return, or by its own time limits.
-            self.bus.emit(Notice(f"sessions from before the outage could not be looked for: {reason(error)}"))
-        finally:
-            # Those that failed while it was away wait for this word.
-            self._supervisor.wake_all()
 
     def ready(self) -> tuple[bool, str]:
         """Whether the node takes work, and if not, why."""
