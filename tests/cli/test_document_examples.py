@@ -1,8 +1,9 @@
-"""Configurations that documents show are valid, word for word, beside the modules of handlers that they name."""
+"""Configurations that documents show are valid, and the commands and options that they name are there."""
 
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -18,6 +19,22 @@ EXAMPLES = [
     for number, text in enumerate(re.findall(r"^```toml\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
     if text.startswith(("[", "#"))  # a line alone is a part of one
 ]
+
+# In a block, or in the middle of a sentence; words in brackets and dots stand for something.
+COMMAND = re.compile(r"^(?:\$ |\* \* \* \* \*  )?ingestd (.+)$|`ingestd ([^`]+)`", re.MULTILINE)
+
+
+def commands() -> set[str]:
+    """Every command in any document, without what stands behind it."""
+    found = [one for path in ROOT.glob("**/*.md") if ".venv" not in path.parts for one in COMMAND.findall(path.read_text(encoding="utf-8"))]
+    plain = {re.split(r" \\?\||  +#", in_block or inline)[0].replace("…", "").rstrip("\\ ") for in_block, inline in found}
+    return {words for words in plain if not re.search(r"[\[<]|^is |\bpsql\b|^--help", words)}
+
+
+@pytest.mark.parametrize("words", sorted(commands()))
+def test_a_command_in_a_document_is_one_with_these_options(bare: Cli, words: str) -> None:
+    ran = bare(*shlex.split(words), "--help")
+    assert (ran.code, ran.err) == (0, "")
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
