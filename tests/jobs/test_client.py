@@ -326,5 +326,5 @@ async def test_a_wait_that_was_in_vain_says_for_which_job_and_how_long(client: C
     with pytest.raises(TimeoutError, match=f"job {handle.id} is not final after 0.05 s; it stays in the queue"):
         await handle.result(timeout="50ms")
     for wrong in ("soon", float("nan")):
-        with pytest.raises(ValueError, match="is not a duration|never ends"):
+        with pytest.raises(ValueError, match=r"is not a duration|never ends"):
             await handle.result(timeout=wrong)
