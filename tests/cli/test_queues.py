@@ -53,6 +53,19 @@ def test_a_node_is_asked_to_drain_once_by_whatever_names_it(cli: Cli, dsn: str) 
     assert shown["drain_asked_by"]
 
 
+def test_a_node_that_has_ended_shows_no_slots_at_work(cli: Cli, dsn: str) -> None:
+    cli("migrate")
+    node = add_node(dsn, "here:1")
+    ask(
+        dsn,
+        lambda conn: conn.execute("update ingestd.node set lanes = $1", {"default": {"running": 3, "slots": 4, "reason": "for a test"}}),
+    )
+    alive = cli("nodes", "list").out
+    ask(dsn, lambda conn: conn.execute("update ingestd.node set state = 'dead', ended_at = now() where id = $1", node))
+    dead = cli("nodes", "list").out
+    assert [(shown in alive, shown in dead) for shown in ("default 3/4", "for a test")] == [(True, False)] * 2
+
+
 def test_a_node_that_cannot_be_meant_is_refused_with_a_reason(cli: Cli, dsn: str) -> None:
     cli("migrate")
     node = add_node(dsn, "here:1")

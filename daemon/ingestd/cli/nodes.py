@@ -42,15 +42,20 @@ async def _list(shell: Shell) -> None:
             _state(node),
             ",".join(node["duties"]),
             node["running"],
-            " ".join(f"{name} {lane['running']}/{lane['slots']}" for name, lane in sorted(node["lanes"].items())),
+            " ".join(f"{name} {lane['running']}/{lane['slots']}" for name, lane in _lanes(node)),
             f"{node['loop_lag_ms'] or 0:.0f} ms",
             node["started_at"],
-            "; ".join(f"{name}: {lane['reason']}" for name, lane in sorted(node["lanes"].items()) if lane["reason"]),
+            "; ".join(f"{name}: {lane['reason']}" for name, lane in _lanes(node) if lane["reason"]),
         ]
         for node in found
     ]
     columns = ["name", "id", "state", "duties", "holds", "slots", "lag", "started", "scaled"]
     shell.answer({"items": found}, table(columns, rows) if found else "no node has run within a day")
+
+
+def _lanes(node: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Its queues; none of a node that has ended, whose last report would look as if it were still at work."""
+    return [] if node["state"] in ("stopped", "dead") else sorted(node["lanes"].items())
 
 
 def _state(node: dict[str, Any]) -> str:
