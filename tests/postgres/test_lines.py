@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -179,6 +180,23 @@ async def test_sessions_left_behind_are_ended_although_a_job_has_not_heard_yet_t
             await eventually(left.is_closed, timeout_s=10, saying="the session from before the outage is ended")
     await heart.close()
     await db.close()
+
+
+async def test_a_session_that_is_ended_between_two_parts_of_a_statement_is_lost_like_any_other(db: Database) -> None:
+    class Ending(silence._Asking):
+        async def prepare(self, *args: Any, **options: Any) -> Any:
+            prepared = await super().prepare(*args, **options)
+            session.terminate()
+            return prepared
+
+    with pytest.raises(ConnectionLost, match="the connection ended in the middle of a statement"):  # noqa: PT012
+        async with db.services() as conn:
+            session = conn._con
+            session._protocol = Ending(session._protocol.protocol)
+            await conn.fetchval("select 1 + $1::int", 1)
+    with pytest.raises(AttributeError):
+        async with db.services() as conn:
+            conn.no_such_thing  # noqa: B018 - somebody's mistake stays one
 
 
 async def speak_into_silence(db: Database, proxy: Proxy, stranded: asyncio.Event) -> None:

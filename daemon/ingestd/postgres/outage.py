@@ -36,6 +36,6 @@ def one_line(error: BaseException) -> str:
 def reason(error: BaseException) -> str:
     """An error of the network or the server in its own words, if it has any; not in the driver's, which are about its own states."""
     silent = "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
-    unusable = isinstance(error, asyncpg.InterfaceError) and str(error).startswith("cannot call ")
+    unusable = isinstance(error, AttributeError) or (isinstance(error, asyncpg.InterfaceError) and str(error).startswith("cannot call "))
     ended = "the connection ended in the middle of a statement" if unusable or isinstance(error, asyncpg.InternalClientError) else None
     return ended or getattr(error, "strerror", None) or str(error) or silent

@@ -17,6 +17,8 @@ from ingestd.postgres.session import CONNECT_TIMEOUT_S, POOLED, connect, has_end
 from ingestd.postgres.silence import Attentive, cut_silent, end_left_behind, unanswered
 
 STATEMENT_TIMEOUT_S = 60.0
+# The driver stumbles over a session that is ended between two parts of a statement.
+BROKEN: tuple[type[BaseException], ...] = (*OUTAGE, AttributeError)
 RELEASE_TIMEOUT_S = 3.0
 # Transactions of loops and pages are short. One whose line has fallen silent would keep its locks for hours otherwise, for the server
 # does not know that nobody is there any more; and others of ours wait for them.
@@ -131,7 +133,7 @@ class Database:
         lent.add(conn)
         try:
             yield conn
-        except OUTAGE as error:
+        except BROKEN as error:
             if await has_ended(conn):
                 raise ConnectionLost(f"Postgres went away: {reason(error)}") from error
             raise
