@@ -8,8 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from ingestd.app.settings import Settings, build, default_state_dir, load, warnings
@@ -60,6 +61,7 @@ def emptied(tree: Any) -> Any:
     return {key: emptied(value) for key, value in tree.items()} if isinstance(tree, dict) else tree
 
 
+@hypothesis.settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_TABLES, _TABLES, _TABLES)
 def test_layers_merge_deeply_and_later_ones_win(first: dict[str, Any], second: dict[str, Any], third: dict[str, Any]) -> None:
     layers = Layers()
