@@ -106,7 +106,8 @@ async def test_what_it_finally_does_is_fenced_like_anything_else(db: Database, d
         deaf_id = await put(db, "deaf")
         await eventually(lambda: reported(bench, deaf_id))
         async with db.services() as conn:
-            await conn.execute("update ingestd.job set claim = gen_random_uuid() where id = $1", deaf_id)
+            # By another node: a claim of its own that it knows nothing of this one would give back.
+            await conn.execute("update ingestd.job set claim = gen_random_uuid(), node = gen_random_uuid() where id = $1", deaf_id)
         deaf.go_on.set()
         await eventually(lambda: deaf_id not in bench.worker.running_jobs())
         await bench.worker.acker.flush()
