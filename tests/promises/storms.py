@@ -63,6 +63,7 @@ class Stream:
         self._site = site
         self._dsn = dsn
         self._tasks: list[asyncio.Task[None]] = []
+        self._writing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._enqueue(), name="jobs"), asyncio.create_task(self._write(), name="files")]
@@ -122,9 +123,10 @@ class Stream:
     async def _write(self) -> None:
         while True:
             name, start = f"part-{len(self.files):04d}.csv", len(self.files) * FILE_ROWS
-            # Before it is there: when this is cancelled the thread that writes goes on, and the file comes all the same.
+            # Counted before it is there, so it must come although this is cancelled meanwhile, or before its thread has begun.
             self.files.append(name)
-            await readings.put_readings(self._site, name, FILE_ROWS, start=start)
+            self._writing = asyncio.create_task(readings.put_readings(self._site, name, FILE_ROWS, start=start), name="file")
+            await asyncio.shield(self._writing)
             await asyncio.sleep(FILE_EVERY_S)
 
 
