@@ -62,6 +62,12 @@ def test_anything_else_is_no_priority(value: object) -> None:
     assert "low, normal, high" in said if said else -100 <= parse_priority(value) <= 100
 
 
+@pytest.mark.parametrize("text", ["1_0", "٣", "+5", " 5", "5\n", "--5", "", "-", "3.0", 3.0, True])
+def test_a_priority_is_written_in_plain_digits_as_in_sql(text: object) -> None:
+    with pytest.raises(ValueError, match="is not a priority"):
+        parse_priority(text)
+
+
 @pytest.mark.parametrize("name", ["", "A", "1a", "a-b", "a__b", "ä", "a b", "a\n", "x" * 64])
 def test_a_name_must_do_for_environment_keys_and_sql(name: str) -> None:
     with pytest.raises(ValueError, match="is not a name"):

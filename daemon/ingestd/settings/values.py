@@ -18,6 +18,8 @@ _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)", re.ASCII)
 # Looking for numbers with units takes time by the square of the length.
 _LONGEST_DURATION = 60
+# Python also reads digits of other scripts, underscores between them, and a plus, as nothing else that is asked for a priority does.
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,3}")
 _FORMS = 'a secret is a string, { file = "…" }, { env = "…" } or { credential = "…" }'
 
 
@@ -71,13 +73,11 @@ def parse_priority(value: object) -> int:
     """Read a priority: `low`, `normal`, `high` or -100..100, larger is sooner."""
     if isinstance(value, str) and value in PRIORITIES:
         return PRIORITIES[value]
-    try:
-        number = int(str(value))
-    except ValueError:
-        number = 1000
-    if isinstance(value, bool) or not -100 <= number <= 100:
-        raise ValueError(f'"{value}" is not a priority: low, normal, high, or a number from -100 to 100')
-    return number
+    if isinstance(value, int) and not isinstance(value, bool) and -100 <= value <= 100:
+        return int(value)
+    if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value) and -100 <= int(value) <= 100:
+        return int(value)
+    raise ValueError(f'"{value}" is not a priority: low, normal, high, or a number from -100 to 100')
 
 
 def priority_name(value: int) -> str | int:
