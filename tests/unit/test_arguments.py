@@ -73,6 +73,8 @@ def test_simple_annotations_become_types_and_others_accept_anything() -> None:
         ({"supplier": "a", "tags": "x"}, ['"tags" must be a list or null, not a string']),
         ({"supplier": "a", "options": {"n": "x"}}, ['"options.n" must be a whole number, not a string']),
         ({"supplier": "a", "mode": "half"}, ["\"mode\" must be one of 'full', 'delta', not 'half'"]),
+        ({"supplier": "a", "": 1}, ['unexpected ""']),
+        ({"supplier": "a", "options": {"": "x"}}, ['"options." must be a whole number, not a string']),
         ([], ["the arguments must be an object, not a list"]),
     ],
 )

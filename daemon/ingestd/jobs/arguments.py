@@ -130,10 +130,10 @@ def problems(schema: Schema, args: Any) -> list[str]:
         schema: as `arguments_schema` makes it, or a row of `ingestd.kind` keeps it.
         args: a JSON value, or what becomes one.
     """
-    return list(_check(schema, args, "", schema, 0))
+    return list(_check(schema, args, None, schema, 0))
 
 
-def _check(schema: Any, value: Any, place: str, root: Schema, depth: int) -> Iterator[str]:
+def _check(schema: Any, value: Any, place: str | None, root: Schema, depth: int) -> Iterator[str]:
     if not isinstance(schema, Mapping):
         if schema is False:
             yield f"{_named(place)} is not allowed"
@@ -157,11 +157,11 @@ def _check(schema: Any, value: Any, place: str, root: Schema, depth: int) -> Ite
         yield from _check_object(schema, value, place, root, depth)
     elif isinstance(value, list | tuple):
         for position, item in enumerate(value):
-            yield from _check(schema.get("items"), item, f"{place}[{position}]", root, depth + 1)
+            yield from _check(schema.get("items"), item, f"{place or ''}[{position}]", root, depth + 1)
     yield from _check_bounds(schema, value, place)
 
 
-def _check_object(schema: Schema, value: Mapping[str, Any], place: str, root: Schema, depth: int) -> Iterator[str]:
+def _check_object(schema: Schema, value: Mapping[str, Any], place: str | None, root: Schema, depth: int) -> Iterator[str]:
     properties = schema.get("properties") or {}
     for name in schema.get("required") or ():
         if name not in value:
@@ -176,7 +176,7 @@ def _check_object(schema: Schema, value: Mapping[str, Any], place: str, root: Sc
             yield from _check(others, item, _inside(place, name), root, depth + 1)
 
 
-def _check_any(branches: Sequence[Schema], value: Any, place: str, root: Schema, depth: int) -> Iterator[str]:
+def _check_any(branches: Sequence[Schema], value: Any, place: str | None, root: Schema, depth: int) -> Iterator[str]:
     answers = [list(_check(branch, value, place, root, depth + 1)) for branch in branches]
     if not answers or not all(answers):
         return
@@ -198,7 +198,7 @@ _BOUNDS: tuple[tuple[str, Callable[[Any, Any], bool], str], ...] = (
 _LENGTHS = (("minLength", "minItems", 1, "at least"), ("maxLength", "maxItems", -1, "at most"))
 
 
-def _check_bounds(schema: Schema, value: Any, place: str) -> Iterator[str]:
+def _check_bounds(schema: Schema, value: Any, place: str | None) -> Iterator[str]:
     if _is(value, "number"):
         for key, holds, words in _BOUNDS:
             if _is(schema.get(key), "number") and not holds(value, schema[key]):
@@ -256,9 +256,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _named(place: str) -> str:
-    return f'"{place}"' if place else "the arguments"
+def _named(place: str | None) -> str:
+    return "the arguments" if place is None else f'"{place}"'
 
 
-def _inside(place: str, name: object) -> str:
-    return f"{place}.{name}" if place else str(name)
+def _inside(place: str | None, name: object) -> str:
+    return str(name) if place is None else f"{place}.{name}"
