@@ -439,9 +439,13 @@ begin
                                    or (b.value #>> '{}')::numeric not between case b.key when 'factor' then 1 else 0 end
                                                                           and case b.key when 'jitter' then 1 else 1e9 end
                                when 'string' then b.key not in ('base', 'cap')
-                                   or b.value #>> '{}' !~ '^([0-9]{1,9}(\.[0-9]+)?(ms|s|m|h|d|w))+$'
+                                   or b.value #>> '{}' !~ '^([0-9]{1,9}(\.[0-9]+)?(ms|s|m|h|d|w))+$' or length(b.value #>> '{}') > 60
+                                   -- What nodes could not read they would leave out, and wait as long as the kind says.
+                                   or 1e9 < (select sum(n[1]::numeric * case n[2] when 'ms' then 0.001 when 's' then 1 when 'm' then 60
+                                                                        when 'h' then 3600 when 'd' then 86400 else 604800 end)
+                                             from regexp_matches(b.value #>> '{}', '([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)', 'g') n)
                                else true end)
-                then 'backoff takes base and cap (durations such as "1m", or seconds), factor (1 or more) and jitter (0 to 1)' end;
+                then 'backoff takes base and cap (durations such as "1m", or seconds, up to 1e9 s), factor (1 or more) and jitter (0 to 1)' end;
         if wrong is null then
             select case when octet_length(v.given::text) > v.most
                             then format('%s is larger than %s of JSON; keep large data in a table or file and hand over where', v.name,

@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from ingestd.jobs.backoff import Backoff, stored_backoff
 from ingestd.postgres.session import connect
 
 ENQUEUE = "select ingestd.enqueue($1, $2, $3)"
@@ -100,6 +101,10 @@ async def test_priorities_are_words_or_numbers(conn: asyncpg.Connection, priorit
         ("sync", {}, {"max_attempts": 0}, 'max_attempts "0" is not 1 to 32767'),
         ("sync", {}, {"max_attempts": "3"}, "max_attempts must be a number"),
         ("sync", {}, {"max_attempts": 2**40}, "is not 1 to 32767"),
+        ("sync", {}, {"backoff": {"base": 1e10}}, "backoff takes base and cap"),
+        ("sync", {}, {"backoff": {"base": "11575d"}}, "backoff takes base and cap"),
+        ("sync", {}, {"backoff": {"base": "11574d1w"}}, "backoff takes base and cap"),
+        ("sync", {}, {"backoff": {"cap": "1s" * 31}}, "backoff takes base and cap"),
         ("sync", {}, {"tags": "a"}, "tags must be an array of strings"),
         ("sync", {}, {"tags": [1]}, "tags must be an array of strings"),
         ("sync", {}, {"metadata": [1]}, "metadata must be a JSON object"),
@@ -114,6 +119,13 @@ async def test_what_makes_no_sense_is_refused_in_words_and_nothing_is_stored(
         await conn.fetchval(ENQUEUE, kind, args, options)
     assert said in str(refused.value)
     assert await conn.fetchval("select count(*) from ingestd.job") == 0
+
+
+@pytest.mark.parametrize("base", ["11574d", "999999999s", "1h30m", "1.5h500ms", "1w1d"])
+async def test_a_backoff_that_sql_takes_is_one_that_nodes_read(conn: asyncpg.Connection, base: str) -> None:
+    row = await job(conn, await conn.fetchval(ENQUEUE, "sync", {}, {"backoff": {"base": base, "cap": "11574d"}}))
+    kinds = Backoff()
+    assert stored_backoff(row["backoff"], kinds) is not kinds
 
 
 async def test_one_bad_job_among_many_stores_none(conn: asyncpg.Connection) -> None:
