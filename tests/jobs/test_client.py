@@ -88,6 +88,10 @@ async def test_a_unique_key_answers_with_the_open_job(client: Client) -> None:
         ({"run_at": datetime(2031, 1, 1)}, "run_at has no time zone"),  # noqa: DTZ001
         ({"max_attempts": 0}, "max_attempts must be 1 to 32767"),
         ({"max_attempts": 40_000}, "max_attempts must be 1 to 32767"),
+        ({"max_attempts": 2**40}, "a whole number, not 1099511627776"),
+        ({"max_attempts": "3"}, "a whole number, not '3'"),
+        ({"max_attempts": 3.0}, "a whole number, not 3.0"),
+        ({"max_attempts": True}, "a whole number, not True"),
         ({"args": [1]}, "args of a job must be a JSON object"),
     ],
 )

@@ -53,6 +53,10 @@ def test_an_async_function_runs_on_the_loop_and_a_plain_one_in_a_thread() -> Non
     [
         ({"max_attempts": 0}, "the first try counts"),
         ({"max_attempts": 40_000}, "1 to 32767"),
+        ({"max_attempts": 2**40}, "1 to 32767"),
+        ({"max_attempts": "3"}, "max_attempts of job sync must be 1 to 32767, a whole number, not '3': the first try counts"),
+        ({"max_attempts": 3.0}, "a whole number, not 3.0"),
+        ({"max_attempts": True}, "a whole number, not True"),
         ({"timeout": "ten"}, "not a duration"),
         ({"timeout": "0"}, "timeout of job sync must be longer than nothing"),
         ({"stuck_after": "0"}, "stuck_after of job sync"),
@@ -104,6 +108,7 @@ def test_arguments_are_given_by_name() -> None:
         ({"supplier": "a", "limit": 1}, None),
         ({}, "missing supplier"),
         ({"supplier": "a", "ctx": 1}, "unexpected ctx"),
+        ({"supplier": "a", "": 1}, 'unexpected ""'),
         ({"suplier": "a"}, "missing supplier; unexpected suplier"),
     ],
 )

@@ -52,8 +52,9 @@ def checked(job: NewJob) -> str:
             raise InvalidInput(f"run_at must be in the years {EARLIEST.year} to {LATEST.year - 1}", pointer="/run_at")
         if job.delay is not None:
             raise InvalidInput("give run_at or delay, not both", pointer="/delay")
-    if job.max_attempts is not None and (type(job.max_attempts) is not int or not 1 <= job.max_attempts <= MOST_ATTEMPTS):
-        raise InvalidInput(f"max_attempts must be 1 to {MOST_ATTEMPTS}", pointer="/max_attempts")
+    tries = job.max_attempts
+    if tries is not None and (type(tries) is not int or not 1 <= tries <= MOST_ATTEMPTS):
+        raise InvalidInput(f"max_attempts must be 1 to {MOST_ATTEMPTS}, a whole number, not {tries!r:.100}", pointer="/max_attempts")
     if job.priority is not None and not -100 <= job.priority <= 100:
         raise InvalidInput("priority must be low, normal, high, or -100 to 100", pointer="/priority")
     if job.tags:

@@ -87,15 +87,18 @@ class HandlerSpec:
         if needed <= args.keys() and (args.keys() <= known if known is not None else context not in args):
             return None
         missing = ", ".join(sorted(needed - args.keys()))
-        stray = ", ".join(sorted(map(str, args.keys() - known if known is not None else args.keys() & {context})))
+        others = args.keys() - known if known is not None else args.keys() & {context}
+        stray = ", ".join(sorted(str(name) or '""' for name in others))
         told = [f"missing {missing}"] * bool(missing) + [f"unexpected {stray}"] * bool(stray)
         return f"the queued arguments do not fit the handler: {'; '.join(told)}"
 
 
 def _check(spec: HandlerSpec) -> None:
     told = f"of job {spec.kind}"
-    if not 1 <= spec.max_attempts <= MOST_ATTEMPTS:
-        raise ValueError(f"max_attempts {told} must be 1 to {MOST_ATTEMPTS}: the first try counts")
+    tries: object = spec.max_attempts
+    # By its type, for True is 1 as well.
+    if type(tries) is not int or not 1 <= tries <= MOST_ATTEMPTS:
+        raise ValueError(f"max_attempts {told} must be 1 to {MOST_ATTEMPTS}, a whole number, not {tries!r:.100}: the first try counts")
     if not isinstance(spec.backoff, Backoff):
         raise ValueError(f'backoff {told} must be a Backoff: backoff=Backoff("1m", factor=2, cap="1h", jitter=0.1)')
     for name in ("timeout", "hard_timeout", "stuck_after"):
