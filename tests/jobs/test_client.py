@@ -12,6 +12,8 @@ import pytest
 from ingestd import Client, Context, Done, job
 from ingestd.errors import InvalidInput, UsageError
 from ingestd.jobs.decorator import JobFunction, declared_jobs
+from ingestd.jobs.enqueue import enqueue
+from ingestd.jobs.model import NewJob
 from ingestd.postgres.pool import Database
 from tests.jobs.kit import rows
 
@@ -35,7 +37,7 @@ async def test_a_kind_whose_queue_is_not_declared_is_refused_by_every_call(clien
         await client.enqueue_many("mail", [{}, {}])
     with pytest.raises(InvalidInput, match="the queue of mail is not declared"):
         async with conn.transaction():
-            await client.enqueue("mail", {}, conn=conn)
+            await enqueue(conn, [NewJob("mail"), NewJob("mail")])
     assert len(await client.enqueue_many("mail", [{}, {}], queue="default")) == 2
     assert len(await rows(conn)) == 2
 
@@ -159,6 +161,19 @@ async def test_a_refused_job_leaves_the_callers_transaction_usable(client: Clien
             await client.enqueue("sync", queue="fast", conn=conn)
         await client.enqueue("sync", conn=conn)
     assert len(await rows(conn)) == 1
+
+
+async def test_a_job_whose_kinds_own_queue_is_not_declared_leaves_the_callers_transaction_usable(
+    client: Client, conn: asyncpg.Connection
+) -> None:
+    await conn.execute("insert into ingestd.kind (name, queue, priority, max_attempts) values ('lost', 'gone', 0, 4)")
+    async with conn.transaction():
+        with pytest.raises(InvalidInput, match='no queue "gone", which is that of the kind "lost"'):
+            await client.enqueue("lost", conn=conn)
+        with pytest.raises(InvalidInput, match='no queue "gone", which is that of the kind "lost"'):
+            await enqueue(conn, [NewJob("lost")])
+        await client.enqueue("sync", conn=conn)
+    assert [row["kind"] for row in await rows(conn)] == ["sync"]
 
 
 # @job

@@ -72,9 +72,9 @@ async def enqueue_plain(conn: asyncpg.Connection, jobs: Sequence[NewJob], args: 
         jobs: no more than fit into one statement.
         args: the arguments of each as JSON.
     """
+    if len(jobs) == 1:
+        return [await _insert_one(conn, jobs[0], args[0])]
     try:
-        if len(jobs) == 1:
-            return [await single.insert_one(conn, jobs[0], args[0])]
         # What many callers enqueue at once is mostly the same, but for its arguments. No ids: there is no such queue.
         ids = await store.insert_alike(conn, jobs[0], f"[{','.join(args)}]") if _are_alike(jobs) else []
         return ids or await store.insert_jobs(conn, jobs, args)
@@ -181,7 +181,18 @@ async def _insert_runs(conn: asyncpg.Connection, jobs: Sequence[NewJob], texts: 
     return done
 
 
+async def _insert_one(conn: asyncpg.Connection, job: NewJob, text: str) -> int:
+    """Insert one plain job; a refusal leaves the transaction open, for one job has no others that would have to be taken back."""
+    job_id = await single.insert_one(conn, job, text)
+    if job_id is None:
+        await refuse_missing_queues(conn, [job])
+        raise InvalidInput("its queue was declared only just now; nothing was enqueued", hint="enqueue it again")
+    return job_id
+
+
 async def _insert_plain(conn: asyncpg.Connection, jobs: Sequence[NewJob], texts: Sequence[str]) -> list[int]:
+    if len(jobs) == 1:
+        return [await _insert_one(conn, jobs[0], texts[0])]
     try:
         return await store.insert_jobs(conn, jobs, texts)
     except asyncpg.NotNullViolationError:
