@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -182,7 +183,12 @@ def test_check_names_a_handler_module_that_cannot_be_used(bare: Cli, code: str, 
         ("package_of_mine.jbos", 'there is no module "package_of_mine.jbos", did you mean "jobs"?'),
         ("package_of_mine/jobs.py", '"package_of_mine/jobs.py" is not the name of a module: write "package_of_mine.jobs"'),
         ("./myjobs.py", '"./myjobs.py" is not the name of a module: write "myjobs"'),
-        ("my-jobs", '"my-jobs" is not the name of a module: write it with dots'),
+        ("package_of_mine.jobs.py", '"package_of_mine.jobs.py" is not the name of a module: write "package_of_mine.jobs"'),
+        ("package_of_mine.jobs:greet", '"package_of_mine.jobs:greet" is not the name of a module: write "package_of_mine.jobs"'),
+        ("package_of_mine.jobs.greet", '"package_of_mine.jobs" is a file, and has no module "greet" in it: write "package_of_mine.jobs"'),
+        (".package_of_mine", '".package_of_mine" is not the name of a module: write "package_of_mine"'),
+        ("", '"" is not the name of a module: write one such as "myapp.jobs"'),
+        ("far-away", 'there is no module "far-away"; looked in {folder} and what is installed for '),
         ("nothing_like_it", 'there is no module "nothing_like_it"; looked in {folder} and what is installed for '),
     ],
 )
@@ -193,7 +199,7 @@ def test_a_handler_module_that_is_not_there_is_told_with_what_was_meant(
     bare.configure("")
     (bare.folder / "package_of_mine").mkdir()
     (bare.folder / "package_of_mine" / "jobs.py").touch()
-    bare.environ["INGESTD_DAEMON__HANDLERS"] = name
+    bare.environ["INGESTD_DAEMON__HANDLERS"] = json.dumps([name])
     ran = bare("check")
     assert ran.code == 78
     assert said.replace("{folder}", str(bare.folder)) in ran.problem

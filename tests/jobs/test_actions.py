@@ -31,7 +31,7 @@ async def shown(conn: asyncpg.Connection, number: int) -> dict[str, object]:
 
 
 async def test_enqueueing_by_hand_needs_a_known_kind_and_is_audited(conn: asyncpg.Connection) -> None:
-    with pytest.raises(InvalidInput, match='no node knows the kind "sync"; no node has run here yet'):
+    with pytest.raises(InvalidInput, match='no node knows the kind "sync"; no node has run here yet: start one with `ingestd run`'):
         await actions.enqueue_job(conn, ANN, NewJob("sync"))
     await conn.execute("insert into ingestd.kind (name) values ('sync')")
     with pytest.raises(InvalidInput, match='no node knows the kind "zzz"; known kinds: sync'):

@@ -266,7 +266,7 @@ def test_an_object_with_a_mistake_of_its_own_is_still_known_to_those_that_name_i
         ("[daemon]\nhandlers = 1", '"handlers" in [daemon]: must be a list'),
         ('[daemon]\nstate_dir = ""', '"state_dir" in [daemon]: a path must not be empty'),
         ('[daemon]\nstate_dir = "~nobody-of-that-name/x"', "there is no home folder"),
-        ('[database]\nstart_timeout = "5s"', 'unknown key "start_timeout" in [database], it belongs into [daemon]'),
+        ('[database]\nstart_timeout = "5s"', 'unknown key "start_timeout" in [database], it belongs in [daemon]'),
         ('[daemon]\nqueues = ["defualt"]', 'there is no queue "defualt", did you mean "default"?'),
         ("[database]\npool_max = 14\n[queues.imports]\nconcurrency = 9", "these queues need at least 31 connections"),
         ("[queues.default]\nconcurrency = -1", '"concurrency" in [queues.default]: must be 0 or more'),

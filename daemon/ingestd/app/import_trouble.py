@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,17 +20,24 @@ def why_not_imported(name: str, error: BaseException, folders: Sequence[Path]) -
         error: what importing it raised.
         folders: where it was looked for first.
     """
-    if not all(part.isidentifier() for part in name.split(".")):
-        return f'"{name}" is not the name of a module{_dotted(name)}'
-    if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
-        return f'cannot import "{name}": {_not_there(error.name, folders)}'
-    return f'cannot import "{name}": {_raised(error, folders)}'
+    if not name.strip("."):
+        return f'"{name}" is not the name of a module: write one such as "myapp.jobs"'
+    missing = _missing(name, error)
+    if (missing or name.startswith(".")) and (meant := _meant(name)) != name:
+        return f'"{name}" is not the name of a module: write "{meant}"'
+    return f'cannot import "{name}": {_not_there(missing, folders) if missing else _raised(error, folders)}'
 
 
-def _dotted(name: str) -> str:
-    """A path, as people write who have just seen the file."""
-    dotted = ".".join(part for part in name.removesuffix(".py").split("/") if part not in ("", "."))
-    return f': write "{dotted}"' if dotted != name and all(part.isidentifier() for part in dotted.split(".")) else ": write it with dots"
+def _missing(name: str, error: BaseException) -> str | None:
+    """Which part of the module's own name there is not; None: it is there, and something else went wrong."""
+    part = error.name if isinstance(error, ModuleNotFoundError) else None
+    return part if part and f"{name}.".startswith(f"{part}.") else None
+
+
+def _meant(name: str) -> str:
+    """The module of a path or a function, as people write who have just seen the file."""
+    path = name.partition(":")[0].removesuffix(".py")
+    return ".".join(part for part in re.split(r"[/.]", path) if part)
 
 
 def _not_there(missing: str, folders: Sequence[Path]) -> str:
@@ -37,6 +45,8 @@ def _not_there(missing: str, folders: Sequence[Path]) -> str:
     inside = list(getattr(sys.modules.get(parent), "__path__", [])) if parent else [str(folder) for folder in folders]
     if near := did_you_mean(last, _modules(inside)):
         return f'there is no module "{missing}"{near}'
+    if parent and not inside:
+        return f'"{parent}" is a file, and has no module "{last}" in it: write "{parent}"'
     installed = "" if parent else f" and what is installed for {sys.executable}"
     return f'there is no module "{missing}"; looked in {", ".join(inside)}{installed}'
 

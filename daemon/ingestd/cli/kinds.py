@@ -30,4 +30,4 @@ async def _list(shell: Shell) -> None:
         found = await source.kinds()
     rows = [[one["name"], one["queue"], priority_name(one["priority"]), one["max_attempts"], one["published_at"]] for one in found]
     columns = ["kind", "queue", "priority", "attempts", "published"]
-    shell.answer({"items": found}, table(columns, rows) if found else "no node has run here yet")
+    shell.answer({"items": found}, table(columns, rows) if found else "no node has run here yet: start one with `ingestd run`")

@@ -17,6 +17,7 @@ from ingestd.jobs.store import queues
 from ingestd.settings import did_you_mean
 
 REMEMBERED_S = 60.0
+NOBODY_YET = "; no node has run here yet: start one with `ingestd run`, and name the modules of your handlers in [daemon] handlers"
 _TYPES: Mapping[str, type] = {"string": str, "integer": int, "number": float, "boolean": bool, "array": list, "object": dict}
 _PLACE = re.compile(r'"([^"]*)"')
 
@@ -108,6 +109,6 @@ async def require_kind(conn: asyncpg.Connection, kind: str) -> PublishedKind:
     found = await queues.published_kind(conn, kind)
     if found is None:
         known = [row["name"] for row in await queues.kinds(conn)]
-        hint = did_you_mean(kind, known) or (f"; known kinds: {', '.join(known)}" if known else "; no node has run here yet")
+        hint = did_you_mean(kind, known) or (f"; known kinds: {', '.join(known)}" if known else NOBODY_YET)
         raise InvalidInput(f'no node knows the kind "{kind[:200]}"{hint}', pointer="/kind")
     return PublishedKind(*found, read_at=time.monotonic())

@@ -130,7 +130,7 @@ def _lines(error: ValidationError, model: type[BaseModel], layers: Layers) -> It
 def _elsewhere(model: type[BaseModel], where: Sequence[str | int], key: str) -> str:
     """The section that has this very key, where no other has it: people remember a key before they remember its section."""
     homes = [name for name in sorted(known_keys(model, ())) if where != (name,) and len(where) == 1 and key in known_keys(model, (name,))]
-    return f", it belongs into [{homes[0]}]" if len(homes) == 1 else ""
+    return f", it belongs in [{homes[0]}]" if len(homes) == 1 else ""
 
 
 def _message(item: Any) -> str:
