@@ -94,6 +94,12 @@ def test_nobody_working_is_told_unless_quiet_was_asked_for(cli: Cli) -> None:
     assert cli("enqueue", "greet", "-q").err == ""
 
 
+def test_a_queue_that_is_only_declared_takes_jobs_before_any_node_has_run(cli: Cli, dsn: str) -> None:
+    cli.configure('[daemon]\nhandlers = ["myjobs"]\n[queues.calls]\nconcurrency = 3\n')
+    assert cli("enqueue", "greet", "--queue", "calls").code == 0
+    assert fetchval(dsn, "select concurrency from ingestd.queue where name = 'calls'") == 3
+
+
 def test_an_unknown_kind_or_queue_is_refused_with_those_there_are(cli: Cli, dsn: str) -> None:
     ran = cli("enqueue", "gret")
     assert ran.code == 64

@@ -17,7 +17,7 @@ from ingestd.jobs.handle import Waiter
 from ingestd.jobs.model import FINAL, NewJob
 from ingestd.jobs.options import new_job
 from ingestd.jobs.store.jobs import ended
-from ingestd.jobs.store.queues import kind_known, publish_missing_kinds
+from ingestd.jobs.store.queues import declare_missing_queues, kind_known, publish_missing_kinds
 from ingestd.jobs.store.reads import show_job
 
 FIRST_LOOK_S = 0.05
@@ -31,8 +31,9 @@ class Near(base.Near):
     async def enqueue(self, kind: str, args: Mapping[str, Any], options: Mapping[str, Any], *, allow_unknown: bool) -> dict[str, Any]:
         """Enqueue it: `id`, and whether it was `existing` and is `changed`."""
         job: NewJob = new_job(kind, args, options, triggered_by="cli")
+        # no node may have run yet, or with this configuration, but what it would make known may be at hand
+        await declare_missing_queues(self.conn, self.settings.all_queues())
         if not allow_unknown and "\0" not in job.kind and not await kind_known(self.conn, job.kind):
-            # no node has run yet, but the code may be at hand
             await publish_missing_kinds(self.conn, user_handlers(self.settings.daemon.handlers, self.shell.folders))
         done = await enqueue_job(self.conn, self.actor, job, allow_unknown=allow_unknown)
         return {"id": str(done.id), "existing": done.existing, "changed": done.changed}

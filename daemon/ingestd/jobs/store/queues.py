@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -76,6 +76,13 @@ async def declare_queue(conn: asyncpg.Connection, name: str, declared: QueueSett
         declared.rate.count,
         declared.rate.period,
     )
+
+
+async def declare_missing_queues(conn: asyncpg.Connection, declared: Mapping[str, QueueSettings]) -> None:
+    """Make queues that no node has made yet, for a caller that has their configuration at hand."""
+    there = {row["name"] for row in await queues(conn)}
+    for name in declared.keys() - there:
+        await declare_queue(conn, name, declared[name])
 
 
 async def queues(conn: asyncpg.Connection) -> list[asyncpg.Record]:
