@@ -12,8 +12,7 @@ import asyncpg
 import pytest
 
 from ingestd.events import Bus, Event, HorizonHeld
-from ingestd.facts import Check
-from ingestd.health.horizon import Horizon
+from ingestd.health.horizon import Held, Horizon
 from ingestd.health.store import jobs_of
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import NewJob
@@ -49,13 +48,18 @@ async def holder(dsn: str) -> AsyncIterator[asyncpg.Connection]:
         await own.close()
 
 
-async def look(horizon: Horizon, conn: asyncpg.Connection) -> Check:
-    (check,) = await horizon.checks(conn)
-    return check
+async def held(horizon: Horizon, conn: asyncpg.Connection) -> list[Held]:
+    """Those who hold, but for what other tests do in their own databases."""
+    return [one for one in await horizon.look(conn) if " in database " not in one.who]
+
+
+async def only(horizon: Horizon, conn: asyncpg.Connection) -> Held:
+    (one,) = await held(horizon, conn)
+    return one
 
 
 async def test_nobody_holds_anything(conn: asyncpg.Connection, horizon: Horizon) -> None:
-    assert (await look(horizon, conn)).status == "healthy"
+    assert await held(horizon, conn) == []
 
 
 async def test_an_open_transaction_is_named_with_pid_program_and_query(
@@ -63,15 +67,28 @@ async def test_an_open_transaction_is_named_with_pid_program_and_query(
 ) -> None:
     await holder.execute("begin isolation level repeatable read")
     await holder.fetchval("select count(*) from pg_class")
-    found = await look(horizon, conn)
+    found = await only(horizon, conn)
     pid = holder.get_server_pid()
-    assert found.status == "degraded"
-    assert f"session {pid} (reporting, role " in found.value
-    assert "idle in transaction: select count(*) from pg_class" in found.value
+    assert f"session {pid} (reporting, role " in found.who
+    assert "idle in transaction: select count(*) from pg_class" in found.who
     assert f"select pg_terminate_backend({pid})" in found.hint
-    assert found.since is not None
+    (check,) = await horizon.checks(conn)
+    assert (check.status, check.since is None) == ("degraded", False)
+    assert f"session {pid}" in check.value
     await holder.execute("rollback")
-    assert (await look(horizon, conn)).status == "healthy"
+    assert await held(horizon, conn) == []
+
+
+async def test_all_who_hold_for_long_are_named_at_once(conn: asyncpg.Connection, horizon: Horizon, dsn: str) -> None:
+    sessions = [await connect(dsn) for _ in range(3)]
+    try:
+        for session in sessions:
+            await session.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
+        (check,) = await horizon.checks(conn)
+        assert all(f"session {session.get_server_pid()}" in check.value for session in sessions)
+    finally:
+        for session in sessions:
+            await session.close()
 
 
 async def test_a_transaction_that_has_written_holds_under_read_committed_too(
@@ -79,60 +96,109 @@ async def test_a_transaction_that_has_written_holds_under_read_committed_too(
 ) -> None:
     await holder.execute("create table public.t (x int)")
     await holder.execute("begin; insert into public.t values (1)")
-    assert f"session {holder.get_server_pid()}" in (await look(horizon, conn)).value
+    assert f"session {holder.get_server_pid()}" in (await only(horizon, conn)).who
 
 
 async def test_a_transaction_that_holds_nothing_is_not_accused(
     conn: asyncpg.Connection, horizon: Horizon, holder: asyncpg.Connection
 ) -> None:
     await holder.execute("begin; select 1")
-    assert (await look(horizon, conn)).status == "healthy"
+    assert await held(horizon, conn) == []
 
 
 async def test_a_short_one_is_not_told(db: Database, conn: asyncpg.Connection, holder: asyncpg.Connection) -> None:
     horizon = Horizon(db, Bus(), timedelta(minutes=5))
     await holder.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
-    assert (await look(horizon, conn)).status == "healthy"
+    (check,) = await horizon.checks(conn)
+    assert check.status == "healthy"
     by_name = {gauge.name: gauge.value for gauge in await horizon.gauges(conn)}
     assert 0 <= by_name["horizon_age_seconds"] < 300
     assert by_name["horizon_age_transactions"] >= 0
 
 
-async def test_a_transaction_in_another_database_does_not_count(conn: asyncpg.Connection, horizon: Horizon, server_dsn: str) -> None:
+async def there(horizon: Horizon, conn: asyncpg.Connection, words: str) -> Held | None:
+    """Whoever holds from another database and is called so."""
+    return next((one for one in await horizon.look(conn) if words in one.who and " in database " in one.who), None)
+
+
+async def test_a_snapshot_in_another_database_does_not_count_and_what_was_written_there_does(
+    conn: asyncpg.Connection, horizon: Horizon, holder: asyncpg.Connection, server_dsn: str
+) -> None:
+    """A snapshot that is taken here is as old as the oldest transaction that has written anywhere on the server."""
     other = await connect(server_dsn)
+    pid = other.get_server_pid()
     try:
         await other.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
-        assert (await look(horizon, conn)).status == "healthy"
+        assert await there(horizon, conn, f"session {pid} ") is None
+        written = await other.fetchval("select txid_current()")
+        await holder.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
+        theirs = "select backend_xmin::text::bigint from pg_stat_activity where pid = $1"
+        assert await conn.fetchval(theirs, holder.get_server_pid()) <= written % 2**32
+        found = await there(horizon, conn, f"session {pid} ")
+        assert found is not None
+        assert f" in database {await other.fetchval('select current_database()')}, idle in transaction" in found.who
+        assert f"select pg_terminate_backend({pid})" in found.hint
     finally:
         await other.close()
 
 
 async def test_a_forgotten_prepared_transaction_is_named(conn: asyncpg.Connection, horizon: Horizon, holder: asyncpg.Connection) -> None:
-    if not int(await conn.fetchval("show max_prepared_transactions")):
-        pytest.skip("this server allows no prepared transactions")
-    gid = f"lost {uuid.uuid4().hex}"
-    await holder.execute("create table public.t (x int)")
-    await holder.execute("begin; insert into public.t values (1)")
-    await holder.execute(f"prepare transaction '{gid}'")
+    gid = await prepare(holder)
     try:
-        found = await look(horizon, conn)
-        assert f"prepared transaction '{gid}'" in found.value
-        assert f"rollback prepared '{gid}'" in found.hint
+        found = await only(horizon, conn)
+        assert f"prepared transaction '{gid}'" in found.who
+        assert f"rollback prepared '{quoted(gid)}'" in found.hint
     finally:
-        await holder.execute(f"rollback prepared '{gid}'")
+        await holder.execute(f"rollback prepared '{quoted(gid)}'")
 
 
-async def test_a_slot_that_nobody_reads_is_named(conn: asyncpg.Connection, horizon: Horizon) -> None:
+async def test_one_that_was_prepared_in_another_database_is_named_with_it(
+    conn: asyncpg.Connection, horizon: Horizon, server_dsn: str
+) -> None:
+    other = await connect(server_dsn)
+    gid = await prepare(other)
+    try:
+        database = await other.fetchval("select current_database()")
+        found = await there(horizon, conn, gid)
+        assert found is not None
+        assert f"in database {database} `commit prepared '{quoted(gid)}'`" in found.hint
+    finally:
+        await other.execute(f"rollback prepared '{quoted(gid)}'")
+        await other.close()
+
+
+async def prepare(session: asyncpg.Connection) -> str:
+    """Leave a transaction behind that has written, of a name that must be quoted."""
+    if not int(await session.fetchval("show max_prepared_transactions")):
+        pytest.skip("this server allows no prepared transactions")
+    gid = f"lost'{uuid.uuid4().hex}"
+    await session.execute("begin; select txid_current()")
+    await session.execute(f"prepare transaction '{quoted(gid)}'")
+    return gid
+
+
+def quoted(gid: str) -> str:
+    return gid.replace("'", "''")
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+async def test_a_slot_that_nobody_reads_is_named_whatever_its_database(
+    conn: asyncpg.Connection, horizon: Horizon, server_dsn: str, is_here: bool
+) -> None:
+    """A slot keeps the dead rows of the catalogs of every database."""
     if await conn.fetchval("show wal_level") != "logical":
         pytest.skip("this server keeps no logical WAL")
     name = f"lost_{uuid.uuid4().hex[:8]}"
-    await conn.execute(f"select pg_create_logical_replication_slot('{name}', 'pgoutput')")
+    other = await connect(server_dsn)
     try:
-        found = await look(horizon, conn)
-        assert f"replication slot {name} (inactive)" in found.value
+        await (conn if is_here else other).execute(f"select pg_create_logical_replication_slot('{name}', 'pgoutput')")
+        (found,) = [one for one in await horizon.look(conn) if name in one.who]
+        place = "" if is_here else f" in database {await other.fetchval('select current_database()')}"
+        assert found.who == f"replication slot {name} (inactive, catalogs only){place}"
         assert f"select pg_drop_replication_slot('{name}')" in found.hint
     finally:
-        await conn.execute(f"select pg_drop_replication_slot('{name}')")
+        await other.execute(f"select pg_drop_replication_slot('{name}')")
+        await other.close()
 
 
 @pytest.mark.parametrize("says_so", [True, False])
@@ -153,9 +219,9 @@ async def test_our_own_job_is_named_with_its_phase(dsn: str, conn: asyncpg.Conne
             "insert into ingestd.node_progress (node, started, progress) values ($1, $2, $3)", node, [first, second], progress
         )
         await own.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
-        found = await look(horizon, conn)
-        assert f"job {second} refresh (merging)" in found.value
-        assert (f"job {first} load" in found.value) is not says_so
+        found = await only(horizon, conn)
+        assert f"job {second} refresh (merging)" in found.who
+        assert (f"job {first} load" in found.who) is not says_so
         assert f"jobs show {second if says_so else first}" in found.hint
     finally:
         await own.close()
@@ -165,7 +231,7 @@ async def test_a_loop_of_ours_is_not_blamed_on_a_job(dsn: str, conn: asyncpg.Con
     own = await connect(dsn, application_name=f"ingestd:{uuid.uuid4()}:services")
     try:
         await own.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
-        assert (await look(horizon, conn)).value.startswith(f"ingestd itself: session {own.get_server_pid()} ")
+        assert (await only(horizon, conn)).who.startswith(f"ingestd itself: session {own.get_server_pid()} ")
     finally:
         await own.close()
 
@@ -175,15 +241,18 @@ async def test_each_holder_is_told_once(
 ) -> None:
     await holder.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
     await horizon.poll()
-    await look(horizon, conn)
+    await horizon.look(conn)
     await horizon.poll()
-    told = [event for event in events if isinstance(event, HorizonHeld)]
-    assert [str(holder.get_server_pid()) in event.who for event in told] == [True]
+
+    def told() -> int:
+        return len([event for event in events if isinstance(event, HorizonHeld) and f"session {holder.get_server_pid()} " in event.who])
+
+    assert told() == 1
     await holder.execute("rollback")
     await horizon.poll()
     await holder.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
     await horizon.poll()
-    assert len([event for event in events if isinstance(event, HorizonHeld)]) == 2
+    assert told() == 2
 
 
 async def test_a_session_that_we_may_not_look_into_is_timed_by_ourselves(
@@ -194,8 +263,8 @@ async def test_a_session_that_we_may_not_look_into_is_timed_by_ourselves(
     try:
         await holder.execute("begin isolation level repeatable read; select 1 from pg_class limit 1")
         await conn.execute(f"set role {role}")
-        found = await look(Horizon(db, Bus(), SOON), conn)
-        assert f"session {holder.get_server_pid()} " in found.value
+        found = await only(Horizon(db, Bus(), SOON), conn)
+        assert f"session {holder.get_server_pid()} " in found.who
         assert "pg_read_all_stats" in found.hint
     finally:
         await conn.execute("reset role")

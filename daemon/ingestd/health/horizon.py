@@ -1,7 +1,8 @@
 """Who keeps vacuum from removing dead rows, for how long, and what to do about it.
 
-One old snapshot anywhere in the database makes every table that turns over grow. ingestd's own claims stay fast under it, but
-nothing shrinks before it ends, so whoever it is gets named.
+One old snapshot anywhere in the database makes every table that turns over grow, and so does one old transaction that has written
+in any other database of the server. ingestd's own claims stay fast under it, but nothing shrinks before it ends, so whoever it is
+gets named.
 
 Weakness: replication slots and standbys do not tell since when they hold, nor do sessions whose role we may not look into;
 they are timed from our first look at the same xmin.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -28,6 +29,9 @@ from ingestd.settings import format_duration
 EVERY_S = 30.0
 LONG = timedelta(minutes=5)
 QUERY_CHARS = 80
+NAMED_AT_ONCE = 5
+KINDS = {"session": "session", "prepared": "prepared transaction", "slot": "replication slot", "standby": "standby"}
+STANDBY_HINT = "end the long query on that standby, or switch hot_standby_feedback off there"
 # What our sessions are for stands last in their names; the middle is a node.
 OURS = re.compile(r"ingestd(?::(?P<node>[0-9a-f-]{36}))?:(?P<purpose>[a-z_:]+)$")
 
@@ -38,12 +42,14 @@ class Held:
 
     Args:
         who: one line.
+        name: the same in a few words.
         since: as far as it is known.
         transactions: how many have been given numbers since.
         hint: what to do.
     """
 
     who: str
+    name: str
     since: datetime
     held_for: timedelta
     transactions: int
@@ -92,11 +98,12 @@ class Horizon:
 
     async def _describe(self, conn: asyncpg.Connection, one: Holder, since: datetime, now: datetime) -> Held:
         held_for = max(now - since, timedelta())
-        ours = OURS.match(one.application_name) if one.kind == "session" else None
+        ours = OURS.match(one.application_name) if one.kind == "session" and not one.elsewhere else None
+        name = f"{KINDS[one.kind]} {one.name}"
         if held_for < self._long:
-            return Held(f"{one.kind} {one.name}", since, held_for, one.transactions, "")  # nobody reads of those: look nothing up
+            return Held(name, name, since, held_for, one.transactions, "")  # nobody reads of those: look nothing up
         who, hint = await self._ours(conn, one, ours, since) if ours else describe(one)
-        return Held(who, since, held_for, one.transactions, hint)
+        return Held(who, name, since, held_for, one.transactions, hint)
 
     async def _ours(self, conn: asyncpg.Connection, one: Holder, ours: re.Match[str], since: datetime) -> tuple[str, str]:
         session = f"session {one.pid} ({one.application_name}), {one.state or 'state hidden'}"
@@ -118,8 +125,7 @@ class Horizon:
         threshold = format_duration(self._long)
         if not long:
             return [Check("horizon", "healthy", "vacuum can remove what is dead", threshold)]
-        others = f", and {len(long) - 1} more" if len(long) > 1 else ""
-        value = f"{long[0].who} has kept dead rows for {_about(long[0].held_for)}{others}"
+        value = f"{long[0].who} has kept dead rows for {_about(long[0].held_for)}{_as_well(long[1:])}"
         return [Check("horizon", "degraded", value, threshold, long[0].since, long[0].hint)]
 
     async def gauges(self, conn: asyncpg.Connection) -> list[Gauge]:
@@ -135,30 +141,42 @@ class Horizon:
 
 def describe(one: Holder) -> tuple[str, str]:
     """Who it is and what to do about it."""
+    there = f" in database {one.elsewhere}" if one.elsewhere else ""
+    named = one.name.replace("'", "''")
     match one.kind:
         case "prepared":
             return (
-                f"prepared transaction '{one.name}' of {one.owner}",
-                f"whoever prepared it forgot it: `commit prepared '{one.name}'` or `rollback prepared '{one.name}'`",
+                f"prepared transaction '{one.name}' of {one.owner}{there}",
+                f"whoever prepared it forgot it:{there} `commit prepared '{named}'` or `rollback prepared '{named}'`",
             )
         case "slot":
-            return (
-                f"replication slot {one.name} ({one.state})",
-                f"start its consumer, or if there is none any more: `select pg_drop_replication_slot('{one.name}')`",
-            )
+            return f"replication slot {one.name} ({one.state}{', catalogs only' if one.catalogs_only else ''}){there}", _slot_hint(one)
         case "standby":
-            return (
-                f"standby {one.name} by hot_standby_feedback",
-                "end the long query on that standby, or switch hot_standby_feedback off there",
-            )
+            return f"standby {one.name} by hot_standby_feedback", STANDBY_HINT
     who = (
-        f"session {one.pid} ({one.application_name or 'no application_name'}, role {one.owner}), {one.state or 'state hidden'}{_query(one)}"
+        f"session {one.pid} ({one.application_name or 'no application_name'}, role {one.owner}){there}, "
+        f"{one.state or 'state hidden'}{_query(one)}"
     )
     if (one.state or "").startswith("idle in transaction"):
         return who, f"its program forgot to commit: {_ending(one)}, and set idle_in_transaction_session_timeout for its role"
     if one.state is None:
         return who, f"grant pg_read_all_stats to ingestd's role to see what it does; {_ending(one)} ends it"
     return who, f"wait for its query, or end it: {_ending(one)}"
+
+
+def _slot_hint(one: Holder) -> str:
+    if one.state != "active":
+        return f"start its consumer, or if there is none any more: `select pg_drop_replication_slot('{one.name}')`"
+    if one.catalogs_only:
+        return "its consumer is there and does not confirm what it reads: look at it and at pg_stat_replication"
+    return STANDBY_HINT
+
+
+def _as_well(others: Sequence[Held]) -> str:
+    if not others:
+        return ""
+    more = len(others) - NAMED_AT_ONCE
+    return f"; so have {', '.join(one.name for one in others[:NAMED_AT_ONCE])}" + (f" and {more} more" if more > 0 else "")
 
 
 def _ending(one: Holder) -> str:

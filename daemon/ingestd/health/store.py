@@ -13,26 +13,31 @@ PING = "select not current_setting('transaction_read_only')::boolean as takes_wr
 # transactions in it, replication slots, and standbys that feed theirs back (those sessions belong to no database).
 # A snapshot of READ COMMITTED is as old as the statement; with a transaction number, or between statements, the whole
 # transaction counts. VACUUM holds back nobody. What a session of somebody else runs is hidden, not that it has a snapshot.
+# Of another database snapshots do not count, but transaction numbers do: whoever takes a snapshot here takes it from the oldest
+# number of the whole server, so where somebody always has one, all is held back. Slots hold in every database anyway.
 HOLDERS = """
 select 'session' as kind, pid::text as name, pid, application_name, usename::text as owner, state,
        case when backend_xid is not null or state like 'idle%' then xact_start else query_start end as since,
-       greatest(age(backend_xmin), age(backend_xid)) as transactions, coalesce(backend_xid, backend_xmin)::text as xmin,
-       left(query, 200) as query
-from pg_stat_activity a
-where datname = current_database() and (backend_xmin is not null or backend_xid is not null) and pid <> pg_backend_pid()
+       case when here.is then greatest(age(backend_xmin), age(backend_xid)) else age(backend_xid) end as transactions,
+       coalesce(backend_xid, backend_xmin)::text as xmin, left(query, 200) as query,
+       case when not here.is then datname::text end as elsewhere, false as catalogs_only
+from pg_stat_activity a cross join lateral (select datname = current_database()) here("is")
+where (backend_xid is not null or here.is and backend_xmin is not null) and datname is not null and pid <> pg_backend_pid()
   and coalesce(backend_type, 'client backend') in ('client backend', 'background worker')
   and not exists (select from pg_stat_progress_vacuum v where v.pid = a.pid)
 union all
-select 'prepared', gid, null, '', owner::text, 'prepared', prepared, age(transaction), transaction::text, ''
-from pg_prepared_xacts where database = current_database()
+select 'prepared', gid, null, '', owner::text, 'prepared', prepared, age(transaction), transaction::text, '',
+       nullif(database::text, current_database()::text), false
+from pg_prepared_xacts
 union all
 select 'slot', slot_name::text, active_pid, coalesce(plugin, ''), '', case when active then 'active' else 'inactive' end, null,
-       greatest(age(xmin), age(catalog_xmin)), coalesce(xmin, catalog_xmin)::text, ''
+       greatest(age(xmin), age(catalog_xmin)), coalesce(xmin, catalog_xmin)::text, '',
+       nullif(database::text, current_database()::text), xmin is null
 from pg_replication_slots
-where (xmin is not null or catalog_xmin is not null) and (database is null or database = current_database())
+where xmin is not null or catalog_xmin is not null
 union all
 select 'standby', coalesce(host(client_addr), application_name), pid, application_name, usename::text, state, null, age(backend_xmin),
-       backend_xmin::text, ''
+       backend_xmin::text, '', null, false
 from pg_stat_replication where backend_xmin is not null
 order by transactions desc nulls last limit 20"""
 
@@ -57,6 +62,8 @@ class Holder:
         transactions: how many have been given numbers since.
         xmin: what it holds, as text.
         query: what it runs or ran last, its beginning.
+        elsewhere: the database that it belongs to, if not to this one.
+        catalogs_only: users' tables are not held back by it.
     """
 
     kind: str
@@ -69,6 +76,8 @@ class Holder:
     transactions: int
     xmin: str | None
     query: str
+    elsewhere: str | None
+    catalogs_only: bool
 
 
 async def ping(conn: asyncpg.Connection) -> tuple[bool, bool]:
