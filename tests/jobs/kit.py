@@ -27,11 +27,11 @@ async def rows(conn: asyncpg.Connection) -> list[asyncpg.Record]:
     return await conn.fetch("select j.*, q.name as queue from ingestd.job j join ingestd.queue q on q.id = j.queue_id order by j.id")  # type: ignore[no-any-return]
 
 
-async def take(conn: asyncpg.Connection, limit: int = 100) -> list[Job]:
+async def take(conn: asyncpg.Connection, limit: int = 100, node: uuid.UUID = NODE) -> list[Job]:
     """Claim what is due in any queue."""
     queues = {row["id"]: row["name"] for row in await conn.fetch("select id, name from ingestd.queue")}
     kinds = [row[0] for row in await conn.fetch("select distinct kind from ingestd.job")]
-    who = Claimant(uuid.uuid4(), NODE, list(kinds), STORE)
+    who = Claimant(uuid.uuid4(), node, list(kinds), STORE)
     return await claim.sweep(conn, who, dict.fromkeys(queues, limit), queues)
 
 

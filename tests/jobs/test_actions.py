@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -111,6 +113,36 @@ async def test_a_job_that_was_asked_to_stop_does_not_go_back_into_the_queue(conn
     else:
         assert await claim.release_claim(conn, NODE, job.claim) == []
     assert (await shown(conn, number))["state"] == "cancelled"
+
+
+class Interrupted:
+    """A connection on which something else happens after the first statement."""
+
+    def __init__(self, conn: asyncpg.Connection, meanwhile: Awaitable[None]) -> None:
+        self._conn = conn
+        self._meanwhile: Awaitable[None] | None = meanwhile
+
+    async def fetch(self, *statement: object) -> list[asyncpg.Record]:
+        rows: list[asyncpg.Record] = await self._conn.fetch(*statement)
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile is not None:
+            await meanwhile
+        return rows
+
+
+async def test_a_job_that_came_back_while_its_dead_node_was_being_looked_at_is_not_ended(conn: asyncpg.Connection) -> None:
+    number = await new(conn)
+    await take(conn)
+    await actions.cancel_job(conn, ANN, number)
+
+    async def somebody_ends_it_and_another_node_begins_it() -> None:
+        await actions.cancel_job(conn, ANN, number, force=True)
+        await actions.retry_job(conn, ANN, number)
+        await take(conn, node=uuid.uuid4())
+
+    looking = Interrupted(conn, somebody_ends_it_and_another_node_begins_it())
+    assert await history.end_asked(looking, NODE, "its node died") == []
+    assert (await shown(conn, number))["state"] == "running"
 
 
 @pytest.mark.parametrize("act", [actions.retry_job, actions.cancel_job])

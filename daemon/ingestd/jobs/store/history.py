@@ -35,11 +35,14 @@ select case when claim is not null then 'running' else 'waiting' end from ingest
 where id = any ($1::bigint[]) and (select count(*) from first) >= 0 for update"""
 
 # Only jobs that nobody holds, unless $4 takes them from whoever does: then the claim is gone, and with it the right to write. The
-# claim does not go to history, where it would tell the node that its own ack had arrived.
+# claim does not go to history, where it would tell the node that its own ack had arrived. $5 and $6 are the node, and perhaps the
+# claim, that has it and was asked to stop: since it was found so it may have ended, come back, and begun elsewhere.
 END = f"""
 {_STEPS_FIRST}, found as materialized (
     select id from ingestd.job
-    where id = any ($1::bigint[]) and (claim is null or $4) and (select count(*) from first) >= 0 order by id for update skip locked
+    where id = any ($1::bigint[]) and (claim is null or $4)
+      and ($5::uuid is null or (node = $5 and cancel_asked_at is not null and ($6::uuid is null or claim = $6)))
+      and (select count(*) from first) >= 0 order by id for update skip locked
 ), gone as (
     delete from ingestd.job where id = any (array(select id from found)) returning *
 ), steps as (
@@ -201,7 +204,7 @@ async def end_all(conn: asyncpg.Connection, ids: Sequence[int], state: State, re
     Args:
         force: those that run as well; whoever runs them can write nothing about them any more.
     """
-    return _ids(await conn.fetch(END, ids, str(state), reason, force))
+    return _ids(await conn.fetch(END, ids, str(state), reason, force, None, None))
 
 
 async def ask_cancel(conn: asyncpg.Connection, ids: Sequence[int]) -> list[int]:
@@ -217,7 +220,7 @@ async def end_asked(conn: asyncpg.Connection, node: UUID, reason: str, *, claim:
         keep: but not these.
     """
     asked = _ids(await conn.fetch(ASKED, node, claim, keep))
-    return await end_all(conn, asked, State.CANCELLED, reason, force=True) if asked else []
+    return _ids(await conn.fetch(END, asked, str(State.CANCELLED), reason, True, node, claim)) if asked else []
 
 
 async def revive(conn: asyncpg.Connection, job_id: int, run_at: datetime | None = None) -> bool:
