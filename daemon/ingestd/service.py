@@ -42,7 +42,8 @@ class Poller:
 
     `poll` does one pass and returns the seconds until the next; `wake()` cuts the wait short. An error is counted, reported
     and retried with backoff and jitter: a loop never dies in silence. No `wake()` cuts a backoff short, or a loop that wakes
-    itself, or that many wake, would do without a pause what fails.
+    itself, or that many wake, would do without a pause what fails. `try_again()` does, and the backoff begins anew: after a
+    long outage the first pass may still meet with what is left of it.
 
     Args:
         name: names the task, the log lines and the loop's fact.
@@ -57,6 +58,8 @@ class Poller:
         self._bus = bus
         self._wake = asyncio.Event()
         self._mended = asyncio.Event()
+        # Failures since the last good pass, or since it was told that things may be mended.
+        self._failed_since = 0
         self._stopping = False
 
     @property
@@ -70,6 +73,7 @@ class Poller:
 
     def try_again(self) -> None:
         """Start the next pass now, after a failure too: what it failed of may have been mended."""
+        self._failed_since = 0
         self._mended.set()
         self._wake.set()
 
@@ -105,11 +109,12 @@ class Poller:
             self._state.failures += 1
             self._state.restarts += 1
             self._state.error = told
-            delay = backoff_s(self._state.failures)
+            self._failed_since += 1
+            delay = backoff_s(self._failed_since)
             self._bus.emit(LoopFailed(self.name, told, delay, repeated=told == known and not worth_repeating(self._state.failures)))
             return delay
         self._state.last_tick = time.monotonic()
-        self._state.failures = 0
+        self._state.failures = self._failed_since = 0
         self._state.error = None
         return delay
 

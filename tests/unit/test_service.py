@@ -126,6 +126,14 @@ async def test_what_is_mended_during_a_failing_pass_is_tried_at_once(long_backof
         await eventually(lambda: running.turns.count == 2)
 
 
+async def test_a_loop_that_fails_once_more_after_a_long_outage_tries_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "backoff_s", lambda failures: 0.0 if failures < 10 else FOREVER)
+    async with Running(Turns(failing=11)) as running:
+        await eventually(lambda: running.turns.count == 10)
+        running.poller.try_again()
+        await eventually(lambda: running.poller.state.failures == 0)
+
+
 async def test_stopping_ends_a_backoff_at_once(long_backoff: None) -> None:
     async with Running(Turns(failing=1)) as running:
         await eventually(lambda: running.poller.state.failures == 1)
