@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from ingestd import Client, SyncClient
@@ -160,6 +161,12 @@ async def test_a_role_that_was_let_in_before_it_could_look_for_queues_hears_of_t
             await shop.enqueue("sync", {"n": 1}, conn=theirs, queue="imports")
             with pytest.raises(InvalidInput, match='queue "fast"; declare it as'):
                 await shop.enqueue("sync", {"n": 1}, conn=theirs, queue="fast")
+            await theirs.rollback()
+            # It does not look again and again: each time the server would write down that it refused.
+            await conn.execute(f"grant select (name) on ingestd.queue to {role}")
+            with pytest.raises(InvalidInput, match='queue "fast"; declare it as'):
+                await shop.enqueue("sync", {"n": 1}, conn=theirs, queue="fast")
+            assert theirs.info.transaction_status is TransactionStatus.INERROR, "it was the server that refused"
     finally:
         await conn.execute(f"drop owned by {role}; drop role {role}")
 

@@ -51,7 +51,7 @@ class Client:
         self._own = isinstance(database, str)
         self._open = not self._own
         self._kinds: dict[str, PublishedKind] = {}
-        # Queues that there are: by name, and those of kinds.
+        # Queues that there are, or that we may not look for: by name, and those of kinds.
         self._queues: set[str | tuple[str]] = set()
         # Whether jobs may be inserted on the client's own connections; open pools are those of the daemon's role.
         self._direct: bool | None = None if self._own else True
@@ -192,10 +192,10 @@ class Client:
         for job in news:
             checked(job)
         if news:
-            # A role that was let in before it could look hears of it from the server.
+            # A role that was let in before it could look hears of it from the server, and asks no more: each refusal is in the server's log.
             with suppress(asyncpg.InsufficientPrivilegeError):
                 await refuse_missing_queues(own, news)
-                self._queues.update(asked)
+            self._queues.update(asked)
 
     async def _fitted(self, conn: asyncpg.Connection, job: NewJob) -> NewJob:
         return replaced(job, (await self._published(conn, job.kind, [job.args])).name)
