@@ -51,8 +51,10 @@ class Client:
         self._own = isinstance(database, str)
         self._open = not self._own
         self._kinds: dict[str, PublishedKind] = {}
-        # Queues that there are, or that we may not look for: by name, and those of kinds.
+        # Queues that there are: by name, and those of kinds.
         self._queues: set[str | tuple[str]] = set()
+        # Whether we may look for more.
+        self._sees_queues = True
         # Whether jobs may be inserted on the client's own connections; open pools are those of the daemon's role.
         self._direct: bool | None = None if self._own else True
         self._db = Database(database, sizes=PoolSizes(1, 4, 1)) if isinstance(database, str) else database
@@ -191,11 +193,14 @@ class Client:
         news = [job for name, job in asked.items() if name not in self._queues]
         for job in news:
             checked(job)
-        if news:
-            # A role that was let in before it could look hears of it from the server, and asks no more: each refusal is in the server's log.
-            with suppress(asyncpg.InsufficientPrivilegeError):
+        if news and self._sees_queues:
+            try:
                 await refuse_missing_queues(own, news)
-            self._queues.update(asked)
+            except asyncpg.InsufficientPrivilegeError:
+                # A role that was let in before it could look hears of it when it enqueues; the server writes down each look it refuses.
+                self._sees_queues = False
+            else:
+                self._queues.update(asked)
 
     async def _fitted(self, conn: asyncpg.Connection, job: NewJob) -> NewJob:
         return replaced(job, (await self._published(conn, job.kind, [job.args])).name)
