@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import Any
 
@@ -49,10 +50,36 @@ async def test_what_has_run_and_cannot_be_written_is_not_run_again_and_nothing_m
             row["claim"] for row in await conn.fetch("select claim from ingestd.job where claim is not null")
         }
         away = False
-        bench.worker.acker.poller.wake()
+        bench.worker.acker.poller.try_again()
         await eventually(lambda: conn.fetchval("select count(*) = $1 from ingestd.history where state = 'succeeded'", JOBS))
         assert not [event for event in bench.events if isinstance(event, StaleAck)]
     assert runs == Counter(ids)
+
+
+DEADLOCKS_ONCE = """
+create sequence tries;
+create function deadlock_once() returns trigger language plpgsql as $$ begin
+    -- A sequence goes on counting where all else is rolled back.
+    if nextval('tries') = 1 then raise 'deadlock detected' using errcode = 'deadlock_detected'; end if;
+    return new;
+end $$;
+create trigger deadlock_once before insert on ingestd.history for each row execute function deadlock_once()"""
+
+
+async def test_a_deadlock_while_the_last_endings_are_written_ends_no_drain(db: Database, conn: asyncpg.Connection) -> None:
+    async def run(ctx: Context) -> str:
+        ended.set()
+        return "a result"
+
+    ended = asyncio.Event()
+    async with working(db, handler("some", run)) as bench:
+        # Only the drain writes.
+        bench.worker.acker.poller.stop()
+        await conn.execute(DEADLOCKS_ONCE)
+        (job_id,) = await enqueue(conn, [NewJob("some")])
+        await asyncio.wait_for(ended.wait(), 10)
+        assert await bench.worker.drain(0.0, asyncio.Event()) == 0
+    assert await conn.fetchval("select state from ingestd.history where id = $1", job_id) == "succeeded"
 
 
 async def held_is(conn: asyncpg.Connection, ran: int) -> bool:

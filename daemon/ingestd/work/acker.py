@@ -133,7 +133,7 @@ class Acker:
                 # A table that somebody has locked, or a silent line, would hold up the end of the node for as long as it lasts.
                 async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
                     await self._poll()
-            except OUTAGE:
+            except (*OUTAGE, asyncpg.PostgresError):  # a deadlock, say: as in the loop, what waits is not at fault
                 if time.monotonic() >= deadline:
                     return False
                 await asyncio.sleep(RETRY_S)
