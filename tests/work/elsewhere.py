@@ -142,6 +142,54 @@ class Order(BaseModel):
     number: int
 
 
+class Mute:
+    """Has no text that could be stored in its place."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def strange(how: str) -> Any:
+    """What no JSON can hold, and why."""
+    if how == "keys":
+        return {(1, 2): 3}
+    if how == "mute":
+        return [Mute()]
+    circle: list[Any] = []
+    circle.append(circle)
+    return circle
+
+
+@job("strange_async")
+async def strange_async(ctx: Context, how: str, within: bool) -> Any:
+    if not within:
+        return strange(how)
+    async with ctx.transaction() as conn:
+        await conn.execute("insert into effect values (1)")
+        ctx.result = strange(how)
+    return None
+
+
+@job("strange_thread")
+def strange_thread(ctx: SyncContext, how: str, within: bool) -> Any:
+    if not within:
+        return strange(how)
+    with ctx.transaction() as conn:
+        conn.execute("insert into effect values (1)")
+        ctx.result = strange(how)
+    return None
+
+
+@job("strange_process", executor="process")
+async def strange_process(ctx: Context, how: str, within: bool) -> Any:
+    if not within:
+        return strange(how)
+    async with ctx.transaction() as conn:
+        await conn.execute("insert into effect values (1)")
+        ctx.result = strange(how)
+    return None
+
+
 @job("ships", executor="process")
 async def ships(ctx: Context, order: Order) -> dict[str, int]:
     return {"number": order.number}

@@ -11,11 +11,13 @@ import pytest
 
 from ingestd.jobs.enqueue import enqueue
 from ingestd.jobs.model import Discard, Done, NewJob, Retry, Snooze
+from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store.reads import show_job
 from ingestd.postgres.pool import Database
 from ingestd.work.context import Context
 from ingestd.work.synchronous import SyncContext
 from tests.support import eventually
+from tests.work import elsewhere
 from tests.work.conftest import handler, working
 
 
@@ -207,3 +209,27 @@ async def test_a_handler_that_cancels_its_own_task_has_failed_and_is_not_tried_f
             return done.get(after) == "succeeded" and all(done.get(job_id) == "failed" for job_id in odd)
 
         await eventually(ended)
+
+
+@pytest.mark.parametrize("spec", [elsewhere.strange_async.spec, elsewhere.strange_thread.spec, elsewhere.strange_process.spec])
+async def test_work_that_is_done_is_not_done_again_because_its_result_cannot_be_kept_wherever_it_was_done(
+    db: Database, spec: HandlerSpec
+) -> None:
+    whys = {"circle": "Circular reference detected", "keys": "keys must be str", "mute": "the text of a Mute raises RuntimeError"}
+    async with db.services() as conn:
+        await conn.execute("create table effect (n int)")
+    async with working(db, spec):
+        for how, why in whys.items():
+            for within in (False, True):
+                async with db.services() as conn:
+                    (job_id,) = await enqueue(conn, [NewJob(spec.kind, {"how": how, "within": within})])
+
+                async def ended(job_id: int = job_id) -> Any:
+                    async with db.services() as look:
+                        return await look.fetchrow("select state, attempt, result, reason from ingestd.history where id = $1", job_id)
+
+                state, attempt, result, reason = await eventually(ended)
+                assert (state, attempt, result) == ("succeeded", 1, None)
+                assert reason.startswith(f"its result could not be stored: {why}")
+    async with db.services() as conn:
+        assert await conn.fetchval("select count(*) from effect") == len(whys)

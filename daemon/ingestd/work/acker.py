@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
@@ -38,9 +38,7 @@ UNSTORABLE = (
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
     asyncpg.InternalServerError,
-    ValueError,
-    TypeError,
-    RecursionError,
+    *store.NO_JSON,
 )
 
 W = TypeVar("W")
@@ -190,7 +188,7 @@ class Acker:
         results = [pending.write for pending in batch if isinstance(pending.write, store.Result)]
         returns = [pending.write for pending in batch if isinstance(pending.write, store.PutBack)]
         async with self._db.core() as conn:
-            written = await _apart(conn, results, store.ack, _without_payload)
+            written = await _apart(conn, results, store.ack, store.without_payload)
             written |= await _apart(conn, returns, store.put_back, _failed_instead)
             if len(written) < len(batch):
                 written |= await _stop_asked(conn, [pending for pending in batch if pending.job.id not in written])
@@ -256,11 +254,6 @@ def _parks(write: store.Result | store.PutBack) -> bool:
 
 def _shown(result: store.Result) -> str:
     return "partial" if result.partial and result.state is State.SUCCEEDED else str(result.state)
-
-
-def _without_payload(result: store.Result, error: Exception) -> store.Result:
-    reason = f"{result.reason or ''} (its result could not be stored: {error})".strip()
-    return replace(result, result=None, error=None, counts=None, attempt=None, reason=reason)
 
 
 def _cancelled_instead(write: store.PutBack) -> store.Result:

@@ -154,9 +154,14 @@ class Context:
                             raise RuntimeError(
                                 "the handler ended the transaction itself: leaving ctx.transaction() commits, an error in it rolls back"
                             )
-                        reason, error = self._discarded or (None, None)
-                        result = self.completion(State.SUCCEEDED if reason is None else State.FAILED, reason=reason, error=error)
-                        if self.job.id not in await ack_store.ack(conn, [result]):
+                        reason, failure = self._discarded or (None, None)
+                        result = self.completion(State.SUCCEEDED if reason is None else State.FAILED, reason=reason, error=failure)
+                        try:
+                            acked = await ack_store.ack(conn, [result])
+                        except ack_store.NO_JSON as error:
+                            result = ack_store.without_payload(result, error)
+                            acked = await ack_store.ack(conn, [result])
+                        if self.job.id not in acked:
                             raise StaleClaim(f"job {self.job.id} belongs to somebody else; its work was rolled back")
                 except NoPartition:
                     # No failure of the job's: it is handed back, and finds one.

@@ -13,7 +13,7 @@ from ingestd.jobs.backoff import stored_backoff
 from ingestd.jobs.checks import FARTHEST
 from ingestd.jobs.model import PARKED_CHILDREN, AwaitChildren, Discard, Done, Job, Outcome, Retry, Snooze, State
 from ingestd.jobs.registry import HandlerSpec
-from ingestd.jobs.store.ack import PutBack, Result
+from ingestd.jobs.store.ack import PutBack, Result, without_payload
 from ingestd.logging import without_secrets
 from ingestd.postgres.outage import ConnectionLost, NoneFree
 from ingestd.settings import format_duration, parse_duration
@@ -53,6 +53,17 @@ class ArgumentsDoNotFit(Exception):
     """The queued arguments are not what the handler's models ask for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unkept(Outcome):
+    """The handler has done its work elsewhere, and its result cannot be handed over.
+
+    Args:
+        why: in words.
+    """
+
+    why: str
+
+
 @dataclass(slots=True)
 class Ending:
     """What is to be written about an attempt.
@@ -75,7 +86,7 @@ PLAIN = Ending(None, "succeeded")
 def after_return(ctx: Context, spec: HandlerSpec, value: Any) -> Ending:
     """The handler returned an outcome, a result, or nothing."""
     if ctx.acked is not None:
-        if isinstance(value, Outcome) and not isinstance(value, Done):
+        if isinstance(value, Outcome) and not isinstance(value, Done | Unkept):
             ctx.log.error("handler asked for more after its transaction had completed the job", returned=repr(value)[:200])
         return Ending(None, str(ctx.acked.state))
     if value is None or not isinstance(value, Outcome):
@@ -84,6 +95,8 @@ def after_return(ctx: Context, spec: HandlerSpec, value: Any) -> Ending:
     match outcome:
         case Done(result):
             return _succeeded(ctx, result)
+        case Unkept(why):
+            return Ending(without_payload(ctx.completion(State.SUCCEEDED), why), "succeeded")
         case Retry(reason=reason):
             delay = None if outcome.delay is None else _within_reach(outcome.delay, "Retry")
             return _again_or_failed(ctx, spec, delay, reason, {"class": "Retry", "message": reason})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,6 +15,8 @@ from ingestd.jobs.store.partitions import NoPartition, make_partitions
 from ingestd.postgres.codecs import dump_json, storable
 
 ATTEMPTS_KEPT = 20
+# What is raised, before anything is sent, where a result is no JSON.
+NO_JSON = (ValueError, TypeError, RecursionError)
 
 _MOVED = """id, kind, queue_id, rank, attempt, max_attempts, crashes, run_at, due_at, created_at, claim, node, store, key, key_strict,
            unique_key, unique_until, args, timeout, hard_timeout, backoff, tags, notes, metadata, correlation_id, parent_id,
@@ -142,6 +144,13 @@ class PutBack:
     parked: int = 0
     checkpoint: Any = None
     attempt: dict[str, Any] | None = None
+
+
+def without_payload(result: Result, error: Exception | str) -> Result:
+    """The same end with the reason why what it came with is not there: work that is done is not done again only for that."""
+    told = f"its result could not be stored: {error}"
+    reason = f"{result.reason} ({told})" if result.reason else told
+    return replace(result, result=None, error=None, counts=None, attempt=None, reason=reason)
 
 
 async def ack_plain(conn: asyncpg.Connection, done: Sequence[tuple[Job, float, int]]) -> set[int] | None:

@@ -32,7 +32,7 @@ from ingestd.jobs.client import Client, use_client
 from ingestd.jobs.decorator import JobFunction
 from ingestd.jobs.lifespan import lifespan_of
 from ingestd.jobs.registry import HandlerSpec
-from ingestd.jobs.store.ack import Result
+from ingestd.jobs.store.ack import NO_JSON, Result
 from ingestd.lines import RelayOutput
 from ingestd.logging import put_out
 from ingestd.postgres.codecs import dump_json
@@ -165,9 +165,9 @@ class _Workshop:
                     value = await self._spec.run(ctx, **ctx.job.args)
                 else:
                     value = await self._threads.run(ctx, self._spec, Limits(None, None))
-            return {"value": messages.value_to_json(value), "result": dump_json(ctx.result)}
+            return messages.ending_to_json(value, ctx.result)
         except BaseException as error:  # noqa: BLE001 - told to the daemon, which knows what becomes of it
-            with suppress(TypeError, ValueError, RecursionError):
+            with suppress(*NO_JSON):
                 return {"error": describe(error), "as": _sort(error), "result": dump_json(ctx.result)}
             return {"error": describe(error), "as": _sort(error), "result": "null"}
 

@@ -11,7 +11,9 @@ from uuid import UUID
 import orjson
 
 from ingestd.jobs.model import AwaitChildren, Discard, Done, Job, Outcome, Retry, Slot, Snooze
+from ingestd.jobs.store.ack import NO_JSON
 from ingestd.postgres.codecs import dump_json
+from ingestd.work.endings import Unkept
 
 LONGEST = 64 << 20
 _MOMENTS = ("run_at", "due_at", "created_at")
@@ -33,6 +35,24 @@ def job_from_json(found: Mapping[str, Any]) -> Job:
     values = {"args": orjson.loads(found["args"]), "checkpoint": orjson.loads(found["checkpoint"]), "claim": UUID(found["claim"])}
     slot = None if found["slot"] is None else Slot.read(found["slot"])
     return Job(**{**found, **moments, **values, "slot": slot})
+
+
+def ending_to_json(value: Any, result: Any) -> dict[str, Any]:
+    """What a handler returned, and what it set as its result, as a message's part.
+
+    Raises:
+        ValueError: it asks for something else than success, and says how in what is no JSON value.
+        TypeError: neither.
+        RecursionError: it contains itself.
+    """
+    given = value.result if isinstance(value, Done) else value
+    try:
+        # As in the daemon: what it returned wins.
+        return {"value": value_to_json(value), "result": dump_json(result) if given is None else "null"}
+    except NO_JSON as error:
+        if isinstance(value, Outcome) and not isinstance(value, Done):
+            raise
+        return {"value": ["unkept", str(error)], "result": "null"}
 
 
 def value_to_json(value: Any) -> list[Any]:
@@ -74,6 +94,8 @@ def value_from_json(found: list[Any]) -> Outcome | Any:
             return Discard(reason)
         case ["children", text]:
             return AwaitChildren(orjson.loads(text))
+        case ["unkept", why]:
+            return Unkept(why)
         case ["value", text]:
             return orjson.loads(text)
     raise AssertionError(f"unknown outcome {found!r}")
