@@ -26,6 +26,15 @@ REFRESHES = re.compile(r"/live\b")
 REFUSED = ("the server responded with a status of 4", "Response Status Error Code 4")
 GONE = ("net::ERR_", "htmx:afterRequest", "htmx:sendError")
 
+STATES_OF_THE_DOT = """() => {
+  const dot = document.getElementById("live-switch");
+  document.states = [];
+  new MutationObserver(() => document.states.push(dot.dataset.state)).observe(dot, { attributeFilter: ["data-state"] });
+}"""
+ONE_ANSWER_IS_NOT_DRAWN = """() => {
+  document.body.addEventListener("htmx:beforeSwap", (event) => { event.detail.target = null; }, { once: true });
+}"""
+
 
 class Tab:
     """A browser tab and everything it complained about."""
@@ -128,6 +137,34 @@ async def test_an_action_is_answered_in_place(site: Site, tab: Tab, conn: asyncp
     await tab.page.click(f"#job-{job} button:has-text('Cancel')")
     await tab.page.wait_for_selector("#toast.on.bad")
     assert "there is nothing to cancel" in await tab.text("#toast")
+
+
+async def test_an_action_that_is_refused_is_no_daemon_that_does_not_answer(site: Site, tab: Tab, conn: asyncpg.Connection) -> None:
+    """The dot stays as it was, and so does the pace of the refreshes."""
+    tab.expect(*REFUSED)
+    (job,) = await enqueue(conn, [NewJob("sync_prices")])
+    await tab.page.goto(site.url)
+    await tab.page.evaluate(STATES_OF_THE_DOT)
+    async with tab.refreshing():
+        # The row is still drawn with its button when it is pressed.
+        await finish_job(conn, job)
+        await tab.page.evaluate(f"document.querySelector('#job-{job} form[action*=cancel] button').click()")
+    await tab.page.wait_for_selector("#toast.on.bad")
+    assert "there is nothing to cancel" in await tab.text("#toast")
+    assert "stale" not in await tab.page.evaluate("document.states")
+
+
+async def test_an_answer_that_cannot_be_drawn_holds_up_nobody(site: Site, tab: Tab, conn: asyncpg.Connection) -> None:
+    """The next refresh has its turn, and so has an action."""
+    tab.expect("htmx:swapError", "htmx:onLoadError", "Cannot read properties of null")
+    (job,) = await enqueue(conn, [NewJob("sync_prices")])
+    await fail_job(conn, job)
+    await tab.page.goto(site.url)
+    await tab.page.evaluate(ONE_ANSWER_IS_NOT_DRAWN)
+    await tab.page.wait_for_selector("#live-switch[data-state=stale]")
+    await tab.page.click(f"#job-{job} button:has-text('Retry')")
+    await tab.page.wait_for_selector(f"#job-{job} .pill:has-text('available')")
+    assert (await tab.text("#live-text")).startswith("Live")
 
 
 async def test_no_action_is_lost_while_the_page_refreshes(site: Site, tab: Tab, conn: asyncpg.Connection) -> None:

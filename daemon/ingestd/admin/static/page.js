@@ -15,11 +15,16 @@
   });
 
   // ---- requests take turns: of those that wait htmx would send the last alone, and call all of them answered at once ----
-  let asked = 0, turn = Promise.resolve();
+  let asked = 0, turn = Promise.resolve(), giveUp = () => {};
   function ask(send) {
     asked += 1;
-    // What went wrong has been told by htmx:afterRequest; the next has its turn all the same.
-    turn = turn.then(send).catch(() => {}).then(() => { asked -= 1; });
+    // An answer that cannot be drawn settles nothing in htmx, and nobody would have a turn any more.
+    const sent = () => new Promise((resolve, reject) => {
+      giveUp = reject;
+      send().then(resolve, reject);
+    });
+    // What went wrong has been told already; the next has its turn all the same.
+    turn = turn.then(sent).catch(() => {}).then(() => { asked -= 1; });
   }
 
   // ---- refresh: one that waits for its turn shows the view of that moment, so a second need not wait ----
@@ -41,7 +46,14 @@
     tell();
   }
 
-  document.body.addEventListener("htmx:afterRequest", (event) => answered(event.detail.successful));
+  document.body.addEventListener("htmx:afterRequest", ({ detail }) => {
+    // An action that is refused shows nothing new, and is no daemon that does not answer either.
+    if (detail.successful || detail.requestConfig.verb === "get" || !detail.xhr.status) answered(detail.successful);
+  });
+  document.body.addEventListener("htmx:onLoadError", (event) => {
+    answered(false);
+    giveUp(event.detail.error);
+  });
   document.body.addEventListener("htmx:afterSettle", () => document.dispatchEvent(new Event("ingestd:drawn")));
 
   setInterval(() => {
