@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from ingestd.jobs.store import rescue
 from tests.cli.kit import Cli, ask, fetchval, finish
 
 
@@ -257,3 +260,22 @@ def test_lists_go_on_where_the_last_one_ended(cli: Cli) -> None:
     assert cli("jobs", "list", "--to", "1h", "--json").json["items"] == []
     assert '"--state" cannot be "waitin", did you mean "waiting"?' in cli("jobs", "list", "--state", "waitin").problem
     assert cli("jobs", "dead").out == "no job has failed for good\n"
+
+
+def test_each_death_of_a_process_under_a_job_is_shown_and_what_to_do_at_the_last(cli: Cli, dsn: str) -> None:
+    """A crash spends no attempt: all bear the number of the first."""
+    number = cli("enqueue", "anything", "--json").json["id"]
+    claim = "update ingestd.job set claim = gen_random_uuid(), node = $1, claimed_at = now(), attempt = 1 where id = $2"
+
+    async def die(conn: asyncpg.Connection) -> list[int]:
+        node = uuid.uuid4()
+        await conn.execute(claim, node, int(number))
+        return (await rescue.rescue(conn, node, "its process has ended", [int(number)])).quarantined
+
+    for _ in range(4):
+        assert ask(dsn, die) == []
+    assert ask(dsn, die) == [int(number)]
+    shown = cli("jobs", "show", number).out
+    assert shown.count("crashed NodeDied: its process has ended") == 5
+    assert "\nattempt 1, again (4) " in shown
+    assert "Quarantined: its process died 5 times while running it; repair the cause, then retry it" in shown

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import typer
 
@@ -91,14 +93,24 @@ async def _dead(shell: Shell, which: JobFilter, limit: int) -> None:
     shell.answer({"items": shown}, table(columns, rows) if groups else "no job has failed for good")
 
 
+def _attempts(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """A line each. A crash spends no attempt, so that several may bear one number."""
+    lines: dict[str, str] = {}
+    for place, entry in enumerate(entries, start=1):
+        number = entry.get("n", place)
+        again = sum(1 for before in entries[: place - 1] if before.get("n") == number)
+        name = f"attempt {number}" + (f", again ({again})" if again else "")
+        lines[name] = f"{entry.get('outcome')} {error_line(entry.get('error')) or ''}".rstrip()
+    return lines
+
+
 async def _show(shell: Shell, job_id: int) -> None:
     async with reach(shell) as source:
         found = await source.job(job_id)
     facts = found | {"attempts": None, "rejects": None, "children": None, "error": error_line(found["error"])}
     if found["workflow_run"] is not None:
         facts |= {"workflow": f"{found['workflow']}, run {found['workflow_run']}, step {found['step']}", "workflow_run": None, "step": None}
-    for number, entry in enumerate(found["attempts"] or [], start=1):
-        facts[f"attempt {entry.get('n', number)}"] = f"{entry.get('outcome')} {error_line(entry.get('error')) or ''}".rstrip()
+    facts |= _attempts(found["attempts"] or [])
     for number, reject in enumerate((found["rejects"] or [])[:REJECTS_SHOWN], start=1):
         facts[f"reject {number}"] = f"{reject.get('item')}: {reject.get('reason')}"
     for child in found["children"]:

@@ -96,7 +96,8 @@ class Rescuer:
         if rescued.claimable:
             self._bus.emit(JobsRescued(name, len(rescued.claimable), why))
         for job_id in rescued.quarantined:
-            self._bus.emit(Notice(f"job {job_id} took its process down too often and was quarantined", "error", {"job_id": job_id}))
+            told = f"job {job_id} took its process down too often and was quarantined: `ingestd jobs show {job_id}` has each time"
+            self._bus.emit(Notice(f"{told}; repair the cause, then `ingestd jobs retry {job_id}`", "error", {"job_id": job_id}))
 
     async def _terminate(self, conn: asyncpg.Connection, node: UUID) -> None:
         try:

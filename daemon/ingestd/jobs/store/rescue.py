@@ -54,7 +54,7 @@ insert into ingestd.history
     (keep, state, reason, error, started_at, duration_ms, id, kind, queue_id, rank, attempt, max_attempts, crashes, run_at, due_at,
      created_at, claim, node, store, key, key_strict, unique_key, unique_until, args, attempts, timeout, hard_timeout, backoff,
      tags, notes, metadata, correlation_id, parent_id, triggered_by, workflow_run, step)
-select 'bad', 'failed', $2, jsonb_build_object('class', 'Quarantined', 'message', $2), null, 0, id, kind, queue_id, rank, attempt,
+select 'bad', 'failed', $2, jsonb_build_object('class', 'Quarantined', 'message', $3::text), null, 0, id, kind, queue_id, rank, attempt,
        max_attempts, crashes, run_at, due_at, created_at, claim, node, store, key, key_strict, unique_key, unique_until, args, attempts,
        timeout, hard_timeout, backoff, tags, notes, metadata, correlation_id, parent_id, triggered_by, workflow_run, step
 from gone returning id"""
@@ -89,8 +89,8 @@ async def rescue(conn: asyncpg.Connection, node: UUID, why: str, started: Collec
         rows = await conn.fetch(RESCUE, node, why, None if started is None else list(started))
         poison = [row["id"] for row in rows if row["crashed"] and row["crashes"] >= QUARANTINE_AFTER]
         if poison:
-            reason = f"quarantined: its process died {QUARANTINE_AFTER} times while running it"
-            await conn.fetch(QUARANTINE, poison, reason)
+            died = f"its process died {QUARANTINE_AFTER} times while running it; repair the cause, then retry it"
+            await conn.fetch(QUARANTINE, poison, f"quarantined: {died}", died)
     return Rescued([row["id"] for row in rows if row["id"] not in poison], poison)
 
 
