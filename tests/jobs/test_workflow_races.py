@@ -21,7 +21,7 @@ from ingestd.jobs.workflow import Step, Workflow, order_steps, start
 from ingestd.postgres.session import connect
 from tests.jobs.test_actions import ANN
 from tests.jobs.test_workflow_runs import begin, states, step
-from tests.support import CROWDED, LONG
+from tests.support import CROWDED, LONG, eventually
 
 KINDS = ["a", "b", "child", "top", "fan", "last"]
 
@@ -258,6 +258,37 @@ async def test_cancel_retry_and_promoters_never_wait_for_each_other_in_a_circle(
     finally:
         for one in others:
             await one.close()
+
+
+WAITING = "select count(*) = $1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+
+
+@pytest.mark.parametrize("how", ["end", "delete"])
+@pytest.mark.parametrize("order", [1, -1])
+async def test_steps_that_end_in_any_order_while_somebody_ends_what_waits_never_wait_for_each_other_in_a_circle(
+    conn: asyncpg.Connection, dsn: str, how: str, order: int
+) -> None:
+    """What runs is not theirs to end: they leave its steps to its node."""
+    person, node = await connect(dsn), await connect(dsn)
+    try:
+        # As it is planned where there are many steps: one after the other, as the jobs come.
+        await node.execute("set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off")
+        run = await begin(conn, step("a"), step("b"))
+        jobs = (await take_all(conn))[::order]
+        ids = [job.id for job in jobs]
+        async with conn.transaction():
+            await conn.execute("select from ingestd.workflow_step where run = $1 and step = 'a' for update", run)
+            told = "cancelled by ann"
+            ending = history.end_all(person, ids, State.CANCELLED, told) if how == "end" else history.delete_waiting(person, ids, told)
+            by_person = asyncio.create_task(ending)
+            await eventually(lambda: by_person.done() or conn.fetchval(WAITING, 1))
+            by_node = asyncio.create_task(ack_all(node, jobs))
+            await eventually(lambda: conn.fetchval(WAITING, 1 if by_person.done() else 2))
+        assert await asyncio.wait_for(by_person, 10) == []
+        await asyncio.wait_for(by_node, 10)
+    finally:
+        await person.close()
+        await node.close()
 
 
 @pytest.mark.parametrize("by_hand", [True, False])
