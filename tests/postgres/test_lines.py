@@ -231,3 +231,19 @@ def test_a_connection_that_ended_within_a_statement_is_told_in_words_for_people_
         asyncpg.InterfaceError("cannot call Connection.fetch(): connection has been released back to the pool"),
     ):
         assert reason(drivers) == "the connection ended in the middle of a statement"
+
+
+async def test_sessions_of_ours_may_rest_whatever_the_databases_are_allowed(dsn: str, conn: asyncpg.Connection) -> None:
+    name = await conn.fetchval("select current_database()")
+    await conn.execute(f'alter database "{name}" set idle_session_timeout = 1000')
+    db = Database(dsn)
+    await db.open()
+    own = await db.connect("heartbeat", settings={"tcp_keepalives_idle": "5"})
+    told = {await own.fetchval("show idle_session_timeout")}
+    await own.close()
+    for lend in (db.core, db.services, db.handlers, db.enqueues):
+        for _ in range(2):  # the second time it has been reset
+            async with lend() as lent:
+                told.add(await lent.fetchval("show idle_session_timeout"))
+    await db.close()
+    assert told == {"0"}

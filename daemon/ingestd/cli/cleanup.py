@@ -14,7 +14,7 @@ from ingestd.cli.session import session
 from ingestd.cli.shell import Shell
 from ingestd.errors import Refused
 from ingestd.facts import Cleared
-from ingestd.postgres.session import connect
+from ingestd.postgres.session import AT_EASE, connect
 
 Days = Annotated[
     int | None,
@@ -52,7 +52,7 @@ async def _cleanup(shell: Shell, days: int | None, dry_run: bool) -> None:
         sessionless = place.pooled and place.direct_dsn == place.dsn
         if sessionless and not dry_run:
             raise Refused(cleaning.NEEDS_DIRECT_URL)
-        conn = await connect(place.direct_dsn, application_name="ingestd:cleanup", pooled=sessionless)
+        conn = await connect(place.direct_dsn, application_name="ingestd:cleanup", settings=AT_EASE, pooled=sessionless)
         try:
             cleared = await cleaning.clean(conn, opened.settings.retention, days=days, dry_run=dry_run)
         finally:

@@ -23,7 +23,7 @@ from ingestd.errors import DatabaseUnreachable, IngestdError, Refused, StaleClai
 from ingestd.imports import load
 from ingestd.imports.request import LoadRequest
 from ingestd.postgres.outage import OUTAGE
-from ingestd.postgres.session import connect
+from ingestd.postgres.session import AT_EASE, connect
 from ingestd.postgres.silence import cut_silent, unanswered
 
 ALIVE_EVERY_S = 5.0
@@ -49,7 +49,7 @@ async def _serve(line: Line) -> None:
     lines: list[asyncpg.Connection] = []
 
     async def own_connection() -> asyncpg.Connection:
-        settings = {"client_connection_check_interval": "2s", "statement_timeout": "60s"}
+        settings = {**AT_EASE, "client_connection_check_interval": "2s", "statement_timeout": "60s"}
         try:
             conn = await connect(dsn, application_name=name, settings=settings, pooled=pooled)
         except Refused as error:

@@ -14,8 +14,6 @@ from ingestd.postgres.pool import Database
 
 CHECK_EVERY_S = 5.0
 CHECK_TIMEOUT_S = 5.0
-# It rests by nature, whatever the role's sessions are allowed.
-AT_EASE = {"idle_session_timeout": "0"}
 
 
 class Listener:
@@ -36,7 +34,7 @@ class Listener:
         conn = self._conn
         fresh = conn is None or conn.is_closed()
         if conn is None or fresh:
-            conn = self._conn = await self._db.connect("listen", settings=AT_EASE)
+            conn = self._conn = await self._db.connect("listen")
         try:
             # LISTEN is refused by a standby, and its line may fall silent like any other: a session that listens to some channels,
             # or to none, is not kept.

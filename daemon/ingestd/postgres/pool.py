@@ -13,7 +13,7 @@ import asyncpg
 from ingestd.errors import IngestdError
 from ingestd.postgres.hosts import open_session
 from ingestd.postgres.outage import OUTAGE, ConnectionLost, NoneFree, reason
-from ingestd.postgres.session import CONNECT_TIMEOUT_S, POOLED, connect, has_ended, is_pooled, prepare, takes_no_writes
+from ingestd.postgres.session import AT_EASE, CONNECT_TIMEOUT_S, POOLED, connect, has_ended, is_pooled, prepare, takes_no_writes
 from ingestd.postgres.silence import Attentive, cut_silent, end_left_behind, unanswered
 
 STATEMENT_TIMEOUT_S = 60.0
@@ -101,6 +101,7 @@ class Database:
                 server_settings={
                     "application_name": f"{self.application_name}:{name}",
                     "timezone": "UTC",
+                    **({} if self.pooled else AT_EASE),
                     **({} if name == "handlers" or self.pooled else OURS),
                 },
                 init=prepare,
@@ -205,7 +206,7 @@ class Database:
         """Open a connection outside the pools, past any pooler; the caller closes it."""
         pooled = self.pooled and self.direct_dsn == self.dsn
         name = f"{self.application_name}:{purpose}"
-        return await connect(self.direct_dsn, application_name=name, settings=settings, pooled=pooled)
+        return await connect(self.direct_dsn, application_name=name, settings={**AT_EASE, **(settings or {})}, pooled=pooled)
 
 
 async def _leave(_conn: asyncpg.Connection) -> None:

@@ -21,6 +21,8 @@ from ingestd.postgres.silence import Attentive
 CONNECT_TIMEOUT_S = 10.0
 # Behind a pooler each transaction may meet another server process: a statement prepared in one is unknown in the next.
 POOLED: dict[str, Any] = {"statement_cache_size": 0}
+# Sessions rest by nature, that of the heartbeat between beats, whatever the role's or the database's are allowed.
+AT_EASE = {"idle_session_timeout": "0"}
 # A server's goodbye arrives just before the end of the connection is noticed.
 GOODBYE_S = 0.1
 # A peer that vanished without a word is noticed within half a minute, also by a statement that only waits for its answer.
