@@ -66,6 +66,19 @@ insert into ingestd.downtime (began_at, ended_at)
 select now() - make_interval(days => d * 10, hours => 1), now() - make_interval(days => d * 10) from generate_series(0, 40) d;
 insert into ingestd.idempotency (principal, key, fingerprint, created_at)
 select 'p', d::text, '', now() - make_interval(hours => d) from generate_series(0, 40) d"""
+# A month of slots that are all over, and one in which one is not.
+SLOTS = """
+do $$ declare month timestamptz; begin
+    for i in 5 .. 6 loop
+        month := date_trunc('month', now() at time zone 'UTC') at time zone 'UTC' - make_interval(months => i);
+        execute format('create table ingestd.slot_%s partition of ingestd.slot for values from (%L) to (%L)',
+                       to_char(month, 'YYYYMM'), month, month + interval '1 month');
+        insert into ingestd.slot (schedule, due_at, state)
+        values (case i when 5 then 'beside' else 'alone' end, month + interval '1 day', 'skipped');
+    end loop;
+    insert into ingestd.slot (schedule, due_at, state)
+    select schedule, due_at + interval '1 day', 'waiting' from ingestd.slot where schedule = 'beside';
+end $$"""
 ROWS = {
     "finished jobs": "select count(*) from ingestd.history_ok",
     "failed jobs": "select count(*) from ingestd.history_bad",
@@ -275,3 +288,16 @@ async def test_a_cleanup_that_would_keep_no_day_is_refused_and_forgets_nothing(
         with pytest.raises(InvalidInput, match="keeps 1 to 36500 days"):
             await cleanup.clean(old, RetentionSettings(), days=int(days))
     assert await old.fetchval("select count(*) from ingestd.history") == rows
+
+
+@pytest.mark.parametrize(
+    ("days", "left"), [(None, {"skipped beside", "waiting beside"}), (1, {"waiting beside"}), (100, {"waiting beside"})]
+)
+async def test_a_slot_that_has_yet_to_fire_stays_and_its_partition_with_it(
+    conn: asyncpg.Connection, days: int | None, left: set[str]
+) -> None:
+    """It waits for the job before it, which may take longer than anything is kept."""
+    await conn.execute(SLOTS)
+    would = await cleanup.clean(conn, RetentionSettings(), days=days, dry_run=True)
+    assert await cleanup.clean(conn, RetentionSettings(), days=days) == would
+    assert {row[0] for row in await conn.fetch("select state || ' ' || schedule from ingestd.slot")} == left

@@ -37,9 +37,10 @@ DETACH = "alter table {parent} detach partition {name} concurrently"
 FINALIZE = "alter table {parent} detach partition {name} finalize"
 DROP = "drop table {name}"
 COUNT = "select count(*) from {name}"
-COUNT_BEFORE = "select count(*) from {name} where {column} < $1"
+COUNT_BEFORE = "select count(*) from {name} where {past}"
+HOLDS = "select exists (select from {name} where {condition})"
 DELETE_BEFORE = """
-delete from only {name} where ctid = any (array(select ctid from only {name} where {column} < $1 limit $2))"""
+delete from only {name} where ctid = any (array(select ctid from only {name} where {past} limit $2))"""
 WAIT = f"set lock_timeout = {LOCK_TIMEOUT_MS}"
 WAIT_NO_MORE = "reset lock_timeout"
 
@@ -90,17 +91,22 @@ async def count(conn: asyncpg.Connection, partition: Partition) -> int:
     return rows
 
 
-async def count_before(conn: asyncpg.Connection, partition: Partition, column: str, before: datetime) -> int:
-    """Its rows older than `before`, counted."""
-    rows: int = await conn.fetchval(COUNT_BEFORE.format(name=partition.name, column=column), before)
+async def holds(conn: asyncpg.Connection, partition: Partition, condition: str) -> bool:
+    """Whether any of its rows is such a one."""
+    return bool(await conn.fetchval(HOLDS.format(name=partition.name, condition=condition)))
+
+
+async def count_before(conn: asyncpg.Connection, partition: Partition, past: str, before: datetime) -> int:
+    """Its rows that are past, by a condition on `before` as $1, counted."""
+    rows: int = await conn.fetchval(COUNT_BEFORE.format(name=partition.name, past=past), before)
     return rows
 
 
-async def delete_before(conn: asyncpg.Connection, partition: Partition, column: str, before: datetime) -> int:
-    """Delete its rows older than `before`, a few thousand a transaction; returns how many."""
+async def delete_before(conn: asyncpg.Connection, partition: Partition, past: str, before: datetime) -> int:
+    """Delete its rows that are past, by a condition on `before` as $1, a few thousand a transaction; returns how many."""
     gone = 0
     while True:
-        tag: str = await conn.execute(DELETE_BEFORE.format(name=partition.name, column=column), before, CHUNK)
+        tag: str = await conn.execute(DELETE_BEFORE.format(name=partition.name, past=past), before, CHUNK)
         gone += (deleted := int(tag.split()[-1]))
         if deleted < CHUNK:
             return gone

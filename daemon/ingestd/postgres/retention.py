@@ -28,11 +28,13 @@ class Series:
         what: it is, in words.
         parent: its name with its schema.
         column: its time.
+        stays: a condition on rows that stay however old they are, and their partition with them.
     """
 
     what: str
     parent: str
     column: str
+    stays: str = "false"
 
 
 async def clear_series(conn: asyncpg.Connection, series: Series, before: datetime, keep: Keep, dry_run: bool) -> Cleared:
@@ -47,10 +49,11 @@ async def clear_series(conn: asyncpg.Connection, series: Series, before: datetim
     postponed: list[str] = []
     # one that is half detached first: its siblings cannot be detached before it
     for partition in sorted(await partitions.partitions(conn, series.parent), key=lambda one: not one.pending):
-        if not partitions.is_past(partition, before, keep.now):
+        going = not partition.attached or partition.pending
+        if not going and (not partitions.is_past(partition, before, keep.now) or await partitions.holds(conn, partition, series.stays)):
             partly = keep.exactly and (partition.lower is None or partition.lower < before)
             old = partitions.count_before if dry_run else partitions.delete_before
-            rows += await old(conn, partition, series.column, before) if partly else 0
+            rows += await old(conn, partition, f"{series.column} < $1 and not ({series.stays})", before) if partly else 0
             continue
         dropped = await (partitions.count(conn, partition) if dry_run else partitions.drop(conn, series.parent, partition))
         name = partition.name.rpartition(".")[2]

@@ -7,7 +7,8 @@ import asyncpg
 from ingestd.facts import Cleared, Keep
 from ingestd.postgres.retention import Series, clear_rows, clear_series
 
-SLOTS = Series("schedule slots", "ingestd.slot", "due_at")
+# A slot that waits for the job before it has yet to fire.
+SLOTS = Series("schedule slots", "ingestd.slot", "due_at", stays="state = 'waiting'")
 
 
 async def clear(conn: asyncpg.Connection, keep: Keep, dry_run: bool) -> list[Cleared]:
