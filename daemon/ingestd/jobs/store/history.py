@@ -21,19 +21,15 @@ _COLUMNS = """id, kind, queue_id, rank, attempt, max_attempts, crashes, run_at, 
     unique_key, unique_until, args, attempts, timeout, hard_timeout, backoff, tags, notes, metadata, correlation_id, parent_id,
     triggered_by, workflow_run, step"""
 
-
 # A step before its job, as the promoter has it: the other way round the two would wait for each other. Where the job runs, its ack
 # goes the other way, from the job to its step, and of many at once in any order: then the job alone is held, and nobody else wants
 # its step.
-def _steps_first(jobs: str = "j.claim is null") -> str:
-    return f"""with first as materialized (
+_STEPS_FIRST = """with first as materialized (
     select from ingestd.workflow_step s where job_id = any ($1::bigint[])
-      and exists (select from ingestd.job j where j.id = s.job_id and {jobs}) order by run, position for update
+      and exists (select from ingestd.job j where j.id = s.job_id and j.claim is null) order by run, position for update
 )"""
-
-
 LOCK = f"""
-{_steps_first()}
+{_STEPS_FIRST}
 select case when claim is not null then 'running' else 'waiting' end from ingestd.job
 where id = any ($1::bigint[]) and (select count(*) from first) >= 0 for update"""
 
@@ -41,7 +37,7 @@ where id = any ($1::bigint[]) and (select count(*) from first) >= 0 for update""
 # claim does not go to history, where it would tell the node that its own ack had arrived. $5 and $6 are the node, and perhaps the
 # claim, that has it and was asked to stop: since it was found so it may have ended, come back, and begun elsewhere.
 END = f"""
-{_steps_first("(j.claim is null or $4)")}, found as materialized (
+{_STEPS_FIRST}, found as materialized (
     select id from ingestd.job
     where id = any ($1::bigint[]) and (claim is null or $4)
       and ($5::uuid is null or (node = $5 and cancel_asked_at is not null and ($6::uuid is null or claim = $6)))
@@ -157,7 +153,7 @@ select parent_id, id, (select count(*) from told) from made"""
 
 # A step whose job is gone counts as cancelled, or its run would wait for ever; so would jobs behind a held key.
 DELETE_WAITING = f"""
-{_steps_first()}, found as materialized (
+{_STEPS_FIRST}, found as materialized (
     select id from ingestd.job
     where id = any ($1::bigint[]) and claim is null and (select count(*) from first) >= 0 order by id for update skip locked
 ), gone as (
