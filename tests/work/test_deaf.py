@@ -158,7 +158,7 @@ async def test_a_stuck_job_fails_as_stuck_and_is_tried_again(db: Database) -> No
     async with working(db, handler("hangs", hangs, backoff=Backoff(base="10ms", jitter=0))) as bench:
         job_id = await put(db, "hangs")
         await eventually(lambda: job_id in bench.worker.running_jobs())
-        assert "wait" in bench.worker.running_jobs()[job_id].stack()
+        assert "wait" in await bench.worker.running_jobs()[job_id].stack()
         assert bench.worker.interrupt(job_id, Interrupted.STUCK)
         await eventually(_is(db, job_id, "succeeded"))
         async with db.services() as conn:

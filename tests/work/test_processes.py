@@ -191,10 +191,24 @@ async def test_a_busy_loop_in_c_delays_nobody_and_is_killed_at_its_hard_timeout(
         await final(db, await put(db, "quick"))
         running = bench.worker.running_jobs().get(job_id)
         assert running is not None, "the other job had to wait for the busy one"
-        stacks.append(running.stack())
+        stacks.append(await running.stack())
         done = await final(db, job_id)
     assert done["error"]["class"] == "HardTimeout"
     assert "in busy" in stacks[0]
+
+
+async def test_a_child_that_does_not_say_where_it_is_holds_up_no_loop(db: Database) -> None:
+    async with working(db, elsewhere.waits.spec) as bench:
+        job_id = await put(db, "waits")
+        await eventually(lambda: _progress(bench, job_id))
+        (pid,) = children(bench)
+        os.kill(pid, signal.SIGSTOP)
+        asked, turns = asyncio.create_task(bench.worker.running_jobs()[job_id].stack()), 0
+        while not asked.done():
+            await asyncio.sleep(0.005)
+            turns += 1
+        os.kill(pid, signal.SIGCONT)
+        assert (await asked, turns > 5) == ("", True)
 
 
 async def test_a_child_that_ignores_its_timeout_is_killed_after_a_grace(db: Database) -> None:

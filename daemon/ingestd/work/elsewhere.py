@@ -18,6 +18,6 @@ class Elsewhere(Protocol):
         """Tell it to end."""
         ...
 
-    def stack(self) -> str:
+    async def stack(self) -> str:
         """Where it is now, as a traceback's lines."""
         ...

@@ -46,7 +46,7 @@ class Running:
             return self.told_at
         return min(over_at, self.told_at or over_at)
 
-    def stack(self) -> str:
+    async def stack(self) -> str:
         """Where the job is now, as a traceback's lines; empty where that cannot be told."""
         elsewhere = self.ctx.elsewhere
-        return elsewhere.stack() if elsewhere is not None else coroutine_stack(self.task)
+        return await elsewhere.stack() if elsewhere is not None else coroutine_stack(self.task)

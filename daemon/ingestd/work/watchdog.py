@@ -128,7 +128,7 @@ class Watchdog:
         await self._learn({kind for kind in long if now - self._learned_at.get(kind, -LEARN_AGAIN_S) >= LEARN_AGAIN_S})
         self._told = {claim: told for claim, told in self._told.items() if claim in {self._key(each) for each in jobs}}
         for each in jobs:
-            self._look_at(each, time.monotonic())
+            await self._look_at(each, time.monotonic())
         return EVERY_S
 
     async def checks(self, _conn: asyncpg.Connection) -> list[Check]:
@@ -147,7 +147,7 @@ class Watchdog:
         """The watchdog's check."""
         return RoomFacts(checks=self.checks)
 
-    def _look_at(self, each: Running, now: float) -> None:
+    async def _look_at(self, each: Running, now: float) -> None:
         if each.ctx.interrupted or each.ctx.acked is not None:
             return
         spec = self._registry.get(each.job.kind)
@@ -161,15 +161,17 @@ class Watchdog:
         told = self._told.get(self._key(each))
         if verdict.state == "stuck":
             self._told[self._key(each)] = "stuck"
-            stack = each.stack()
-            if self._interrupt(each.job.id, runner.Interrupted.STUCK):
+            stack = await each.stack()
+            # Asking a process takes a moment, in which the job may have ended, and begun again here.
+            if self._running().get(each.job.id) is each and self._interrupt(each.job.id, runner.Interrupted.STUCK):
                 self._bus.emit(
                     JobStuck(each.job.id, each.job.kind, round(now - each.began, 1), verdict.reason, stack, each.job.correlation_id)
                 )
         elif verdict.state == "slow" and told is None:
             self._told[self._key(each)] = "slow"
             usual = self._usual[each.job.kind] or 0.0
-            self._bus.emit(JobSlow(each.job.id, each.job.kind, round(now - each.began, 1), usual, each.stack(), each.job.correlation_id))
+            stack = await each.stack()
+            self._bus.emit(JobSlow(each.job.id, each.job.kind, round(now - each.began, 1), usual, stack, each.job.correlation_id))
 
     def _patience_s(self, spec: HandlerSpec | None) -> float:
         own = _seconds(spec.stuck_after) if spec else None

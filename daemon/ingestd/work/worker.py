@@ -303,10 +303,10 @@ class Worker:
             else:
                 running.task.cancel()
 
-    def _replace_slots_of_the_deaf(self) -> None:
+    async def _replace_slots_of_the_deaf(self) -> None:
         """A job that goes on although it was told to end keeps its claim until it has; others get a slot in place of its own."""
         now = time.monotonic()
-        for running in self._running.values():
+        for running in list(self._running.values()):
             told_at = running.told_to_end_at
             if running.adrift or not told_at or now - told_at < self.patience_s or self._adrift >= MOST_ADRIFT:
                 continue
@@ -317,11 +317,11 @@ class Worker:
             running.lane.running -= 1
             running.lane.consumers -= 1
             self._fit_slots(running.lane)
-            self._tell_adrift(running, now - told_at)
+            await self._tell_adrift(running, now - told_at)
             self._tell_idle()
 
-    def _tell_adrift(self, running: Running, seconds: float) -> None:
-        job, stack = running.job, running.stack()
+    async def _tell_adrift(self, running: Running, seconds: float) -> None:
+        job, stack = running.job, await running.stack()
         why = running.ctx.interrupted or "timeout"
         where = stack.strip().splitlines()[-1].strip() if stack.strip() else "an unknown place"
         running.ctx.shown = {
@@ -332,7 +332,7 @@ class Worker:
         self._bus.emit(Notice(message, details={"job_id": job.id, "kind": job.kind, "why": why, "stack": stack}))
 
     async def _each_second(self) -> float:
-        self._replace_slots_of_the_deaf()
+        await self._replace_slots_of_the_deaf()
         self._tell_starts = self._bus.wants(JobStarted)
         await self._holdings.compare()
         return REPORT_EVERY_S

@@ -97,9 +97,9 @@ class Attempt:
             told.add_done_callback(self._sends.discard)
             self._timers.append(self._loop.call_later(self._grace_s, self._kill, self._over_grace()))
 
-    def stack(self) -> str:
+    async def stack(self) -> str:
         """Where the child is now."""
-        return self._child.stack() if self._child is not None and self._child.process.alive else ""
+        return await self._child.stack() if self._child is not None and self._child.process.alive else ""
 
     def over(self) -> None:
         """Nothing may end it any more."""

@@ -81,7 +81,7 @@ class _Attempt:
         """Tell it: `ctx.cancelled` is true from now on."""
         self._ctx.cancelled = True
 
-    def stack(self) -> str:
+    async def stack(self) -> str:
         """Where the thread is now."""
         return thread_stack(self._ident)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -48,7 +49,7 @@ class WarmChild:
                 self.busy = False
                 return
 
-    def stack(self) -> str:
+    async def stack(self) -> str:
         """Where all its threads are, the innermost call first; empty if it does not say so at once."""
         os.ftruncate(self.stack_fd, 0)
         os.lseek(self.stack_fd, 0, os.SEEK_SET)
@@ -56,8 +57,8 @@ class WarmChild:
             os.kill(self.process.pid, signal.SIGUSR1)
         deadline = time.monotonic() + STACK_WAIT_S
         while os.fstat(self.stack_fd).st_size == 0 and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(0.005)
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.005)
         return os.pread(self.stack_fd, 16_000, 0).decode("utf-8", "replace")
 
 
