@@ -60,6 +60,7 @@ def test_the_version_is_printed(bare: Cli) -> None:
         (["jbos"], 'there is no command "jbos", did you mean "jobs"?'),
         (["jobs", "lst"], 'there is no command "lst", did you mean "list"?'),
         (["run", "--confg", "c.toml"], 'there is no option --confg, did you mean "--config"?'),
+        (["schedules", "create", "x", "--disabld"], 'there is no option --disabld, did you mean "--disabled"?'),
         (["jobs", "list", "--limt", "3"], 'there is no option --limt, did you mean "--limit'),
         (["jobs", "list", "--limit", "0"], "--limit: must be at least 1"),
         (["jobs", "list", "--limit", "many"], "--limit: must be a whole number"),

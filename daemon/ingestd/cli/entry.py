@@ -165,7 +165,8 @@ def _no_such_option(message: str, context: typer.Context | None) -> str | None:
         return None
     from ingestd.settings import did_you_mean
 
-    known = [name for option in (context.command.params if context else ()) for name in option.opts if name.startswith("-")]
+    options = context.command.params if context else ()
+    known = [name for option in options for name in (*option.opts, *option.secondary_opts) if name.startswith("-")]
     return f"there is no option {unknown[1]}{did_you_mean(unknown[1], [*known, *_VALUES, *_FLAGS])}"
 
 
