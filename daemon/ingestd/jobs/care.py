@@ -1,7 +1,7 @@
 """Looks after the hot tables where autovacuum does not: bloated indexes are rebuilt beside the old ones, starved tables vacuumed.
 
 One node at a time, on a connection of its own, never in anybody's way. An old transaction makes both useless (see the
-horizon's check), so a rebuild gives up after a minute of waiting for one.
+horizon's check), so a rebuild gives up after twenty seconds of waiting for one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ingestd.postgres.pool import Database
 EVERY_S = 60.0
 LOCK = "care"
 CLOSE_S = 5.0
+DROP_PATIENCE_MS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Limits:
     least_bytes: int = 64 << 20
     times: int = 4
     rebuild_every: timedelta = timedelta(hours=1)
-    patience_ms: int = 60_000
+    patience_ms: int = 20_000
     dead_times: int = 10
     dead_least: int = 20_000
     silent: timedelta = timedelta(minutes=3)
@@ -106,10 +107,14 @@ class Care:
                 await own.close(timeout=CLOSE_S)
 
     async def _drop(self, own: asyncpg.Connection) -> None:
-        # Looked at again: what was there before the lock was ours may have been a rebuild under way.
+        # Looked at again: what was there before the lock was ours may have been a rebuild under way. A drop waits for the same
+        # transactions that the rebuild waited for, and keeps autovacuum from the table meanwhile: the next look is soon enough.
         for name in await store.left_over(own):
-            await store.be_patient(own, self._limits.patience_ms)
-            await store.drop_index(own, name)
+            await store.be_patient(own, min(DROP_PATIENCE_MS, self._limits.patience_ms))
+            try:
+                await store.drop_index(own, name)
+            except asyncpg.LockNotAvailableError:
+                continue
             self._bus.emit(Notice(f"dropped {name}, which an interrupted rebuild had left", "info"))
 
     async def _vacuum(self, own: asyncpg.Connection, starved: Sequence[tuple[str, int]]) -> None:
@@ -122,10 +127,10 @@ class Care:
 
     async def _rebuild(self, own: asyncpg.Connection, bloated: Sequence[Index]) -> None:
         for index in bloated:
-            if await store.take_turn(own, "rebuild", index.name, self._limits.rebuild_every):
-                await self._rebuild_one(own, index)
+            if await store.take_turn(own, "rebuild", index.name, self._limits.rebuild_every) and not await self._rebuild_one(own, index):
+                return  # the others would wait for the same transaction, or for the same connection
 
-    async def _rebuild_one(self, own: asyncpg.Connection, index: Index) -> None:
+    async def _rebuild_one(self, own: asyncpg.Connection, index: Index) -> bool:
         began = time.perf_counter()
         await store.be_patient(own, self._limits.patience_ms)
         try:
@@ -134,8 +139,9 @@ class Care:
             self._bus.emit(IndexRebuilt(index.name, index.bytes, index.bytes, _ms(began), one_line(error)))
             if not own.is_closed():
                 await self._drop(own)
-            return
+            return False
         self._bus.emit(IndexRebuilt(index.name, index.bytes, after, _ms(began)))
+        return True
 
 
 def is_bloated(index: Index, limits: Limits) -> bool:
