@@ -190,6 +190,21 @@ async def strange_process(ctx: Context, how: str, within: bool) -> Any:
     return None
 
 
+FULL = "do $$ begin raise exception 'could not extend file' using errcode = '{code}'; end $$"
+
+
+@job("finds_it_full", max_attempts=1)
+async def finds_it_full(ctx: Context, code: str) -> None:
+    async with ctx.transaction() as conn:
+        await conn.execute(FULL.format(code=code))
+
+
+@job("finds_it_full_far_away", executor="process", max_attempts=1)
+async def finds_it_full_far_away(ctx: Context, code: str) -> None:
+    async with ctx.step(1) as conn:
+        await conn.execute(FULL.format(code=code))
+
+
 @job("ships", executor="process")
 async def ships(ctx: Context, order: Order) -> dict[str, int]:
     return {"number": order.number}

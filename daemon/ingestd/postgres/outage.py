@@ -20,12 +20,20 @@ OUTAGE: tuple[type[BaseException], ...] = (
 )
 
 
+# The server's own want, mostly for a while; a limit that somebody has set for a session is none.
+SHORT: tuple[type[BaseException], ...] = (asyncpg.DiskFullError, asyncpg.OutOfMemoryError)
+
+
 class NoneFree(DatabaseUnreachable, TimeoutError):
     """No connection became free within `acquire_timeout`."""
 
 
 class ConnectionLost(DatabaseUnreachable, ConnectionError):
     """Postgres lets nobody in, or went away under a connection that was lent; what was not committed is rolled back."""
+
+
+class ServerShort(ConnectionLost):
+    """Postgres has no disk or memory left for what was asked of it; that was rolled back."""
 
 
 def one_line(error: BaseException) -> str:

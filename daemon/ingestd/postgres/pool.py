@@ -12,7 +12,7 @@ import asyncpg
 
 from ingestd.errors import IngestdError
 from ingestd.postgres.hosts import open_session
-from ingestd.postgres.outage import OUTAGE, ConnectionLost, NoneFree, reason
+from ingestd.postgres.outage import OUTAGE, SHORT, ConnectionLost, NoneFree, ServerShort, reason
 from ingestd.postgres.session import AT_EASE, CONNECT_TIMEOUT_S, POOLED, connect, has_ended, is_pooled, prepare, takes_no_writes
 from ingestd.postgres.silence import Attentive, cut_silent, end_left_behind, unanswered
 
@@ -138,6 +138,10 @@ class Database:
             if await has_ended(conn):
                 raise ConnectionLost(f"Postgres went away: {reason(error)}") from error
             raise
+        except SHORT as error:
+            if name != "handlers":
+                raise
+            raise ServerShort(f"Postgres is short of disk or memory: {reason(error)}") from error
         except asyncpg.ReadOnlySQLTransactionError as error:
             if not takes_no_writes(conn):
                 raise  # the transaction was meant to be read-only

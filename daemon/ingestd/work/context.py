@@ -138,6 +138,7 @@ class Context:
             StaleClaim: the job belongs to somebody else by now; everything was rolled back.
             NoneFree: no connection became free in time.
             ConnectionLost: Postgres went away.
+            ServerShort: it has no disk or memory left.
             RuntimeError: the job has been completed already, or a step is open.
         """
         if self._opened:

@@ -15,7 +15,7 @@ from ingestd.jobs.model import PARKED_CHILDREN, AwaitChildren, Discard, Done, Jo
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.jobs.store.ack import PutBack, Result, without_payload
 from ingestd.logging import without_secrets
-from ingestd.postgres.outage import ConnectionLost, NoneFree
+from ingestd.postgres.outage import ConnectionLost, NoneFree, ServerShort
 from ingestd.settings import format_duration, parse_duration
 from ingestd.work.context import Context
 
@@ -23,6 +23,8 @@ TRACEBACK_CHARS = 8000
 MESSAGE_CHARS = 2000
 CLASS_CHARS = 200
 HAND_BACK_DELAY = timedelta(seconds=1)
+# Where the disk is full there is no haste, and one job's statement may be what fills it.
+SHORT_DELAY = timedelta(seconds=30)
 # A job that loses its connection more often than that, here and in a row, does so by itself.
 MOST_CUT_OFF = 5
 UNFORESEEN_DELAY = timedelta(minutes=1)
@@ -137,7 +139,7 @@ def after_error(ctx: Context, spec: HandlerSpec, error: BaseException) -> Ending
     lost = isinstance(error, ConnectionLost)
     if isinstance(error, NoneFree) or (lost and ctx.cut_off < MOST_CUT_OFF):
         # Not the job's failure: no attempt is spent.
-        ending = _put_back(ctx, HAND_BACK_DELAY, described["message"])
+        ending = _put_back(ctx, SHORT_DELAY if isinstance(error, ServerShort) else HAND_BACK_DELAY, described["message"])
         ending.cut_off = lost
         return ending
     return _again_or_failed(ctx, spec, None, _in_words(described), described)

@@ -36,7 +36,7 @@ from ingestd.jobs.store.ack import NO_JSON, Result
 from ingestd.lines import RelayOutput
 from ingestd.logging import put_out
 from ingestd.postgres.codecs import dump_json
-from ingestd.postgres.outage import ConnectionLost, NoneFree
+from ingestd.postgres.outage import ConnectionLost, NoneFree, ServerShort
 from ingestd.postgres.pool import Database, PoolSizes
 from ingestd.work.context import Context, JobCancelled
 from ingestd.work.endings import ArgumentsDoNotFit, describe
@@ -176,6 +176,8 @@ def _sort(error: BaseException) -> str:
     match error:
         case StaleClaim():
             return "stale"
+        case ServerShort():
+            return "short"
         case NoneFree() | ConnectionLost():
             return "unreachable"
         case JobCancelled() | asyncio.CancelledError():

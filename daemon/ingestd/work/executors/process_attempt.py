@@ -14,7 +14,7 @@ from ingestd.errors import StaleClaim
 from ingestd.jobs.model import State
 from ingestd.jobs.registry import HandlerSpec
 from ingestd.lines import relayed
-from ingestd.postgres.outage import ConnectionLost
+from ingestd.postgres.outage import ConnectionLost, ServerShort
 from ingestd.settings import format_duration
 from ingestd.work.context import Context, JobCancelled
 from ingestd.work.endings import ArgumentsDoNotFit, AttemptFailed, timed_out
@@ -125,6 +125,8 @@ class Attempt:
         match end["as"]:
             case "stale":
                 raise StaleClaim(error["message"])
+            case "short":
+                raise ServerShort(error["message"])
             case "unreachable":
                 raise ConnectionLost(error["message"])
             case "unfit":
