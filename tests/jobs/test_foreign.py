@@ -34,6 +34,16 @@ def sync_client(dsn: str, client: Client) -> Iterator[SyncClient]:
         yield opened
 
 
+@pytest.fixture
+async def role(conn: asyncpg.Connection) -> AsyncIterator[str]:
+    """A role that may enqueue, and nothing else."""
+    name = f"shop_{conn.get_server_pid()}"
+    await conn.execute(f"create role {name} login")
+    await grant(conn, name)
+    yield name
+    await conn.execute(f"drop owned by {name}; drop role {name}")
+
+
 async def test_jobs_commit_and_roll_back_with_a_psycopg_transaction(client: Client, conn: asyncpg.Connection, dsn: str) -> None:
     async with await psycopg.AsyncConnection.connect(dsn, row_factory=dict_row) as theirs:
         await client.enqueue("sync", {"n": 1}, conn=theirs)
@@ -80,20 +90,14 @@ async def test_what_a_job_enqueues_without_an_event_loop_shares_its_correlation_
 
 
 async def test_a_role_that_may_only_enqueue_is_enough_for_the_callers_connection(
-    client: Client, conn: asyncpg.Connection, dsn: str
+    client: Client, conn: asyncpg.Connection, dsn: str, role: str
 ) -> None:
-    role = f"shop_{conn.get_server_pid()}"
-    await conn.execute(f"create role {role} login")
-    try:
-        await grant(conn, role)
-        async with await psycopg.AsyncConnection.connect(dsn) as theirs:
-            await theirs.execute(f"set role {role}")
-            await client.enqueue("sync", {"n": 1}, conn=theirs)
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                await theirs.execute("select count(*) from ingestd.job")
-        assert await conn.fetchval(NUMBERS) is None
-    finally:
-        await conn.execute(f"drop owned by {role}; drop role {role}")
+    async with await psycopg.AsyncConnection.connect(dsn) as theirs:
+        await theirs.execute(f"set role {role}")
+        await client.enqueue("sync", {"n": 1}, conn=theirs)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await theirs.execute("select count(*) from ingestd.job")
+    assert await conn.fetchval(NUMBERS) is None
 
 
 @pytest.mark.parametrize(
@@ -117,11 +121,9 @@ async def test_what_makes_no_sense_is_refused_in_the_same_words(client: Client, 
 
 
 async def test_a_queue_that_is_missing_leaves_the_callers_transaction_open(
-    client: Client, sync_client: SyncClient, conn: asyncpg.Connection, dsn: str
+    client: Client, sync_client: SyncClient, conn: asyncpg.Connection, dsn: str, role: str
 ) -> None:
     await conn.execute("insert into ingestd.kind (name, queue) values ('lost', 'nowhere')")
-    role = f"shop_{conn.get_server_pid()}"
-    await conn.execute(f"create role {role} login")
     granted = f"{dsn}{'&' if '?' in dsn else '?'}role={role}"
 
     def work() -> None:
@@ -138,37 +140,27 @@ async def test_a_queue_that_is_missing_leaves_the_callers_transaction_open(
                 asked.enqueue("never seen", {"n": 3}, conn=theirs, allow_unknown=True)
             assert theirs.execute("select one from mine").fetchall() == [(1,)]
 
-    try:
-        await grant(conn, role)
-        await asyncio.to_thread(work)
-    finally:
-        await conn.execute(f"drop owned by {role}; drop role {role}")
+    await asyncio.to_thread(work)
     assert await conn.fetchval(NUMBERS) == [2, 3, 2, 3]
 
 
 async def test_a_role_that_was_let_in_before_it_could_look_for_queues_hears_of_them_from_the_server(
-    client: Client, conn: asyncpg.Connection, dsn: str
+    client: Client, conn: asyncpg.Connection, dsn: str, role: str
 ) -> None:
-    role = f"shop_{conn.get_server_pid()}"
-    await conn.execute(f"create role {role} login")
-    try:
-        await grant(conn, role)
-        await conn.execute(f"revoke all on ingestd.queue from {role}; revoke select (name) on ingestd.queue from {role}")
-        async with (
-            Client(f"{dsn}{'&' if '?' in dsn else '?'}role={role}") as shop,
-            await psycopg.AsyncConnection.connect(dsn) as theirs,
-        ):
-            await shop.enqueue("sync", {"n": 1}, conn=theirs, queue="imports")
-            with pytest.raises(InvalidInput, match='queue "fast"; declare it as'):
-                await shop.enqueue("sync", {"n": 1}, conn=theirs, queue="fast")
-            await theirs.rollback()
-            # It does not look again and again: each time the server would write down that it refused.
-            await conn.execute(f"grant select (name) on ingestd.queue to {role}")
-            with pytest.raises(InvalidInput, match='queue "fast"; declare it as'):
-                await shop.enqueue("sync", {"n": 1}, conn=theirs, queue="fast")
-            assert theirs.info.transaction_status is TransactionStatus.INERROR, "it was the server that refused"
-    finally:
-        await conn.execute(f"drop owned by {role}; drop role {role}")
+    await conn.execute(f"revoke all on ingestd.queue from {role}; revoke select (name) on ingestd.queue from {role}")
+    async with (
+        Client(f"{dsn}{'&' if '?' in dsn else '?'}role={role}") as shop,
+        await psycopg.AsyncConnection.connect(dsn) as theirs,
+    ):
+        await shop.enqueue("sync", {"n": 1}, conn=theirs, queue="imports")
+        with pytest.raises(InvalidInput, match='queue "fast"; declare it as'):
+            await shop.enqueue("sync", {"n": 1}, conn=theirs, queue="fast")
+        await theirs.rollback()
+        # It does not look again and again: each time the server would write down that it refused.
+        await conn.execute(f"grant select (name) on ingestd.queue to {role}")
+        with pytest.raises(InvalidInput, match='queue "fast"; declare it as'):
+            await shop.enqueue("sync", {"n": 1}, conn=theirs, queue="fast")
+        assert theirs.info.transaction_status is TransactionStatus.INERROR, "it was the server that refused"
 
 
 async def test_the_wrong_sort_of_connection_is_told(client: Client, sync_client: SyncClient, conn: asyncpg.Connection, dsn: str) -> None:

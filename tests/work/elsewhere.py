@@ -182,12 +182,7 @@ def strange_thread(ctx: SyncContext, how: str, within: bool) -> Any:
 
 @job("strange_process", executor="process")
 async def strange_process(ctx: Context, how: str, within: bool) -> Any:
-    if not within:
-        return strange(how)
-    async with ctx.transaction() as conn:
-        await conn.execute("insert into effect values (1)")
-        ctx.result = strange(how)
-    return None
+    return await strange_async(ctx, how, within)
 
 
 FULL = "do $$ begin raise exception 'could not extend file' using errcode = '{code}'; end $$"

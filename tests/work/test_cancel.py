@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -49,6 +51,23 @@ async def test_a_job_that_fails_or_sleeps_before_it_hears_of_its_cancel_does_not
         assert (done["error"]["message"], [entry["outcome"] for entry in done["attempts"]]) == ("no luck", ["cancelled"])
 
 
+@asynccontextmanager
+async def one_slot(db: Database) -> AsyncIterator[tuple[Workbench, asyncio.Event, list[int]]]:
+    """A worker with one slot; what lets its jobs of the kind "wait" end, and the jobs of the kind "note" that have begun."""
+    began: list[int] = []
+    go = asyncio.Event()
+
+    async def wait(ctx: Context) -> None:
+        await go.wait()
+
+    async def note(ctx: Context) -> None:
+        began.append(ctx.job.id)
+
+    async with working(db, handler("wait", wait), handler("note", note), slots={"default": 1}) as bench:
+        await eventually(lambda: bench.worker.claimer.lanes)
+        yield bench, go, began
+
+
 async def claimed_ahead(bench: Workbench, db: Database, first: str, *, crashes: int = 0) -> int:
     """A job that the only slot's node holds, and that waits for the one that runs; its id."""
     lane = next(iter(bench.worker.claimer.lanes.values()))
@@ -65,17 +84,7 @@ async def claimed_ahead(bench: Workbench, db: Database, first: str, *, crashes: 
 
 
 async def test_a_job_that_was_claimed_ahead_and_is_cancelled_never_begins(db: Database) -> None:
-    began: list[int] = []
-    go = asyncio.Event()
-
-    async def wait(ctx: Context) -> None:
-        await go.wait()
-
-    async def note(ctx: Context) -> None:
-        began.append(ctx.job.id)
-
-    async with working(db, handler("wait", wait), handler("note", note), slots={"default": 1}) as bench:
-        await eventually(lambda: bench.worker.claimer.lanes)
+    async with one_slot(db) as (bench, go, began):
         job_id = await claimed_ahead(bench, db, "wait")
         assert await cancel(db, job_id) == "cancelling"
         await state_is(db, job_id, "cancelled")
@@ -86,15 +95,7 @@ async def test_a_job_that_was_claimed_ahead_and_is_cancelled_never_begins(db: Da
 
 
 async def test_a_suspect_that_was_handed_back_unstarted_keeps_no_other_from_running(db: Database) -> None:
-    go = asyncio.Event()
-
-    async def wait(ctx: Context) -> None:
-        await go.wait()
-
-    async def note(ctx: Context) -> None: ...
-
-    async with working(db, handler("wait", wait), handler("note", note), slots={"default": 1}) as bench:
-        await eventually(lambda: bench.worker.claimer.lanes)
+    async with one_slot(db) as (bench, go, _):
         suspect = await claimed_ahead(bench, db, "wait", crashes=1)
         async with db.services() as conn:
             await pause_queue(conn, ME, "default")
@@ -105,15 +106,7 @@ async def test_a_suspect_that_was_handed_back_unstarted_keeps_no_other_from_runn
 
 
 async def test_a_suspect_that_was_cancelled_before_it_began_keeps_no_other_from_running(db: Database) -> None:
-    go = asyncio.Event()
-
-    async def wait(ctx: Context) -> None:
-        await go.wait()
-
-    async def note(ctx: Context) -> None: ...
-
-    async with working(db, handler("wait", wait), handler("note", note), slots={"default": 1}) as bench:
-        await eventually(lambda: bench.worker.claimer.lanes)
+    async with one_slot(db) as (bench, go, _):
         suspect = await claimed_ahead(bench, db, "wait", crashes=1)
         await cancel(db, suspect)
         await state_is(db, suspect, "cancelled")
